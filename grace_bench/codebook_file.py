@@ -1,0 +1,211 @@
+"""Codebooks as tensors and as files: `codebook.safetensors`, with a JSON header and no pickle.
+
+    save_codebook(path, codebook, layer=name, model="t5-small@1f2e...", settings={...})
+    codebook = load_codebook(path, layer=name, model="t5-small@1f2e...")
+
+The same codebook gives the same bytes. Whatever a file holds, reading it runs no code of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from grace_bench.codebook import Codebook, KeyInfo, Label
+from grace_bench.errors import DataError, EditorError
+from grace_bench.records import atomic_path
+
+FORMAT_VERSION = 1
+_ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible
+_TENSORS = ("keys", "values", "radii")
+
+
+@dataclass(frozen=True)
+class CodebookHeader:
+    """What a codebook file says about itself.
+
+    Args:
+        layer: dotted name of the edited module.
+        model: identity of the base model, as the writer gave it.
+        settings: the editor's switches.
+        info: what is known about each key.
+    """
+
+    layer: str
+    model: str
+    settings: dict[str, Any]
+    info: list[KeyInfo]
+
+
+def codebook_state(codebook: Codebook) -> dict[str, Tensor]:
+    """Return a codebook as tensors alone; what is text is JSON in bytes."""
+    text = json.dumps(_info_to_json(codebook), sort_keys=True, allow_nan=False)
+    header = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    return {**_tensors(codebook), "header": header}
+
+
+def codebook_from_state(state: Mapping[str, Tensor]) -> Codebook:
+    """Return the codebook of `codebook_state`.
+
+    Raises:
+        EditorError: it is not the state of a codebook.
+    """
+    try:
+        info = _info_from_json(json.loads(bytes(state["header"].cpu().tolist())))
+        return _assemble({name: state[name] for name in _TENSORS}, info)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise EditorError(
+            f"this is not the state of a codebook ({error}); load what state_dict() gave."
+        ) from error
+
+
+def save_codebook(
+    path: Path | str,
+    codebook: Codebook,
+    *,
+    layer: str,
+    model: str,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `codebook` to `path`, whole or not at all.
+
+    Args:
+        path: the file, usually codebook.safetensors.
+        codebook: what to write.
+        layer: dotted name of the edited module.
+        model: identity of the base model; asked for again by `load_codebook`.
+        settings: the editor's switches, JSON values.
+    """
+    header = {
+        "format": FORMAT_VERSION,
+        "layer": layer,
+        "model": model,
+        "settings": dict(settings or {}),
+        **_info_to_json(codebook),
+    }
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    content = safetensors.torch.save(_tensors(codebook), metadata={_ENTRY: text})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_codebook(
+    path: Path | str, *, layer: str | None = None, model: str | None = None
+) -> Codebook:
+    """Read a codebook, and check that it is for this layer and model where they are given.
+
+    Raises:
+        DataError: the file is missing, damaged or not a codebook.
+        EditorError: the codebook is for another layer or model.
+    """
+    codebook, header = _read(path)
+    for what, given, found in (("layer", layer, header.layer), ("model", model, header.model)):
+        if given is not None and given != found:
+            raise EditorError(
+                f"{path}: made for {what} '{found}', not for '{given}'; "
+                f"choose that {what} or another codebook."
+            )
+    return codebook
+
+
+def read_header(path: Path | str) -> CodebookHeader:
+    """Return what a codebook file says about itself; raises as `load_codebook` does."""
+    return _read(path)[1]
+
+
+def _read(path: Path | str) -> tuple[Codebook, CodebookHeader]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_ENTRY)
+            if text is None:
+                raise ValueError("it has no codebook header")
+            header = json.loads(text)
+            if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
+                raise ValueError(f"this version reads format {FORMAT_VERSION} only")
+            if sorted(file.keys()) != sorted(_TENSORS):
+                raise ValueError(f"it holds other tensors than {', '.join(_TENSORS)}")
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        info = _info_from_json(header)
+        described = CodebookHeader(
+            _typed(header["layer"], str),
+            _typed(header["model"], str),
+            _typed(header["settings"], dict),
+            info,
+        )
+        return _assemble(tensors, info), described
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise DataError(
+            f"{path}: not a whole codebook ({error}); make it again with the step that writes it."
+        ) from error
+
+
+def _tensors(codebook: Codebook) -> dict[str, Tensor]:
+    # Clones: views of a larger storage would be written with it, or refused.
+    return {name: getattr(codebook, name).detach().cpu().clone() for name in _TENSORS}
+
+
+def _info_to_json(codebook: Codebook) -> dict[str, Any]:
+    return {
+        "keys": [
+            {
+                "label": info.label.text,
+                "label_ids": list(info.label.ids),
+                "label_mean": info.label.mean,
+                "example_ids": list(info.example_ids),
+                "made_at_step": info.made_at_step,
+                "changed_at_step": info.changed_at_step,
+            }
+            for info in codebook.info
+        ]
+    }
+
+
+def _info_from_json(header: Any) -> list[KeyInfo]:
+    return [
+        KeyInfo(
+            Label(
+                tuple(_typed(i, int) for i in _typed(key["label_ids"], list)),
+                float(_typed(key["label_mean"], float, int)),
+                _typed(key["label"], str),
+            ),
+            tuple(_typed(name, str) for name in _typed(key["example_ids"], list)),
+            _typed(key["made_at_step"], int),
+            _typed(key["changed_at_step"], int),
+        )
+        for key in _typed(header["keys"], list)
+    ]
+
+
+def _assemble(tensors: Mapping[str, Tensor], info: list[KeyInfo]) -> Codebook:
+    keys, values, radii = (tensors[name] for name in _TENSORS)
+    for name, tensor, dims in (("keys", keys, 2), ("values", values, 2), ("radii", radii, 1)):
+        if tensor.dim() != dims or len(tensor) != len(info) or tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name} are {tuple(tensor.shape)} {tensor.dtype} for {len(info)} keys"
+            )
+    if not (torch.isfinite(keys).all() and torch.isfinite(radii).all()):
+        raise ValueError("keys or radii are not finite")
+    return Codebook.of(keys, values, radii, info)
+
+
+def _typed(value: Any, *types: type) -> Any:
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise ValueError(f"its header has {type(value).__name__} in place of {types[0].__name__}")
+    return value

@@ -1,0 +1,195 @@
+"""What a data set builder is, and how its rows become files.
+
+A builder only makes rows; `prepare` checks them, writes one Parquet file per role and, last, the
+manifest, so that a folder with a manifest is a whole data set:
+
+    manifest = prepare(builder, Path("data/facts_qa"), task="question_answering",
+                       config={"seed": 0}, cache_dir=None)
+    rows = load_role(Path("data/facts_qa"), "edits")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from grace_bench.datasets.checks import check_roles
+from grace_bench.datasets.options import DatasetOptions
+from grace_bench.errors import ConfigError, DataError
+from grace_bench.records import (
+    EXAMPLES,
+    ROLES,
+    atomic_path,
+    read_parquet,
+    sha256_of,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Options = TypeVar("Options", bound=DatasetOptions)
+Row = dict[str, Any]
+
+MANIFEST_FORMAT = 1
+
+
+@dataclass
+class BuiltDataset:
+    """The rows of a data set before they are checked and written.
+
+    Attributes:
+        roles: role to rows with the columns of `records.EXAMPLES`; missing roles are empty.
+        sources: where the rows come from; each has name, version, licence and origin.
+        dropped: reason to how many candidate rows were left out for it.
+        labels: the classes in the order of the model's outputs; None when there are none.
+    """
+
+    roles: dict[str, list[Row]]
+    sources: list[dict[str, str]]
+    dropped: dict[str, int] = field(default_factory=dict)
+    labels: list[str] | None = None
+
+
+class DatasetBuilder(ABC, Generic[Options]):
+    """Makes the rows of one data set from its options; the same options give the same rows."""
+
+    name: ClassVar[str]
+    options_class: ClassVar[type[DatasetOptions]]
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """Tasks the rows are fit for; empty means any."""
+
+    def __init__(self, options: Options) -> None:
+        """Keep the options; nothing is read before `build`."""
+        self.options = options
+
+    @abstractmethod
+    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+        """Make all rows; `cache_dir` is where the `datasets` library may keep what it reads."""
+
+
+def prepare(
+    builder: DatasetBuilder[Any],
+    folder: Path | str,
+    *,
+    task: str,
+    config: Mapping[str, Any],
+    cache_dir: Path | str | None = None,
+) -> dict[str, Any]:
+    """Build, check and write a data set; return its manifest.
+
+    An older manifest is removed first and the new one written last. The bytes depend on the
+    builder's options and the installed sources only, so a second call writes the same.
+
+    Args:
+        builder: makes the rows.
+        folder: where `<role>.parquet` and `manifest.json` go.
+        task: the task the data set is prepared for; recorded in the manifest.
+        config: the data set's part of the suite; recorded in the manifest.
+        cache_dir: where the `datasets` library keeps tables it converts.
+
+    Raises:
+        ConfigError: the task does not fit the builder.
+        DataError: a source is unfit, or a row breaks one of the checks.
+    """
+    folder = Path(folder)
+    if builder.tasks and task not in builder.tasks:
+        raise ConfigError(
+            f"data set builder '{builder.name}' makes data for {' or '.join(builder.tasks)}, "
+            f"not for '{task}'; choose another task or another builder."
+        )
+    built = builder.build(Path(cache_dir) if cache_dir is not None else None)
+    roles = {role: built.roles.get(role, []) for role in ROLES}
+    if unknown := sorted(set(built.roles) - set(ROLES)):
+        raise DataError(f"{builder.name}: the builder makes unknown roles {unknown}.")
+    check_roles(builder.name, roles, built.labels)
+
+    manifest_path = folder / "manifest.json"
+    manifest_path.unlink(missing_ok=True)
+    files = {}
+    for role in ROLES:
+        path = folder / f"{role}.parquet"
+        _write_role(path, roles[role])
+        files[role] = {
+            "file": path.name,
+            "rows": len(roles[role]),
+            "facts": len({row["fact_id"] for row in roles[role]}),
+            "sha256": sha256_of(path),
+        }
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "dataset": builder.name,
+        "task": task,
+        "options": builder.options.model_dump(mode="json"),
+        "config": dict(config),
+        "roles": files,
+        "data_hash": _data_hash(files),
+        "sources": built.sources,
+        "dropped": dict(sorted(built.dropped.items())),
+        "labels": built.labels,
+    }
+    write_json(manifest_path, manifest)
+    return manifest
+
+
+def load_role(folder: Path | str, role: str) -> list[Row]:
+    """Read the rows of one role, in their order.
+
+    Raises:
+        DataError: the role is unknown, or its file is missing, truncated or of another format.
+    """
+    if role not in ROLES:
+        raise DataError(f"{folder}: unknown role '{role}'; the roles are {', '.join(ROLES)}.")
+    table = read_parquet(Path(folder) / f"{role}.parquet", EXAMPLES)
+    return table.select(EXAMPLES.names).to_pylist()
+
+
+def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [f"{role} {entry['sha256']}\n" for role, entry in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _write_role(path: Path, rows: list[Row]) -> None:
+    import datasets
+
+    # Through columns, not Dataset.from_list, which refuses an empty list of rows.
+    columns = {name: [row.get(name) for row in rows] for name in EXAMPLES.names}
+    features = datasets.Features({name: datasets.Value("string") for name in EXAMPLES.names})
+    with atomic_path(path) as temporary, _no_progress_bars():
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(temporary))
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep the `datasets` library from drawing bars into logs, and leave its setting as it was."""
+    import datasets
+
+    were_shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def library_cache(cache_dir: Path | None) -> Iterator[str]:
+    """Yield a folder the `datasets` library may write to; a temporary one when none is given."""
+    if cache_dir is not None:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _no_progress_bars():
+            yield str(cache_dir)
+        return
+    folder = tempfile.mkdtemp(prefix="grace-bench-datasets-")
+    try:
+        with _no_progress_bars():
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,261 @@
+"""`table`: any table of texts and labels, old rows taught and later rows the stream.
+
+    TableOptions(path="oyez_scdb_cases.jsonl", text_column="facts", id_column="caseId",
+                 label_column="issueAreaName", term_column="term", train_before=1990)
+
+Every row is a fact of its own. Files and hub data sets go through `datasets.load_dataset`, which
+works offline when `HF_HUB_OFFLINE` is set and the hub data set is in its cache.
+
+- train, upstream: the rows before `train_before`; `upstream` is a random sample of them that is
+  kept out of `train`. Every label of theirs has at least one row in `train`.
+- edits: the rows of `train_before` and later, in the order of their terms, then of the table.
+  Without a term column, a random sample of `stream_size` rows, and the others are the old ones.
+- holdout, accurate: empty; a table has no rephrasings and says nothing of what a model knows.
+
+Rows that repeat a text, lack a text, a label or a term, have a rare label, or a label that
+occurs in the stream only, are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, library_cache
+from grace_bench.datasets.options import TableOptions
+from grace_bench.errors import DataError
+from grace_bench.records import sha256_of
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One usable row of the table."""
+
+    row_id: str
+    text: str
+    label: str
+    term: Any
+
+
+class Table(DatasetBuilder[TableOptions]):
+    """Classification of a table's rows, the later ones as a stream of edits."""
+
+    name = "table"
+    options_class = TableOptions
+    tasks = ("classification",)
+
+    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+        """Read the table and make all rows."""
+        options = self.options
+        dropped: Counter[str] = Counter()
+        rows, source = self._read(cache_dir)
+        records = self._records(rows, dropped)
+        old, stream = self._by_term(records)
+        counts = Counter(record.label for record in old)
+        rare = {label for label, n in counts.items() if n < options.min_label_count}
+        known = set(counts) - rare
+        dropped["label rarer than min_label_count"] += sum(r.label in rare for r in old)
+        kept = [record for record in stream if record.label in known]
+        dropped["label of the stream that is never taught"] += len(stream) - len(kept)
+        if options.stream_size is not None and options.term_column is not None:
+            dropped["later row not asked for"] += max(0, len(kept) - options.stream_size)
+            kept = kept[: options.stream_size]
+        train, upstream = self._hold_out([r for r in old if r.label in known])
+        return BuiltDataset(
+            roles={
+                "train": [self._row("train", record) for record in train],
+                "upstream": [self._row("upstream", record) for record in upstream],
+                "edits": [self._row("edits", record) for record in kept],
+            },
+            sources=[source],
+            dropped=dict(dropped),
+            labels=sorted(known),
+        )
+
+    def _rng(self, purpose: str) -> random.Random:
+        return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
+
+    def _read(self, cache_dir: Path | None) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Load the needed columns of the table, and say where it comes from."""
+        options = self.options
+        path = Path(options.path)
+        format_ = _FORMATS.get(path.suffix.lower())
+        local = format_ is not None or path.exists()
+        source = {"name": path.name, "version": "", "licence": options.licence}
+        if local:
+            digest = self._check_file(path, format_)
+            source |= {"version": f"sha256:{digest}", "origin": "local file"}
+            arguments: dict[str, Any] = {"path": format_, "data_files": str(path)}
+            split = "train"
+        else:
+            source |= {"name": options.path, "version": options.revision or "not pinned"}
+            source["origin"] = f"Hugging Face hub, split {options.split}"
+            arguments = {"path": options.path, "revision": options.revision}
+            split = options.split
+
+        import datasets
+
+        with library_cache(cache_dir) as cache:
+            try:
+                table = datasets.load_dataset(**arguments, split=split, cache_dir=cache)
+                self._check_columns(table.column_names)
+                rows = table.select_columns(self._columns()).to_list()
+            except DataError:
+                raise
+            # The library passes on whatever its readers and its network code raise.
+            except Exception as error:
+                raise DataError(self._unreadable(local, error)) from error
+        return rows, source
+
+    def _check_file(self, path: Path, format_: str | None) -> str:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file; put the table there (jsonl, json, csv or parquet, with the "
+                f"columns {', '.join(self._columns())}) or set the option 'path' to where it is."
+            )
+        if format_ is None:
+            raise DataError(
+                f"{path}: a table must be one of {', '.join(_FORMATS)}, by the end of its name; "
+                "convert it."
+            )
+        digest = sha256_of(path)
+        expected = self.options.sha256
+        if expected is not None and digest != expected.lower():
+            raise DataError(
+                f"{path}: its sha256 is {digest}, expected {expected.lower()}; get the file again, "
+                "or correct the option 'sha256'."
+            )
+        return digest
+
+    def _columns(self) -> list[str]:
+        options = self.options
+        named = (
+            options.text_column,
+            options.label_column,
+            options.term_column,
+            options.id_column,
+        )
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+    def _check_columns(self, found: list[str]) -> None:
+        for column in self._columns():
+            if column not in found:
+                near = difflib.get_close_matches(column, found, n=1, cutoff=0.4)
+                hint = f"; did you mean '{near[0]}'?" if near else "."
+                raise DataError(
+                    f"{self.options.path}: no column '{column}'{hint} It has: {', '.join(found)}"
+                )
+
+    def _unreadable(self, local: bool, error: Exception) -> str:
+        reason = " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
+        if local:
+            return f"{self.options.path}: not readable as a table ({reason}); get it again."
+        return (
+            f"{self.options.path}: neither a local table nor a hub data set that can be loaded "
+            f"({reason}); correct the option 'path', or download the data set into the cache first."
+        )
+
+    def _records(self, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[Record]:
+        options = self.options
+        records: list[Record] = []
+        texts: set[str] = set()
+        ids: set[str] = set()
+        for number, row in enumerate(rows, start=1):
+            text = _text(row[options.text_column])
+            label = _text(row[options.label_column])
+            term = row[options.term_column] if options.term_column else None
+            row_id = _text(row[options.id_column]) if options.id_column else f"row-{number}"
+            reason = None
+            if not text:
+                reason = "empty text"
+            elif not label:
+                reason = "empty label"
+            elif options.term_column and (term is None or not str(term).strip()):
+                reason = "empty term"
+            elif len(text.split()) < options.min_words:
+                reason = "text shorter than min_words"
+            elif text in texts:
+                reason = "text repeated"
+            if reason is not None:
+                dropped[reason] += 1
+                continue
+            if not row_id or row_id in ids:
+                raise DataError(
+                    f"{options.path}: row {number} has {'no id' if not row_id else 'the id'} "
+                    f"'{row_id}' in column '{options.id_column}'"
+                    f"{' of an earlier row' if row_id else ''}; choose a column of unique ids."
+                )
+            texts.add(text)
+            ids.add(row_id)
+            records.append(Record(row_id, text, label, term))
+        return records
+
+    def _by_term(self, records: list[Record]) -> tuple[list[Record], list[Record]]:
+        """Return older rows and the stream, each in its order."""
+        options = self.options
+        if options.term_column is None:
+            order = self._rng("stream").sample(records, len(records))
+            size = options.stream_size or 0
+            return order[size:], order[:size]
+        terms = [_number(record.term) for record in records]
+        boundary = _number(options.train_before)
+        if None in terms or boundary is None:
+            if isinstance(options.train_before, int) and records:
+                odd = records[terms.index(None)]
+                raise DataError(
+                    f"{options.path}: row '{odd.row_id}' has the term '{odd.term}', which is not a "
+                    f"number as train_before={options.train_before} is; mend one of them."
+                )
+            keyed = [(str(record.term), record) for record in records]
+            keyed.sort(key=lambda pair: pair[0])
+            limit: Any = str(options.train_before)
+        else:
+            keyed = sorted(zip(terms, records, strict=True), key=lambda pair: pair[0])
+            limit = boundary
+        old = [record for term, record in keyed if term < limit]
+        return old, [record for term, record in keyed if not term < limit]
+
+    def _hold_out(self, old: list[Record]) -> tuple[list[Record], list[Record]]:
+        """Sample `upstream` from the older rows, leaving one row of each label to `train`."""
+        order = self._rng("upstream").sample(old, len(old))
+        spared: dict[str, Record] = {}
+        for record in order:
+            spared.setdefault(record.label, record)
+        kept_back = {record.row_id for record in spared.values()}
+        free = [record for record in order if record.row_id not in kept_back]
+        size = self.options.upstream_size
+        if len(free) <= size:
+            raise DataError(
+                f"{self.options.path}: upstream_size={size} leaves no rows to train on, of "
+                f"{len(old)} older ones; lower it, or move train_before."
+            )
+        upstream = free[:size]
+        taken = {record.row_id for record in upstream}
+        return [record for record in old if record.row_id not in taken], upstream
+
+    def _row(self, role: str, record: Record) -> dict[str, Any]:
+        return {
+            "example_id": f"{role}/{record.row_id}",
+            "fact_id": record.row_id,
+            "text": record.text,
+            "label": record.label,
+            "subject": None,
+            "relation": None if record.term is None else str(record.term),
+        }
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

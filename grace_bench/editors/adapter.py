@@ -1,0 +1,158 @@
+"""A module that stands in the place of an edited layer, and editors that work through one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.editors.base import Editor
+from grace_bench.editors.prompt import Prompt, PromptLocator, first_column, last_column
+from grace_bench.models.layers import find_layer, layer_dims, replace_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from grace_bench.editors.hyperparameters import (
+        AdapterHyperparameters,
+        EditorHyperparameters,
+    )
+
+
+@dataclass
+class PromptView:
+    """The prompt as an adapter is set to see it, in one call of the layer.
+
+    Args:
+        column: (B,) the query's column, in the call that began the prompt.
+        replaced: (B, L) columns whose output a value replaces.
+        continues: an earlier call had the query; what it decided is in `memo`.
+        memo: kept through all calls of the same prompt.
+    """
+
+    column: Tensor
+    replaced: Tensor
+    continues: bool
+    memo: dict[str, Any]
+
+
+class LayerAdapter(nn.Module):
+    """Base class of adapters: keeps the layer it replaces, and can tell where the prompt is.
+
+    `training` means nothing to an adapter: model.train() and model.eval() change no answer.
+
+    Args:
+        base_layer: the layer that is replaced.
+        locator: listens to the models above.
+        settings: says which token is the query and which tokens are replaced.
+    """
+
+    def __init__(
+        self, base_layer: nn.Module, locator: PromptLocator, settings: AdapterHyperparameters
+    ) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.locator = locator
+        self.settings = settings
+
+    # T5 asks the layer in this place for its weight, to match the dtype.
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the layer that was replaced."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the layer that was replaced."""
+        return self.base_layer.bias
+
+    def view(self, hidden: Tensor) -> PromptView:
+        """Find query and replaced columns in the layer's input (B, L, d_in) or (B, d_in)."""
+        prompt = self.locator.locate(hidden)
+        if prompt.continues:
+            column = prompt.query
+            began = prompt.memo.get("replaced")
+            replaced = torch.zeros_like(prompt.real) if began is None else prompt.carry(began)
+        else:
+            column = self._query_column(prompt)
+            replaced = prompt.memo["replaced"] = self._replaced(prompt, column)
+        if self.settings.replacement == "all":
+            replaced = torch.ones_like(prompt.real)
+        return PromptView(column, replaced, prompt.continues, prompt.memo)
+
+    def _query_column(self, prompt: Prompt) -> Tensor:
+        position = self.settings.query_position
+        if position == "prompt_end":
+            return prompt.query
+        if position == "released":
+            return prompt.released_query
+        first, last = first_column(prompt.real), last_column(prompt.real)
+        column = first + position if position >= 0 else last + 1 + position
+        return torch.minimum(torch.maximum(column, first), last)
+
+    def _replaced(self, prompt: Prompt, query: Tensor) -> Tensor:
+        column = torch.arange(prompt.real.shape[1], device=query.device)
+        if self.settings.replacement == "last":
+            return column == query[:, None]
+        if self.settings.replace_query:
+            return prompt.real & (column <= query[:, None])
+        return prompt.real & (column < query[:, None])
+
+
+class AdapterEditor(Editor):
+    """Base class of editors that put an adapter in the layer's place and change no base weight."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        hyperparameters: EditorHyperparameters,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(model, layer, hyperparameters, generator)
+        base_layer = find_layer(model, layer)
+        self.dims = layer_dims(base_layer, layer)
+        self.locator = PromptLocator(model, layer)
+        self.adapter = self.make_adapter(base_layer)
+        replace_layer(model, layer, self.adapter)
+        self.locator.attach()
+
+    def make_adapter(self, base_layer: nn.Module) -> LayerAdapter:
+        """Return the adapter for `base_layer`; called once."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Put the original layer back and stop listening; safe to call again."""
+        if find_layer(self.model, self.layer) is self.adapter:
+            replace_layer(self.model, self.layer, self.adapter.base_layer)
+            self.locator.detach()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of `model` take a gradient while the block lasts."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in before:
+            parameter.requires_grad_(flag)
+
+
+def at_column(tensor: Tensor, column: Tensor) -> Tensor:
+    """Return the vector (B, d) of (B, L, d), or (B, d) as it is, at each row's column (B,)."""
+    if tensor.dim() == 2:
+        return tensor
+    return tensor[torch.arange(len(tensor), device=tensor.device), column]
+
+
+def replace_columns(output: Tensor, values: Tensor, where: Tensor) -> Tensor:
+    """Return `output` (B, L, d) or (B, d) with values (B, d) at the columns `where` (B, L)."""
+    values = values.to(output.dtype)
+    if output.dim() == 2:
+        return torch.where(where, values, output)
+    return torch.where(where[:, :, None], values[:, None, :], output)

@@ -1,0 +1,95 @@
+"""What an editor is: an object that owns a model while a run lasts.
+
+    editor = create_editor("grace", model, "transformer.h.2.mlp.c_fc", hyperparameters, seed=0)
+    result = editor.edit(EditBatch(inputs, example_ids=("fact-1",), label="Paris", step=1))
+    model.generate(**prompt)            # inference: the model itself, edited
+    editor.remove()                     # the model is what it was, bit for bit
+
+Editors see tensors, never tasks: what an edit is supposed to say stands in `inputs["labels"]`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.editors.hyperparameters import EditorHyperparameters
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """One edit, as the model takes it.
+
+    Args:
+        inputs: keyword arguments of the model's forward, `labels` included; batch of one.
+        example_ids: the examples behind the edit.
+        label: the wanted answer as text, for people.
+        step: position in the edit stream, from 1.
+    """
+
+    inputs: Mapping[str, Tensor]
+    example_ids: tuple[str, ...] = ()
+    label: str = ""
+    step: int = 0
+
+
+@dataclass
+class EditResult:
+    """What one edit did. Fields an editor has no notion of stay None."""
+
+    losses: list[float] = field(default_factory=list)  # one per gradient step, before that step
+    branch: str | None = None  # first, add, expand, reuse, split, overwrite
+    key: int | None = None  # the key that answers the edit afterwards
+    nearest_key: int | None = None  # before the edit
+    distance: float | None = None  # to the nearest key before the edit
+
+
+class Editor(ABC):
+    """Base class of all editors.
+
+    Args:
+        model: a Hugging Face model in eval mode; owned, and changed in place, until `remove`.
+        layer: dotted name of the edited module.
+        hyperparameters: validated settings of this editor.
+        generator: source of all randomness of this editor (CPU).
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        hyperparameters: EditorHyperparameters,
+        generator: torch.Generator,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.hyperparameters = hyperparameters
+        self.generator = generator
+
+    @abstractmethod
+    def edit(self, batch: EditBatch) -> EditResult:
+        """Make the model say `batch.inputs["labels"]` from now on."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that the edits changed, nothing of the base model."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the state of another editor of the same kind, layer and model."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Give the model back as it was before the first edit, bit for bit."""
+
+    @property
+    def n_keys(self) -> int | None:
+        """Number of keys, for editors that keep some; else None."""
+        return None

@@ -1,0 +1,81 @@
+"""FT + EWC: finetuning with a penalty on weights that past edits need (Kirkpatrick et al. 2017).
+
+The penalty is lambda * sum(F * (w - anchor)^2), F the diagonal Fisher information of the latest
+edits. As released it crashes; `rules: released` is what it does with the one-line repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.finetune import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.hyperparameters import EwcHyperparameters
+
+
+class EwcEditor(FinetuneEditor):
+    """FT with elastic weight consolidation."""
+
+    name: ClassVar[str] = "ft_ewc"
+    hyperparameters: EwcHyperparameters
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        hyperparameters: EwcHyperparameters,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(model, layer, hyperparameters, generator)
+        self.history: list[dict[str, Tensor]] = []
+
+    def edit(self, batch: EditBatch) -> EditResult:
+        """Finetune on the edit, held back by the edits in memory."""
+        settings, current = self.hyperparameters, dict(batch.inputs)
+        items = [*self.history, current] if settings.include_current else self.history
+        with self.training_weight():
+            # The latest first: with accumulated gradients the order matters.
+            penalty = self._penalty(items[::-1][: settings.memory])
+            losses = self.finetune(current, penalty if items else None)
+        self.history = [*self.history, current][-settings.memory :]
+        return EditResult(losses=losses)
+
+    def _penalty(self, items: Sequence[Mapping[str, Tensor]]) -> _Penalty:
+        settings = self.hyperparameters
+        fisher = torch.zeros_like(self.weight, requires_grad=False)
+        for inputs in items:
+            if settings.zero_gradients:
+                self.weight.grad = None
+            with torch.enable_grad():
+                self.model(**inputs).loss.backward()
+            fisher += self.weight.grad**2
+        self.weight.grad = None
+        fisher /= max(1, len(items)) if settings.divide_by == "count" else settings.memory
+        anchor = self.weight.detach().clone()
+        if settings.anchor == "shrunken":
+            anchor *= len(items) / settings.memory
+        return _Penalty(self.weight, fisher, anchor, settings.ewc_lambda)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weight and the edits in memory."""
+        return {**super().state_dict(), **history_state(self.history)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over weight and memory."""
+        super().load_state_dict(state)
+        self.history = history_from_state(state, self.weight.device)
+
+
+class _Penalty:
+    """lambda * sum(F * (w - anchor)^2)."""
+
+    def __init__(self, weight: Tensor, fisher: Tensor, anchor: Tensor, strength: float) -> None:
+        self.weight, self.fisher, self.anchor, self.strength = weight, fisher, anchor, strength
+
+    def __call__(self) -> Tensor:
+        """Return the penalty at the current weight."""
+        return self.strength * (self.fisher * (self.weight - self.anchor) ** 2).sum()

@@ -1,0 +1,260 @@
+"""GRACE (Hartvigsen et al., NeurIPS 2023): a codebook in the place of one layer.
+
+Inference (Eq. 1): the query is the layer's input at the prompt's last token; if it lies within
+the deferral radius of its nearest key, the key's value replaces the layer's output, else the
+layer does what it always did. An edit (Algorithm 1) adds, expands or splits keys and trains one
+value. Where the released code does something else, a switch of GraceHyperparameters says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook_file import codebook_from_state, codebook_state
+from grace_bench.editors.adapter import (
+    AdapterEditor,
+    LayerAdapter,
+    at_column,
+    frozen,
+    replace_columns,
+)
+from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.hyperparameters import GraceHyperparameters
+from grace_bench.editors.prompt import PromptLocator
+from grace_bench.editors.training import train_on_edit
+from grace_bench.errors import EditorError
+
+ZERO_DISTANCE = 1e-5
+"""Relative to the key's norm: nearer than this, two inputs are the same but for rounding."""
+
+
+@dataclass
+class Retrieval:
+    """What the last call of the layer that began a prompt looked up; rows are inputs.
+
+    Args:
+        queries: (B, d_in).
+        outputs: (B, d_out), the base layer's own output at the query.
+        keys: (B,) the nearest keys; -1 without any.
+        distances: (B,) to them; infinite without any.
+        fires: (B,) whether the key answers.
+    """
+
+    queries: Tensor
+    outputs: Tensor
+    keys: Tensor
+    distances: Tensor
+    fires: Tensor
+
+
+@dataclass
+class Trial:
+    """A value in training: it takes its key's place without touching the codebook."""
+
+    key: int
+    value: nn.Parameter
+
+
+class GraceAdapter(LayerAdapter):
+    """Looks the query up in a codebook and replaces the layer's output where a key answers."""
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        locator: PromptLocator,
+        codebook: Codebook,
+        settings: GraceHyperparameters,
+    ) -> None:
+        super().__init__(base_layer, locator, settings)
+        self.codebook = codebook
+        self.observing = False
+        self.retrieval: Retrieval | None = None
+        self.trial: Trial | None = None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (B, L, d_in) to (B, L, d_out), or (B, d_in) to (B, d_out)."""
+        output = self.base_layer(hidden)
+        if len(self.codebook) == 0 and not self.observing:
+            return output
+        view = self.view(hidden)
+        if not view.continues:
+            query, own = at_column(hidden, view.column), at_column(output, view.column)
+            self.retrieval = view.memo["retrieval"] = self._retrieve(query, own)
+        # Without a memo there was no key yet when the prompt was read.
+        retrieval = view.memo.get("retrieval")
+        if retrieval is None or len(self.codebook) == 0:
+            return output
+        return self._apply(output, retrieval, view.replaced)
+
+    @torch.no_grad()
+    def _retrieve(self, queries: Tensor, outputs: Tensor) -> Retrieval:
+        queries, outputs = queries.detach().float(), outputs.detach().float()
+        if len(self.codebook) == 0:
+            none = queries.new_full((len(queries),), torch.inf)
+            return Retrieval(queries, outputs, none.int().fill_(-1), none, none < 0)
+        codebook = self.codebook.to(queries.device)
+        distances, keys = codebook.nearest(queries, self.settings.distance)
+        fires = codebook.inside(distances, keys, self.settings.boundary)
+        return Retrieval(queries, outputs, keys, distances, fires)
+
+    def _apply(self, output: Tensor, retrieval: Retrieval, replaced: Tensor) -> Tensor:
+        values = self.codebook.values[retrieval.keys]  # (B, d_out)
+        if self.trial is not None:
+            chosen = (retrieval.keys == self.trial.key)[:, None]
+            values = torch.where(chosen, self.trial.value, values)
+        return replace_columns(output, values, replaced & retrieval.fires[:, None])
+
+
+class GraceEditor(AdapterEditor):
+    """General retrieval adaptors for continual editing."""
+
+    name: ClassVar[str] = "grace"
+    hyperparameters: GraceHyperparameters
+    adapter: GraceAdapter
+
+    def make_adapter(self, base_layer: nn.Module) -> GraceAdapter:
+        """Return the adapter with an empty codebook."""
+        device = base_layer.weight.device
+        codebook = Codebook(self.dims.d_in, self.dims.d_out, device)
+        return GraceAdapter(base_layer, self.locator, codebook, self.hyperparameters)
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebook; replacing it replaces all edits."""
+        return self.adapter.codebook
+
+    @codebook.setter
+    def codebook(self, codebook: Codebook) -> None:
+        if (codebook.d_in, codebook.d_out) != (self.dims.d_in, self.dims.d_out):
+            raise EditorError(
+                f"the codebook is for a layer of {codebook.d_in} -> {codebook.d_out}, but layer "
+                f"'{self.layer}' is {self.dims.d_in} -> {self.dims.d_out}; choose the right layer."
+            )
+        self.adapter.codebook = codebook.to(self.codebook.keys.device)
+
+    @property
+    def n_keys(self) -> int:
+        """Number of keys."""
+        return len(self.codebook)
+
+    @property
+    def retrieval(self) -> Retrieval | None:
+        """What the model's last call looked up; None before the first key."""
+        return self.adapter.retrieval
+
+    def edit(self, batch: EditBatch) -> EditResult:
+        """Change the codebook by Algorithm 1, then train the value that answers the edit."""
+        labels = batch.inputs["labels"]
+        if len(labels) != 1:
+            raise EditorError(f"an edit is one example, this batch has {len(labels)}; split it.")
+        seen = self.observe(batch.inputs)
+        info = KeyInfo(
+            Label.of(labels, batch.label), tuple(batch.example_ids), batch.step, batch.step
+        )
+        had_keys = self.n_keys > 0
+        branch = self._change_codebook(seen, info)
+        # What answers now: with zero_distance 'ignore' or expand 'none' that may be nothing.
+        distances, keys = self.codebook.nearest(seen.queries, self.hyperparameters.distance)
+        fires = self.codebook.inside(distances, keys, self.hyperparameters.boundary)
+        key = int(keys[0])
+        losses: list[float] = []
+        if branch not in ("expand", "reuse") or self.hyperparameters.train_on_expand:
+            losses = self._train_value(key, batch.inputs)
+        return EditResult(
+            losses=losses,
+            branch=branch,
+            key=key if bool(fires[0]) else None,
+            nearest_key=int(seen.keys[0]) if had_keys else None,
+            distance=float(seen.distances[0]) if had_keys else None,
+        )
+
+    @torch.no_grad()
+    def observe(self, inputs: Mapping[str, Tensor]) -> Retrieval:
+        """Return what the layer would look up for `inputs`, without editing anything."""
+        self.adapter.retrieval, self.adapter.observing = None, True
+        try:
+            self.model(**inputs)
+        finally:
+            self.adapter.observing = False
+        if self.adapter.retrieval is None:
+            raise EditorError(
+                f"layer '{self.layer}' takes no part in the model's answer; choose another layer."
+            )
+        return self.adapter.retrieval
+
+    def draw_value(self) -> Tensor:
+        """Draw a value (d_out,) for a new key: U[0, 1), as released."""
+        return torch.rand(self.dims.d_out, generator=self.generator)
+
+    def remove_key(self, key: int) -> None:
+        """Roll one key back; inputs it answered fall to other keys or to the base layer."""
+        self.codebook.remove(key)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the codebook as tensors."""
+        return codebook_state(self.codebook)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over another codebook for the same layer."""
+        self.codebook = codebook_from_state(state)
+
+    def _change_codebook(self, seen: Retrieval, info: KeyInfo) -> str:
+        """Add, expand, split or overwrite keys; return which (Algorithm 1, lines 3 to 11)."""
+        settings, codebook, query = self.hyperparameters, self.codebook, seen.queries[0]
+        if len(codebook) == 0:
+            codebook.add(query, self._new_value(seen), settings.radius, info)
+            return "first"
+        nearest, distance = int(seen.keys[0]), seen.distances[0]
+        if distance > settings.radius + codebook.radii[nearest]:
+            codebook.add(query, self._new_value(seen), settings.radius, info)
+            return "add"
+        if info.label.same_as(codebook.info[nearest].label, settings.label_match):
+            grows = (
+                not codebook.inside(distance, torch.tensor(nearest), settings.boundary)
+                and settings.expand != "none"
+            )
+            if grows:
+                codebook.expand(nearest, query, distance, settings.radius, settings.expand)
+            changed = grows or settings.train_on_expand
+            codebook.note(nearest, info.example_ids, info.changed_at_step, changed)
+            return "expand" if grows else "reuse"
+        tolerance = ZERO_DISTANCE * codebook.keys[nearest].norm()
+        if settings.zero_distance == "overwrite" and distance <= tolerance:
+            codebook.overwrite(nearest, self._new_value(seen), info)
+            return "overwrite"
+        radius = codebook.split(
+            nearest, distance, settings.radius, settings.split, settings.split_margin
+        )
+        codebook.note(nearest, (), info.changed_at_step, changed=True)
+        codebook.add(query, self._new_value(seen), radius, info)
+        return "split"
+
+    def _new_value(self, seen: Retrieval) -> Tensor:
+        return seen.outputs[0] if self.hyperparameters.value_init == "warm" else self.draw_value()
+
+    def _train_value(self, key: int, inputs: Mapping[str, Tensor]) -> list[float]:
+        """Train one key's value on the edit; no other value and no base weight moves."""
+        settings, adapter = self.hyperparameters, self.adapter
+        value = nn.Parameter(self.codebook.values[key].clone())
+        adapter.trial = Trial(key, value)
+        try:
+            with frozen(self.model):
+                losses = train_on_edit(
+                    self.model,
+                    inputs,
+                    [value],
+                    learning_rate=settings.learning_rate,
+                    steps=settings.steps,
+                    early_stop=settings.early_stop,
+                    early_stop_loss=settings.early_stop_loss,
+                )
+        finally:
+            adapter.trial = None
+        self.codebook.set_value(key, value)
+        return losses

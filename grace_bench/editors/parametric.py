@@ -1,0 +1,97 @@
+"""Editors whose adapter has parameters of its own, all trained on every edit (Defer, Memory)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.editors.adapter import AdapterEditor, LayerAdapter, frozen
+from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.hyperparameters import DeferHyperparameters, MemoryHyperparameters
+from grace_bench.editors.training import train_on_edit
+from grace_bench.errors import EditorError
+
+
+class ParametricAdapter(LayerAdapter):
+    """Base class of adapters with trained parameters.
+
+    Attributes:
+        edited: whether there was an edit.
+        learning: whether an edit is being made; it, not `training`, marks the gradient steps.
+    """
+
+    def __init__(self, base_layer: nn.Module, *args: object) -> None:
+        super().__init__(base_layer, *args)
+        self.edited = False
+        self.learning = False
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the adapter's own parameters by name."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("base_layer.")
+        }
+
+
+class ParametricEditor(AdapterEditor):
+    """Base class: an edit trains all of the adapter's parameters, which all edits share."""
+
+    hyperparameters: DeferHyperparameters | MemoryHyperparameters
+    adapter: ParametricAdapter
+
+    def edit(self, batch: EditBatch) -> EditResult:
+        """Train the adapter on the edit."""
+        settings, adapter = self.hyperparameters, self.adapter
+        parameters = list(adapter.trained().values())
+        adapter.edited = adapter.learning = True
+        try:
+            with frozen(self.model):
+                for parameter in parameters:
+                    parameter.requires_grad_(True)
+                losses = train_on_edit(
+                    self.model,
+                    batch.inputs,
+                    parameters,
+                    learning_rate=settings.learning_rate,
+                    steps=settings.steps,
+                    early_stop=settings.early_stop,
+                    early_stop_loss=settings.early_stop_loss,
+                )
+        finally:
+            adapter.learning = False
+            for parameter in parameters:
+                parameter.grad = None
+        return EditResult(losses=losses)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the adapter's parameters and whether there was an edit."""
+        parameters = self.adapter.trained().items()
+        state = {name: parameter.detach().clone() for name, parameter in parameters}
+        return {**state, "edited": torch.tensor(self.adapter.edited)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over another editor's parameters."""
+        mine = self.adapter.trained()
+        fits = all(n in state and state[n].shape == p.shape for n, p in mine.items())
+        if not fits or "edited" not in state:
+            raise EditorError(
+                f"the state does not fit editor '{self.name}' on layer '{self.layer}'; "
+                "load the state of the same layer, editor and hyperparameters."
+            )
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(state[name])
+        self.adapter.edited = bool(state["edited"])
+
+
+def new_linear(d_in: int, d_out: int, generator: torch.Generator, like: Tensor) -> nn.Linear:
+    """Return a Linear as PyTorch initialises it, but drawn from `generator`, placed as `like`."""
+    linear = nn.utils.skip_init(nn.Linear, d_in, d_out)
+    nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(d_in)
+    nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+    return linear.to(like.device)

@@ -1,0 +1,67 @@
+"""FT + Retrain: finetuning, and every so many edits a round of training on the past ones.
+
+As released it crashes; `rules: released` is what it does with the missing argument passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.finetune import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.hyperparameters import RetrainHyperparameters
+
+
+class RetrainEditor(FinetuneEditor):
+    """FT with periodic retraining."""
+
+    name: ClassVar[str] = "ft_retrain"
+    hyperparameters: RetrainHyperparameters
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        hyperparameters: RetrainHyperparameters,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(model, layer, hyperparameters, generator)
+        self.history: list[dict[str, Tensor]] = []
+        self.n_edits = 0
+
+    def edit(self, batch: EditBatch) -> EditResult:
+        """Retrain if it is time, then finetune on the edit."""
+        settings, current = self.hyperparameters, dict(batch.inputs)
+        past, self.n_edits = self.history, self.n_edits + 1
+        keep = len(past) + 1 if settings.memory is None else settings.memory
+        self.history = [*past, current][-keep:]
+        with self.training_weight():
+            if self.n_edits % settings.retrain_every == 0:
+                self._retrain(self.history if settings.include_current else past)
+            return EditResult(losses=self.finetune(current))
+
+    def _retrain(self, items: Sequence[Mapping[str, Tensor]]) -> None:
+        if self.hyperparameters.retrain_from == "original":
+            self.remove()
+        optimizer = torch.optim.Adam([self.weight], lr=self.hyperparameters.learning_rate)
+        for _ in range(self.hyperparameters.epochs):
+            for inputs in items:
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    self.model(**inputs).loss.backward()
+                optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weight, the past edits, and how many there were."""
+        count = torch.tensor([self.n_edits])
+        return {**super().state_dict(), **history_state(self.history), "n_edits": count}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over weight, past edits and their number."""
+        super().load_state_dict(state)
+        self.history = history_from_state(state, self.weight.device)
+        self.n_edits = int(state["n_edits"])

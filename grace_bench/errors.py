@@ -1,0 +1,53 @@
+"""The errors a user can meet. Each carries one sentence: what, where, and what to do.
+
+The command line prints the sentence without a traceback and exits with `exit_code`:
+2 when the user can mend the cause, 1 when a run failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GraceBenchError(Exception):
+    """Base class of everything grace-bench raises on purpose."""
+
+    exit_code = 2
+
+
+class ConfigError(GraceBenchError):
+    """A suite, an option or a name is wrong."""
+
+
+class DataError(GraceBenchError):
+    """A data set or a record file is missing, damaged or unfit."""
+
+
+class ModelError(GraceBenchError):
+    """A model cannot be loaded, or has no such layer."""
+
+
+class EditorError(GraceBenchError):
+    """An editor cannot work with what it was given."""
+
+
+class ResultError(GraceBenchError):
+    """Results cannot be written or read."""
+
+    exit_code = 1
+
+
+def unknown_name(
+    kind: str, name: str, available: Iterable[str], where: str = ""
+) -> str:
+    """Return the sentence for a name nobody knows, with the nearest ones that exist.
+
+    >>> unknown_name("editor", "grce", ["grace", "defer"])
+    "unknown editor 'grce'; did you mean 'grace'? Available: defer, grace"
+    """
+    names = sorted(available)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    listing = ", ".join(names) if len(names) <= 30 else ", ".join(names[:30]) + ", ..."
+    return f"{where + ': ' if where else ''}unknown {kind} '{name}'{hint} Available: {listing or 'none'}"

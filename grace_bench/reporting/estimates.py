@@ -1,0 +1,235 @@
+"""What summary.parquet says, ready to look up: experiments, editors, settings and their values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from grace_bench import records
+from grace_bench.errors import DataError
+from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+UNEDITED = "unedited"
+EDITOR_ORDER = (
+    UNEDITED,
+    "ft",
+    "ft_ewc",
+    "ft_retrain",
+    "mend",
+    "defer",
+    "rome",
+    "memory",
+    "grace",
+)
+"""Rows of tables and colours of figures, as in the paper (table 2); other editors follow."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model on one data set."""
+
+    model: str
+    dataset: str
+    model_label: str
+    dataset_label: str
+    task: str
+    measure: str  # the task's main one
+
+    @property
+    def title(self) -> str:
+        """Its name in tables and figures."""
+        return f"{self.dataset_label}, {self.model_label}"
+
+    @property
+    def is_perplexity(self) -> bool:
+        """Whether its main measure is a perplexity: lower is better, logarithmic axes."""
+        return self.measure == "perplexity"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One editor with its hyperparameters on one experiment."""
+
+    experiment: Experiment
+    editor: str
+    editor_label: str
+    editor_class: str
+    variant: str
+    hyperparameters: str  # canonical JSON
+    in_sweep: bool
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The hyperparameters."""
+        return json.loads(self.hyperparameters)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One value over all seeds, with its interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    n_seeds: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a curve."""
+
+    n_edits: int
+    estimate: Estimate
+
+
+MISSING = Estimate(None, None, None, None, 0)
+
+
+class Summary:
+    """The estimates over all seeds of a summary.parquet."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the file.
+
+        Raises:
+            DataError: it is missing, damaged or empty.
+        """
+        table = records.read_parquet(path, SUMMARY)
+        if table.num_rows == 0:
+            raise DataError(f"{path}: holds no results; run the summarise step again.")
+        self.provenance = read_provenance(table)
+        rows = table.to_pylist()
+        measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
+        self._values: dict[tuple[Setting, str, str | None], Estimate] = {}
+        settings: dict[Setting, None] = {}
+        for row in rows:
+            if row["seed"] is None:
+                measure = measures.get((row["model"], row["dataset"]), "")
+                setting = _setting(row, measure)
+                settings[setting] = None
+                self._values[setting, row["metric"], row["measure"]] = _estimate(row)
+        self.settings = sorted(settings, key=_order)
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """All experiments, by task in the paper's order."""
+        return sorted({s.experiment for s in self.settings}, key=_experiment_order)
+
+    def get(self, setting: Setting | None, metric: str, measure: str | None = None) -> Estimate:
+        """Return an estimate, or one without values where there is none."""
+        if setting is None:
+            return MISSING
+        return self._values.get((setting, metric, measure), MISSING)
+
+    def measures(self, experiment: Experiment) -> list[str]:
+        """Return the measures that an experiment's predictions have, in their fixed order."""
+        found = {
+            measure
+            for setting, metric, measure in self._values
+            if setting.experiment == experiment and metric in ("trr", "err") and measure
+        }
+        order = (*records.MEASURES, "perplexity_median", "perplexity_log_mean")
+        return [measure for measure in order if measure in found]
+
+    def configured(self, experiment: Experiment) -> list[Setting]:
+        """Return the settings that were configured, not merely reached by a sweep.
+
+        Choosing a sweep's best point by its test score would flatter the editor that is swept.
+        """
+        return [s for s in self.settings if s.experiment == experiment and not s.in_sweep]
+
+    def sweeps(self) -> dict[str, dict[Experiment, list[Setting]]]:
+        """Return, by editor and experiment, the settings of editors that have several."""
+        found: dict[str, dict[Experiment, list[Setting]]] = {}
+        for setting in self.settings:
+            found.setdefault(setting.editor, {}).setdefault(setting.experiment, []).append(setting)
+        several = {
+            editor: {e: settings for e, settings in cells.items() if len(settings) > 1}
+            for editor, cells in found.items()
+        }
+        return {editor: cells for editor, cells in several.items() if cells}
+
+
+def read_provenance(table: pa.Table) -> dict[str, str]:
+    """Return what a table's metadata says about where its numbers come from."""
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    return {
+        key.removeprefix(PROVENANCE): value
+        for key, value in sorted(metadata.items())
+        if key.startswith(PROVENANCE) and not key.endswith("schema_version")
+    }
+
+
+def read_curves(path: Path | str, summary: Summary) -> dict[tuple[Setting, str], list[Point]]:
+    """Return the curves of the main measure, and of the number of keys, by setting and metric."""
+    by_name = {
+        (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s for s in summary.settings
+    }
+    curves: dict[tuple[Setting, str], list[Point]] = {}
+    for row in records.read_parquet(path, CURVES).to_pylist():
+        if row["is_main"] or row["metric"] == "n_keys":
+            setting = by_name.get((row["model"], row["dataset"], row["editor"], row["variant"]))
+            if setting is None:
+                raise DataError(
+                    f"{path}: belongs to another summary; run the summarise step again."
+                )
+            points = curves.setdefault((setting, row["metric"]), [])
+            points.append(Point(row["n_edits"], _estimate(row)))
+    return curves
+
+
+def editor_rank(editor_class: str, editor: str) -> tuple[int, str]:
+    """Return the sort key of an editor in tables and figures."""
+    known = editor_class in EDITOR_ORDER
+    return (EDITOR_ORDER.index(editor_class) if known else len(EDITOR_ORDER), editor)
+
+
+def varying(settings: Sequence[Setting]) -> list[str]:
+    """Return the hyperparameters in which settings differ, sorted."""
+    names = sorted({name for setting in settings for name in setting.values})
+    return [name for name in names if len({json.dumps(s.values.get(name)) for s in settings}) > 1]
+
+
+def _setting(row: dict[str, Any], measure: str) -> Setting:
+    experiment = Experiment(
+        row["model"],
+        row["dataset"],
+        row["model_label"],
+        row["dataset_label"],
+        row["task"],
+        measure,
+    )
+    names = ("editor", "editor_label", "editor_class", "variant", "hyperparameters", "in_sweep")
+    return Setting(experiment, *(row[name] for name in names))
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    return Estimate(row["value"], row["low"], row["high"], row["n"], row["n_seeds"])
+
+
+def _experiment_order(experiment: Experiment) -> tuple[int, str, str]:
+    tasks = ("question_answering", "classification", "language_modelling")
+    known = experiment.task in tasks
+    rank = tasks.index(experiment.task) if known else len(tasks)
+    return rank, experiment.dataset, experiment.model
+
+
+def _order(setting: Setting) -> tuple[Any, ...]:
+    def sortable(value: Any) -> tuple[int, float, str]:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (0, float(value), "") if number else (1, 0.0, json.dumps(value))
+
+    return (
+        _experiment_order(setting.experiment),
+        editor_rank(setting.editor_class, setting.editor),
+        [(name, sortable(value)) for name, value in sorted(setting.values.items())],
+    )

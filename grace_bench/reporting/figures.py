@@ -1,0 +1,362 @@
+"""The figures of a suite, each as PDF (text as text) and PNG.
+
+    write_figures(Path("results/smoke/summary.parquet"), Path("results/smoke/curves.parquet"),
+                  Path("results/smoke/figures"))
+
+retention-<model>-<dataset> (metrics against edits), codebook-size (keys against edits), trade-off
+(TRR against ERR), sweep-<editor> (metrics against a swept number), overview (for the README).
+Bands and crosses are the 95 % intervals of the summary.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting.estimates import (
+    UNEDITED,
+    Estimate,
+    Experiment,
+    Point,
+    Setting,
+    Summary,
+    read_curves,
+    varying,
+)
+from grace_bench.reporting.plotting import (
+    GREY,
+    PAGE,
+    colours,
+    layer,
+    line_style,
+    marker,
+    new_figure,
+    place_labels,
+    save,
+    scale_axis,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = dict[tuple[Setting, str], list[Point]]
+
+
+def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
+    """Write all figures of a summary into `folder` and return their paths.
+
+    Figures of an earlier call that are no longer made are removed.
+
+    Raises:
+        DataError: a file is missing or damaged, or the two do not belong together.
+    """
+    data, folder = Summary(summary), Path(folder)
+    points = read_curves(curves, data)
+    provenance = data.provenance
+    paths = []
+    for experiment in data.experiments:
+        name = f"retention-{experiment.model}-{experiment.dataset}"
+        with new_figure(PAGE, 4.4) as figure:
+            draw_retention(figure, data, points, experiment)
+            paths += save(figure, folder, name, provenance)
+    if any(metric == "n_keys" for _, metric in points):
+        with new_figure(PAGE, 2.7) as figure:
+            draw_codebook_sizes(figure, data, points)
+            paths += save(figure, folder, "codebook-size", provenance)
+    for name, width, height in (("trade-off", PAGE, 2.7), ("overview", 10.0, 3.5)):
+        rows = math.ceil(len(data.experiments) / 3)
+        with new_figure(width, height * rows) as figure:
+            draw_trade_off(figure, data)
+            paths += save(figure, folder, name, provenance)
+    for editor, cells in data.sweeps().items():
+        shown = {e: cells[e] for e in data.experiments if e in cells and _swept_number(cells[e])}
+        if shown:
+            with new_figure(PAGE, 2.1 * len(shown) + 0.3) as figure:
+                draw_sweep(figure, data, shown)
+                paths += save(figure, folder, f"sweep-{editor}", provenance)
+    made = set(paths)
+    for old in [*folder.glob("sweep-*"), *folder.glob("retention-*"), *folder.glob("codebook-*")]:
+        if old not in made and old.suffix in (".pdf", ".png"):
+            old.unlink()
+    return paths
+
+
+def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Experiment) -> None:
+    """Draw each metric against the number of edits, one line an editor."""
+    settings = data.configured(experiment)
+    tints = colours(data.settings)
+    metrics = [
+        name for name in METRICS if any(len(curves.get((s, name), ())) > 0 for s in settings)
+    ]
+    longest = max(
+        (p.n_edits for s in settings for m in metrics for p in curves.get((s, m), ())), default=1
+    )
+    grid = figure.subplots(math.ceil(len(metrics) / 2), 2, squeeze=False)
+    measure = MEASURES[experiment.measure]
+    for axes, name in zip(grid.flat, metrics, strict=False):
+        shown: list[Estimate] = []
+        for setting in settings:
+            points = curves.get((setting, name), [])
+            shown += [point.estimate for point in points]
+            _draw_curve(axes, setting, points, tints[setting.editor])
+        _scale(axes, "y", experiment, shown)
+        arrow = "\u2191" if measure.higher_is_better else "\u2193"
+        axes.set_title(f"{METRICS[name].label}: {METRICS[name].definition.split(':')[0]}")
+        axes.set_ylabel(f"{measure.label} {arrow}")
+        axes.set_xlabel("edits")
+        axes.set_xlim(-0.02 * longest, 1.02 * longest)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for axes in list(grid.flat)[len(metrics) :]:
+        axes.set_axis_off()
+    figure.suptitle(experiment.title, fontsize=9.5)
+    _legend(figure, settings, tints)
+
+
+def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str) -> None:
+    points = [p for p in points if _finite(p.estimate)]
+    if not points:
+        return
+    style = {"color": tint, "linestyle": line_style(setting), "zorder": layer(setting)}
+    if len(points) == 1 and setting.editor_class == UNEDITED:
+        # The unedited model makes no edits: one value for all numbers of edits.
+        axes.axhline(points[0].estimate.value, **style)
+        return
+    x = [point.n_edits for point in points]
+    axes.plot(x, [p.estimate.value for p in points], **style, marker=".", markersize=3)
+    low = [_or_value(p.estimate.low, p.estimate) for p in points]
+    high = [_or_value(p.estimate.high, p.estimate) for p in points]
+    axes.fill_between(x, low, high, color=tint, alpha=0.13, linewidth=0, zorder=1)
+
+
+def _or_value(bound: float | None, estimate: Estimate) -> float | None:
+    return bound if bound is not None and math.isfinite(bound) else estimate.value
+
+
+def _finite(estimate: Estimate) -> bool:
+    return estimate.value is not None and math.isfinite(estimate.value)
+
+
+def _scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estimate]) -> None:
+    shown = [estimate for estimate in shown if _finite(estimate)]
+    if shown:
+        low = min(_or_value(e.low, e) for e in shown)
+        high = max(_or_value(e.high, e) for e in shown)
+        scale_axis(axes, which, experiment.is_perplexity, low, high)
+
+
+def _legend(figure: Figure, settings: Sequence[Setting], tints: dict[str, str]) -> None:
+    unique = {s.editor: s for s in settings}
+    handles = [
+        Line2D([], [], color=tints[name], linestyle=line_style(s), label=s.editor_label)
+        for name, s in unique.items()
+    ]
+    # Outside the axes, so that it can hide no data.
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False
+    )
+
+
+def draw_codebook_sizes(figure: Figure, data: Summary, curves: Curves) -> None:
+    """Draw the number of keys against the number of edits, one panel an experiment."""
+    tints = colours(data.settings)
+    experiments = [
+        e for e in data.experiments if any((s, "n_keys") in curves for s in data.configured(e))
+    ]
+    grid = figure.subplots(1, max(1, len(experiments)), squeeze=False)
+    drawn: dict[str, Setting] = {}
+    for axes, experiment in zip(grid.flat, experiments, strict=False):
+        longest = 1
+        for setting in data.configured(experiment):
+            points = curves.get((setting, "n_keys"), [])
+            if points:
+                drawn[setting.editor] = setting
+                longest = max(longest, points[-1].n_edits)
+                x = [point.n_edits for point in points]
+                tint = tints[setting.editor]
+                axes.plot(x, [p.estimate.value for p in points], color=tint, zorder=layer(setting))
+                low = [_or_value(p.estimate.low, p.estimate) for p in points]
+                high = [_or_value(p.estimate.high, p.estimate) for p in points]
+                axes.fill_between(x, low, high, color=tint, alpha=0.15, linewidth=0)
+        axes.plot([0, longest], [0, longest], color="black", linestyle=":", linewidth=1, zorder=3.5)
+        axes.set_title(experiment.title)
+        axes.set_xlabel("edits")
+        axes.set_ylabel("keys")
+        axes.set_xlim(0, longest * 1.02)
+        axes.set_ylim(0, longest * 1.05)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
+    handles = [
+        Line2D([], [], color=tints[name], label=setting.editor_label)
+        for name, setting in drawn.items()
+    ]
+    handles.append(Line2D([], [], color="black", linestyle=":", label="one key per edit"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+
+
+def draw_trade_off(figure: Figure, data: Summary) -> None:
+    """Draw ERR against TRR after all edits, better to the upper right in every panel."""
+    tints = colours(data.settings)
+    experiments = data.experiments
+    columns = min(3, len(experiments))
+    grid = figure.subplots(math.ceil(len(experiments) / columns), columns, squeeze=False)
+    panels = []
+    for axes, experiment in zip(grid.flat, experiments, strict=False):
+        measure = experiment.measure
+        shown = [
+            (s, data.get(s, "trr", measure), data.get(s, "err", measure))
+            for s in data.configured(experiment)
+        ]
+        shown = [item for item in shown if _finite(item[1]) and _finite(item[2])]
+        _scale(axes, "x", experiment, [trr for _, trr, _ in shown])
+        _scale(axes, "y", experiment, [err for _, _, err in shown])
+        _make_headroom(axes, experiment)
+        if experiment.is_perplexity:
+            # Turned round: better is up and to the right here too.
+            axes.invert_xaxis()
+            axes.invert_yaxis()
+        for setting, trr, err in shown:
+            _draw_cross(axes, setting, trr, err, tints[setting.editor])
+        label = MEASURES[measure].label
+        turned = ", axes reversed" if experiment.is_perplexity else ""
+        axes.set_title(f"{experiment.title}\n({label}{turned})")
+        axes.set_xlabel("TRR (upstream retained) \u2192")
+        axes.set_ylabel("ERR (edits retained) \u2192")
+        panels.append((axes, shown))
+    for axes in list(grid.flat)[len(experiments) :]:
+        axes.set_axis_off()
+    for axes, shown in panels:
+        places = [(trr.value, err.value) for _, trr, err in shown]
+        names = [setting.editor_label for setting, _, _ in shown]
+        crosses = [line for _, trr, err in shown for line in _cross(trr, err)]
+        shades = [tints[setting.editor] for setting, _, _ in shown]
+        place_labels(axes, places, names, shades, crosses)
+
+
+def _make_headroom(axes: Axes, experiment: Experiment) -> None:
+    """Leave room for a name above the best editors, whose scores lie at the axes' end."""
+    low, high = axes.get_ylim()
+    if experiment.is_perplexity:
+        axes.set_ylim(low * (low / high) ** 0.06, high)
+    else:
+        axes.set_ylim(low, high + 0.06 * (high - low))
+
+
+def _cross(trr: Estimate, err: Estimate) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Return the ends of the two interval lines of a point."""
+    left, right = _or_value(trr.low, trr), _or_value(trr.high, trr)
+    bottom, top = _or_value(err.low, err), _or_value(err.high, err)
+    return [((left, err.value), (right, err.value)), ((trr.value, bottom), (trr.value, top))]
+
+
+def _draw_cross(axes: Axes, setting: Setting, trr: Estimate, err: Estimate, tint: str) -> None:
+    def around(estimate: Estimate) -> list[list[float]]:
+        low, high = _or_value(estimate.low, estimate), _or_value(estimate.high, estimate)
+        # A percentile interval need not hold its estimate.
+        return [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
+
+    axes.errorbar(
+        trr.value,
+        err.value,
+        xerr=around(trr),
+        yerr=around(err),
+        color=tint,
+        marker=marker(setting),
+        markersize=5.5 if setting.editor_class != UNEDITED else 6,
+        elinewidth=0.9,
+        zorder=layer(setting),
+    )
+
+
+def _swept_number(settings: Sequence[Setting]) -> str | None:
+    """Return the one hyperparameter with several numbers that a sweep can be drawn against."""
+    for name in varying(settings):
+        values = [setting.values.get(name) for setting in settings]
+        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        if numeric and len(set(values)) > 1:
+            return name
+    return None
+
+
+def draw_sweep(figure: Figure, data: Summary, cells: dict[Experiment, list[Setting]]) -> None:
+    """Draw TRR, ERR, holdout (or ARR) and keys against a swept number, a row an experiment."""
+    tints = colours(data.settings)
+    grid = figure.subplots(len(cells), 4, squeeze=False)
+    for row, (experiment, settings) in zip(grid, cells.items(), strict=True):
+        swept = _swept_number(settings)
+        third = "arr" if experiment.is_perplexity else "holdout"
+        for axes, metric in zip(row, ("trr", "err", third, "n_keys"), strict=True):
+            measure = None if metric == "n_keys" else experiment.measure
+            shown = [(s, data.get(s, metric, measure)) for s in settings]
+            shown = [item for item in shown if _finite(item[1])]
+            if not shown:
+                axes.set_axis_off()
+                continue
+            for line in _lines(shown, swept):
+                _draw_sweep_line(axes, line, swept, tints[settings[0].editor])
+            if measure is not None:
+                _scale(axes, "y", experiment, [estimate for _, estimate in shown])
+            else:
+                axes.set_ylim(0, 1.1 * max(e.high or e.value for _, e in shown))
+            _scale_swept(axes, sorted({s.values[swept] for s in settings}))
+            axes.set_title("keys" if measure is None else METRICS[metric].label)
+            axes.set_xlabel(swept.replace("_", " "))
+        row[0].set_ylabel(f"{experiment.title}\n{MEASURES[experiment.measure].label}")
+    figure.legend(
+        handles=[
+            Line2D([], [], color=GREY, marker="o", linestyle="", label="as configured"),
+            Line2D([], [], color=GREY, marker="o", linestyle="", fillstyle="none", label="swept"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+
+
+def _lines(
+    shown: Sequence[tuple[Setting, Estimate]], swept: str
+) -> list[list[tuple[Setting, Estimate]]]:
+    """Return one line for each combination of the other hyperparameters."""
+    lines: dict[str, list[tuple[Setting, Estimate]]] = {}
+    for setting, estimate in shown:
+        others = {key: value for key, value in setting.values.items() if key != swept}
+        lines.setdefault(repr(sorted(others.items())), []).append((setting, estimate))
+    return [sorted(line, key=lambda item: item[0].values[swept]) for line in lines.values()]
+
+
+def _draw_sweep_line(
+    axes: Axes, line: Sequence[tuple[Setting, Estimate]], swept: str, tint: str
+) -> None:
+    x = [setting.values[swept] for setting, _ in line]
+    y = [estimate.value for _, estimate in line]
+    low = [y_ - _or_value(e.low, e) for y_, (_, e) in zip(y, line, strict=True)]
+    high = [_or_value(e.high, e) - y_ for y_, (_, e) in zip(y, line, strict=True)]
+    spread = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
+    axes.errorbar(x, y, yerr=spread, color=tint, elinewidth=0.9, zorder=2)
+    for setting, estimate in line:
+        face = "white" if setting.in_sweep else tint
+        axes.plot(
+            setting.values[swept],
+            estimate.value,
+            marker="o",
+            markersize=4.5,
+            color=tint,
+            markerfacecolor=face,
+            zorder=3,
+        )
+
+
+def _scale_swept(axes: Axes, values: Sequence[float]) -> None:
+    if values[0] > 0 and values[-1] / values[0] >= 10:
+        axes.set_xscale("log")
+        axes.set_xlim(values[0] / 1.4, values[-1] * 1.4)
+    axes.set_xticks(values if len(values) <= 6 else values[:: math.ceil(len(values) / 6)])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

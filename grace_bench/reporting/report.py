@@ -1,0 +1,229 @@
+"""One HTML file with a suite's tables, figures and provenance, to be sent or kept as it is.
+
+    write_report(suite / "summary.parquet", suite / "tables", suite / "figures",
+                 suite / "report.html")
+
+It loads nothing from anywhere: pictures are inside, there are no scripts. The tables are those of
+the Markdown twins, so that the report says exactly what the paper's tables say.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from grace_bench import __version__, records
+from grace_bench.errors import DataError
+from grace_bench.reporting.estimates import Summary
+
+_CELL = re.compile(r"(?<!\\)\|")
+_BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
+_INTERVAL = re.compile(r"(\[[^\]]*, [^\]]*\])$")
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>grace-bench: {{ suite }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }
+h1, h2, h3 { line-height: 1.2; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+nav a { margin-right: 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222;
+  margin: .5rem 0 2rem; font-variant-numeric: tabular-nums; }
+th { border-bottom: 1px solid #222; font-weight: 600; font-size: .85rem; vertical-align: bottom; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
+th { white-space: normal; }
+.name { text-align: left; }
+.group { text-align: center; }
+.interval { display: block; font-size: .7rem; color: #555; }
+p.caption { max-width: 60rem; margin-bottom: .3rem; }
+figure { margin: 1rem 0 2rem; }
+img { max-width: 100%; height: auto; }
+figcaption, footer { color: #444; font-size: .9rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dt { font-weight: 600; }
+dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .85rem; }
+</style>
+</head>
+<body>
+<h1>Suite {{ suite }}</h1>
+<nav><a href="#tables">Tables</a><a href="#figures">Figures</a><a href="#provenance">Provenance</a>
+</nav>
+<h2 id="tables">Tables</h2>
+{% for table in tables %}
+<p class="caption">{{ table.caption }}</p>
+<div class="wide">
+<table>
+<thead>
+{% if table.groups %}
+<tr>{% for name, span in table.groups %}<th class="group" colspan="{{ span }}">{{ name }}</th>
+{%- endfor %}</tr>
+{% endif %}
+<tr>
+{% for cell in table.header %}<th{% if table.left[loop.index0] %} class="name"{% endif %}>
+{{- cell.text }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr>{% for cell in row %}<td
+{%- if cell.left %} class="name"{% endif %}
+{%- if cell.span > 1 %} class="group" colspan="{{ cell.span }}"{% endif %}>
+{%- if cell.bold %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}
+{%- if cell.interval %}<span class="interval">{{ cell.interval }}</span>{% endif %}</td>
+{%- endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
+<h2 id="figures">Figures</h2>
+{% for figure in figures %}
+<figure>
+<img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.name }}">
+<figcaption>{{ figure.name }}</figcaption>
+</figure>
+{% endfor %}
+<h2 id="provenance">Provenance</h2>
+<dl>
+{% for key, value in provenance.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>
+{% endfor %}
+</dl>
+<footer>Written by grace-bench {{ version }}.</footer>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    interval: str = ""
+    bold: bool = False
+    left: bool = False
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class _Table:
+    caption: str
+    groups: list[tuple[str, int]]  # name and number of columns; empty: a one-line header
+    header: list[_Cell]
+    left: list[bool]
+    rows: list[list[_Cell]]
+
+
+@dataclass(frozen=True)
+class _Figure:
+    name: str
+    data: Markup
+
+
+def write_report(summary: Path, tables: Path, figures: Path, output: Path) -> None:
+    """Write the report of a suite.
+
+    Args:
+        summary: summary.parquet, for the provenance.
+        tables: folder of the Markdown tables.
+        figures: folder of the PNG figures.
+        output: path of the HTML file.
+
+    Raises:
+        DataError: the summary or the tables are missing.
+    """
+    provenance = Summary(summary).provenance
+    parsed = [
+        table
+        for path in _ordered(Path(tables), "*.md", ("main", "measures"))
+        for table in read_markdown_tables(path.read_text(encoding="utf-8"))
+    ]
+    if not parsed:
+        raise DataError(f"{tables}: holds no tables; run the tables step first.")
+    pictures = [
+        _Figure(path.stem, Markup(base64.b64encode(path.read_bytes()).decode()))
+        for path in _ordered(Path(figures), "*.png", ("overview", "trade-off"))
+    ]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = environment.from_string(TEMPLATE).render(
+        suite=provenance.get("suite", ""),
+        tables=parsed,
+        figures=pictures,
+        provenance=provenance,
+        version=__version__,
+    )
+    with records.atomic_path(output) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:
+    """Return files by name, the ones called `first` before all others."""
+
+    def rank(path: Path) -> tuple[int, str]:
+        return (first.index(path.stem) if path.stem in first else len(first), path.name)
+
+    return sorted(folder.glob(pattern), key=rank)
+
+
+def read_markdown_tables(text: str) -> list[_Table]:
+    """Return the pipe tables of `tables.py`, each with the line above it as caption."""
+    found, caption = [], ""
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        if line.startswith("|") and (index == 0 or not lines[index - 1].startswith("|")):
+            end = index
+            while end < len(lines) and lines[end].startswith("|"):
+                end += 1
+            found.append(_table(_plain(caption), [_split(part) for part in lines[index:end]]))
+        elif line and not line.startswith("|"):
+            caption = line
+    return found
+
+
+def _table(caption: str, block: list[list[str]]) -> _Table:
+    left = [cell == ":--" for cell in block[1]]
+    # "Group: column" names become two lines of header.
+    names = [_plain(name).rpartition(": ") for name in block[0]]
+    groups = [
+        (name, len(list(members)))
+        for name, members in itertools.groupby(name for name, _, _ in names)
+    ]
+    grouped = any(name for name, _ in groups)
+    rows = []
+    for texts in block[2:]:
+        row = [replace(_cell(text), left=left[i]) for i, text in enumerate(texts)]
+        # A row without a name says one thing of each group.
+        rows.append(_merge(row, groups) if grouped and not texts[0] else row)
+    header = [_Cell(column) for _, _, column in names]
+    return _Table(caption, groups if grouped else [], header, left, rows)
+
+
+def _merge(row: list[_Cell], groups: list[tuple[str, int]]) -> list[_Cell]:
+    starts = itertools.accumulate((span for _, span in groups[:-1]), initial=0)
+    return [replace(row[start], span=span) for start, (_, span) in zip(starts, groups, strict=True)]
+
+
+def _split(line: str) -> list[str]:
+    return [part.strip() for part in _CELL.split(line)[1:-1]]
+
+
+def _cell(text: str) -> _Cell:
+    interval = _INTERVAL.search(text)
+    value = text[: interval.start()].strip() if interval else text
+    bold = _BOLD.fullmatch(value)
+    return _Cell(
+        _plain(bold.group(1) if bold else value), interval.group(1) if interval else "", bool(bold)
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([\\|*])", r"\1", text)

@@ -1,0 +1,157 @@
+"""Read finished run folders; refuse what is missing, damaged or of another suite. Torch-free."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_bench import records
+from grace_bench.errors import DataError
+from grace_bench.runs import canonical_json, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+
+FORMAT = "grace-bench run"
+VERSION = 1
+NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure", "files")
+TABLES = {
+    "steps.parquet": records.STEPS,
+    "probes.parquet": records.PROBES,
+    "predictions.parquet": records.PREDICTIONS,
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run: its folder and its run.json."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """`model/dataset/editor/variant/seed-k`."""
+        return self.record["id"]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The run's settings, as JSON."""
+        return self.record["spec"]
+
+    @property
+    def measure(self) -> str:
+        """The task's main measure."""
+        return self.record["measure"]
+
+    @property
+    def in_sweep(self) -> bool:
+        """Whether only a sweep reached this setting; tables show the configured ones."""
+        return bool(self.record.get("in_sweep", False))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, device and time of the run."""
+        return self.record.get("provenance") or {}
+
+    @property
+    def files_hash(self) -> str:
+        """Hash of what the run wrote, run.json included."""
+        return digest({"record": self.record, "files": self.record["files"]}, 16)
+
+    @property
+    def hyperparameters(self) -> str:
+        """The editor's hyperparameters as canonical JSON."""
+        return canonical_json(self.spec["editor"].get("hyperparameters", {}))
+
+    def table(self, name: str) -> pa.Table:
+        """Read one of the run's Parquet files, and check that the run itself wrote it.
+
+        Raises:
+            DataError: the file is missing, truncated, or is not the one run.json lists.
+        """
+        path = self.folder / name
+        table = records.read_parquet(path, TABLES[name])
+        wanted = self.record["files"].get(name)
+        if wanted is not None and records.sha256_of(path) != wanted:
+            raise DataError(
+                f"{path}: is not the file that run.json lists; it was changed or belongs to "
+                "another run. Delete the run's folder and run it again."
+            )
+        return table
+
+
+def read_run_folder(folder: Path | str) -> RunFolder:
+    """Read a run's run.json.
+
+    Raises:
+        DataError: it is missing, damaged, incomplete or of another format.
+    """
+    folder = Path(folder)
+    path = folder / "run.json"
+    record = records.read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DataError(f"{path}: is not the record of a run; run the edit step again.")
+    if record.get("version") != VERSION:
+        raise DataError(
+            f"{path}: written in format {record.get('version')}, this version reads {VERSION}; "
+            "make it again or use the version that wrote it."
+        )
+    if missing := [key for key in NEEDED if key not in record]:
+        raise DataError(f"{path}: lacks {missing}; run the edit step again.")
+    if record.get("status") != "complete":
+        raise DataError(
+            f"{path}: the run's status is '{record.get('status')}', not 'complete'; "
+            "finish it first."
+        )
+    return RunFolder(folder, record)
+
+
+def read_run_folders(folders: Iterable[Path | str]) -> list[RunFolder]:
+    """Read the runs of one suite, sorted by id.
+
+    Raises:
+        DataError: there are none, they belong to several suites, or two have the same id.
+    """
+    runs = sorted((read_run_folder(folder) for folder in folders), key=lambda run: run.id)
+    if not runs:
+        raise DataError("no run folders were given; run the edit step first.")
+    suites = sorted({run.spec["suite"] for run in runs})
+    if len(suites) > 1:
+        raise DataError(
+            f"the runs belong to the suites {', '.join(suites)}; give the runs of one suite."
+        )
+    for first, second in itertools.pairwise(runs):
+        if first.id == second.id:
+            raise DataError(
+                f"{first.folder} and {second.folder} are both the run {first.id}; give one of them."
+            )
+    return runs
+
+
+def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Return where the numbers of a suite come from, as flat strings without dates."""
+
+    def distinct(values: Iterable[Any]) -> str:
+        return " ".join(sorted({str(value) for value in values if value is not None})) or "unknown"
+
+    data = {f"{run.spec['dataset']['name']}:{run.record.get('data_hash')}" for run in runs}
+    models = {
+        f"{run.spec['model']['name']}-{run.spec['dataset']['name']}:{run.record.get('model_hash')}"
+        for run in runs
+    }
+    dirty = any(run.provenance.get("git_dirty") for run in runs)
+    return {
+        "suite": runs[0].spec["suite"],
+        "n_runs": str(len(runs)),
+        "runs_hash": digest([[run.id, run.record["content_hash"]] for run in runs]),
+        "code_version": distinct(run.provenance.get("grace_bench") for run in runs),
+        "git_commit": distinct(run.provenance.get("git_commit") for run in runs)
+        + (" (modified)" if dirty else ""),
+        "data_hashes": " ".join(sorted(data)),
+        "model_hashes": " ".join(sorted(models)),
+    }

@@ -1,0 +1,93 @@
+"""All runs of a suite in two Parquet files: summary.parquet (final state) and curves.parquet.
+
+    runs = sorted(Path("results/smoke/runs").glob("*/*/*/*/seed-*"))
+    summarise(runs, Path("results/smoke/summary.parquet"))
+
+Tables, figures and the report need these two files only. Values over all seeds are means of the
+seeds' values; intervals are the crossed bootstrap over facts and seeds of `statistics`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from grace_bench import __version__, records
+from grace_bench.reporting.run_folder import read_run_folders, suite_provenance
+from grace_bench.reporting.seed_group import SeedGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CURVES_NAME = "curves.parquet"
+
+_KEYS = (
+    ("suite", pa.string(), False),
+    ("model", pa.string(), False),
+    ("model_label", pa.string(), False),
+    ("dataset", pa.string(), False),
+    ("dataset_label", pa.string(), False),
+    ("task", pa.string(), False),
+    ("editor", pa.string(), False),  # the suite's name for it
+    ("editor_label", pa.string(), False),
+    ("editor_class", pa.string(), False),  # the registered editor
+    ("variant", pa.string(), False),
+    ("hyperparameters", pa.string(), False),  # canonical JSON
+    ("in_sweep", pa.bool_(), False),  # only a sweep reached this setting
+)
+_VALUES = (
+    ("metric", pa.string(), False),
+    ("measure", pa.string(), True),  # of predictions; mean, sd, median of seconds; else null
+    ("is_main", pa.bool_(), False),  # the task's main measure
+    ("value", pa.float64(), True),
+    ("low", pa.float64(), True),
+    ("high", pa.float64(), True),
+    ("n", pa.int32(), True),  # examples a seed, the largest over seeds; null: not over examples
+    ("n_seeds", pa.int32(), False),
+)
+
+
+def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
+    metadata = {"grace_bench.schema_version": str(records.SCHEMA_VERSION)}
+    return pa.schema([pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata)
+
+
+SUMMARY = _schema(*_KEYS, ("seed", pa.int32(), True), *_VALUES)  # seed null: over all seeds
+CURVES = _schema(*_KEYS, ("step", pa.int32(), False), ("n_edits", pa.int32(), False), *_VALUES)
+
+PROVENANCE = "grace_bench."  # prefix of the provenance keys in the files' metadata
+
+
+def summarise(run_folders: Sequence[Path], output: Path) -> Path:
+    """Write `output` (summary.parquet) and curves.parquet beside it.
+
+    Args:
+        run_folders: folders of finished runs of one suite.
+        output: path of summary.parquet.
+
+    Returns:
+        The path of curves.parquet.
+
+    Raises:
+        DataError: no runs, runs of several suites, or a missing, damaged or changed file.
+    """
+    runs = read_run_folders(run_folders)
+    metadata = {
+        PROVENANCE + key: value
+        for key, value in {**suite_provenance(runs), "summarised_by": __version__}.items()
+    }
+    rows: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
+    for _, seeds in itertools.groupby(runs, key=lambda run: run.id.rsplit("/", 1)[0]):
+        group = SeedGroup(list(seeds))
+        rows += group.summary_rows()
+        points += group.curve_rows()
+    output = Path(output)
+    curves = output.with_name(CURVES_NAME)
+    records.write_parquet(curves, points, CURVES, metadata)
+    # Written last: whoever sees the summary finds the curves that belong to it.
+    records.write_parquet(output, rows, SUMMARY, metadata)
+    return curves

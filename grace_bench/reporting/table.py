@@ -1,0 +1,318 @@
+"""One table as data, and its forms: LaTeX (booktabs), Markdown and CSV.
+
+Cells hold text already rounded; each form only decides how to write it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import unicodedata
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from grace_bench.metrics import MEASURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from grace_bench.reporting.estimates import Estimate
+
+NONE = "--"
+HUGE = 10_000  # from here on a perplexity is written as a power of ten
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: its text, what stands small beside or below it, and whether it is the best."""
+
+    text: str
+    interval: str = ""
+    bold: bool = False
+    span: int = 1
+    number: float | None = None  # unrounded
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name, and whether more (1) or less (-1) is better, or neither (0)."""
+
+    name: str
+    better: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `rule` draws a thin line above it, `note` marks what belongs to the row above."""
+
+    cells: tuple[Cell, ...]
+    rule: bool = False
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a line of column groups over its columns."""
+
+    name: str  # of the label: tab:<name>
+    caption: str  # plain text
+    groups: tuple[tuple[str, int], ...]  # title and number of columns; "" for none
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    left: int = 1  # columns of names, set flush left
+    beside: bool = False  # intervals beside the value instead of below it
+
+
+def number(value: float | None, kind: str) -> str:
+    """Return a value as the paper prints it.
+
+    Args:
+        value: the number; None and NaN are "--".
+        kind: a measure, or count, mean_count, ratio, seconds.
+
+    >>> number(0.824, "f1"), number(1449.3, "perplexity"), number(None, "f1")
+    ('.82', '1449.30', '--')
+    """
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "inf"
+    if kind == "count":
+        return str(round(value)) if abs(value - round(value)) < 1e-9 else f"{value:.1f}"
+    if kind == "seconds":
+        return _without_zero(f"{value:.2f}") if value < 10 else f"{value:.1f}"
+    if kind == "ratio" or not MEASURES[kind].higher_is_better:
+        return f"{value:.1e}" if abs(value) >= HUGE else f"{value:.2f}"
+    return _without_zero(f"{value:.2f}")
+
+
+def _without_zero(text: str) -> str:
+    return text[1:] if text.startswith("0.") else text
+
+
+def cell(estimate: Estimate, kind: str, with_interval: bool = True) -> Cell:
+    """Return the cell of an estimate."""
+    interval = ""
+    if with_interval and estimate.low is not None and estimate.high is not None:
+        interval = f"[{number(estimate.low, kind)}, {number(estimate.high, kind)}]"
+    return Cell(
+        number(estimate.value, kind),
+        interval,
+        number=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+    )
+
+
+def best_in_bold(cells: Sequence[Cell], measure: str, eligible: Sequence[bool]) -> list[Cell]:
+    """Return the cells with the best of the eligible ones in bold; what prints alike ties."""
+    numbers = {
+        i: item.number
+        for i, item in enumerate(cells)
+        if eligible[i] and item.number is not None and math.isfinite(item.number)
+    }
+    if not numbers:
+        return list(cells)
+    best = (max if MEASURES[measure].higher_is_better else min)(numbers, key=numbers.__getitem__)
+    return [
+        replace(item, bold=True) if i in numbers and item.text == cells[best].text else item
+        for i, item in enumerate(cells)
+    ]
+
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",  # \textquotedbl needs the T1 encoding
+    **{char: "\\" + char for char in "&%$#_{}"},
+}
+_GREEK = {
+    "\u03b1": "alpha",
+    "\u03b2": "beta",
+    "\u03b3": "gamma",
+    "\u03b4": "delta",
+    "\u03b5": "epsilon",
+    "\u03bb": "lambda",
+    "\u03bc": "mu",
+    "\u03c3": "sigma",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it stands; what plain pdflatex has no glyph for is '?'."""
+    escaped = []
+    for char in text:
+        if char in _SPECIAL:
+            escaped.append(_SPECIAL[char])
+        elif char in _GREEK:
+            escaped.append(f"$\\{_GREEK[char]}$")
+        elif ord(char) < 0x17F and char.isprintable():
+            escaped.append(char)
+        elif char.isspace():
+            escaped.append(" ")
+        else:
+            plain = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
+            escaped.append(plain or "?")
+    return "".join(escaped)
+
+
+def to_latex(table: Table) -> str:
+    """Return a `table*` float; it needs booktabs and graphicx, and shrinks to the text's width."""
+    lines = [
+        r"\begin{table*}[tp]",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        r"\vspace{5pt}",
+        r"\small",
+        # Shrinks a wide table to the page, and leaves a narrow one as it is.
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}{_column_format(table)}@{{}}}}",
+        r"\toprule",
+    ]
+    if any(title for title, _ in table.groups):
+        lines += _group_header(table)
+    lines += [" & ".join(_header(column) for column in table.columns) + r" \\", r"\midrule"]
+    for index, row in enumerate(table.rows):
+        if row.rule:
+            lines.append(r"\midrule")
+        elif index and not row.note and not table.beside:
+            lines.append(r"\addlinespace[2pt]")
+        lines += _latex_row(row, table)
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
+    return "\n".join(lines) + "\n"
+
+
+def _column_format(table: Table) -> str:
+    text, done = "l" * table.left, table.left
+    for title, span in table.groups[1:] or (("", len(table.columns) - table.left),):
+        # A little air between column groups; none before the first.
+        text += ("@{\\hspace{1.6em}}" if title and done > table.left else "") + "c" * span
+        done += span
+    return text
+
+
+def _group_header(table: Table) -> list[str]:
+    titles, rules, column = [], [], 1
+    for title, span in table.groups:
+        titles.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(title)}}}" if title else
+                      " & ".join([""] * span))  # fmt: skip
+        if title:
+            rules.append(rf"\cmidrule(lr){{{column}-{column + span - 1}}}")
+        column += span
+    return [" & ".join(titles) + r" \\", "".join(rules)]
+
+
+def _header(column: Column) -> str:
+    arrow = {1: r"\,$\uparrow$", -1: r"\,$\downarrow$", 0: ""}[column.better]
+    return escape_latex(column.name) + arrow
+
+
+def _latex_row(row: Row, table: Table) -> list[str]:
+    values, intervals = [], []
+    for item in row.cells:
+        text = _latex_number(item)
+        if table.beside and item.interval:
+            text += rf" {{\tiny {_latex_interval(item.interval)}}}"
+        size = rf"{{\footnotesize {text}}}" if row.note and text else text
+        values.append(rf"\multicolumn{{{item.span}}}{{c}}{{{size}}}" if item.span > 1 else size)
+        small = rf"{{\tiny {_latex_interval(item.interval)}}}" if item.interval else ""
+        intervals.append(small)
+        intervals += [""] * (item.span - 1)
+    lines = [" & ".join(values) + r" \\"]
+    if not table.beside and any(intervals):
+        lines[0] = " & ".join(values) + r" \\[-3pt]"
+        lines.append(" & ".join(intervals) + r" \\")
+    return lines
+
+
+def _latex_number(item: Cell) -> str:
+    text = _power_of_ten(item.text) if item.number is not None else escape_latex(item.text)
+    return rf"\textbf{{\boldmath {text}}}" if item.bold and "$" in text else (
+        rf"\textbf{{{text}}}" if item.bold else text
+    )  # fmt: skip
+
+
+def _latex_interval(text: str) -> str:
+    low, high = text.strip("[]").split(", ")
+    return f"[{_power_of_ten(low)}, {_power_of_ten(high)}]"
+
+
+def _power_of_ten(text: str) -> str:
+    if text == "inf":
+        return r"$\infty$"
+    mantissa, e, exponent = text.partition("e+")
+    return rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if e else text
+
+
+def to_markdown(table: Table) -> str:
+    """Return a pipe table under its caption; column groups stand before their columns' names."""
+    names = [_markdown_text(name) for name in _full_names(table, _plain_header)]
+    lines = [
+        _markdown_text(table.caption),
+        "",
+        "| " + " | ".join(names) + " |",
+        "|" + "|".join([":--"] * table.left + ["--:"] * (len(names) - table.left)) + "|",
+    ]
+    for row in table.rows:
+        texts = []
+        for item in row.cells:
+            text = _markdown_text(item.text)
+            text = f"**{text}**" if item.bold else text
+            texts += [f"{text} {item.interval}".strip(), *[""] * (item.span - 1)]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:
+    titles: list[str] = []
+    for title, span in table.groups:
+        titles += [title] * span
+    titles += [""] * (len(table.columns) - len(titles))
+    names = (
+        f"{title}: {header(column)}" if title else header(column)
+        for title, column in zip(titles, table.columns, strict=True)
+    )
+    return list(names)
+
+
+def _plain_header(column: Column) -> str:
+    return column.name + {1: " \u2191", -1: " \u2193", 0: ""}[column.better]
+
+
+def to_csv(tables: Iterable[Table]) -> str:
+    """Return all numbers unrounded, one a line, and as they are printed."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "value", "low", "high", "printed", "best"])
+    for table in tables:
+        names = _full_names(table, lambda column: column.name)
+        for row in table.rows:
+            label = " ".join(item.text for item in row.cells[: table.left] if item.text)
+            column = 0
+            for item in row.cells:
+                if column >= table.left and item.number is not None:
+                    numbers = [item.number, item.low, item.high]
+                    writer.writerow(
+                        [
+                            table.name,
+                            label,
+                            names[column],
+                            *("" if value is None else repr(float(value)) for value in numbers),
+                            item.text,
+                            "true" if item.bold else "false",
+                        ]
+                    )
+                column += item.span
+    return stream.getvalue()

@@ -1,0 +1,153 @@
+"""What of a run goes into MLflow, as plain values: parameters, metrics, tags, data sets.
+
+Every time stamp follows from the run's start and the seconds its edits took: MLflow keeps two
+points of a series that differ in nothing but their time, so a clock would double every series.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.metrics import METRICS
+from grace_bench.runs import dataset_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from grace_bench.reporting.run_folder import RunFolder
+
+TAG = "grace_bench."
+DIGEST_LENGTH = 36  # MLflow's limit
+VALUE_LENGTH = 6000  # longer ones MLflow cuts without a word
+
+MetricPoint = tuple[str, float, int, int]
+"""Name, value, time in milliseconds, step."""
+
+
+def started_ms(run: RunFolder) -> int:
+    """Return when the run started, in milliseconds since 1970; 0 where it does not say."""
+    text = run.provenance.get("started")
+    if not text:
+        return 0
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings with dotted names and values as text.
+
+    >>> flatten({"stream": {"facts": 8, "max_edits": None}, "seed": 0})
+    {'stream.facts': '8', 'stream.max_edits': 'null', 'seed': '0'}
+    """
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = (value if isinstance(value, str) else json.dumps(value))[:VALUE_LENGTH]
+    return flat
+
+
+def run_params(run: RunFolder) -> dict[str, str]:
+    """Return the run's settings; hyperparameters stand directly under `editor.`."""
+    spec = dict(run.spec)
+    editor = dict(spec.pop("editor"))
+    hyperparameters = editor.pop("hyperparameters", {})
+    params = flatten({**spec, "variant": run.record["variant"], "in_sweep": run.in_sweep})
+    # The editor's own keys second: no hyperparameter may hide its name.
+    params |= flatten(hyperparameters, "editor.")
+    return params | flatten(editor, "editor.")
+
+
+def run_tags(run: RunFolder) -> dict[str, str]:
+    """Return what one searches and groups runs by."""
+    spec, provenance = run.spec, run.provenance
+    tags = {
+        "model": spec["model"]["name"],
+        "dataset": spec["dataset"]["name"],
+        "editor": spec["editor"]["name"],
+        "device": provenance.get("device"),
+        "mlflow.source.git.commit": provenance.get("git_commit"),
+        TAG + "kind": "run",
+        TAG + "suite": spec["suite"],
+        TAG + "content_hash": run.record["content_hash"],
+        TAG + "started_ms": started_ms(run),
+        TAG + "version": provenance.get("grace_bench"),
+        TAG + "git_dirty": provenance.get("git_dirty"),
+        TAG + "data_hash": run.record.get("data_hash"),
+        TAG + "model_hash": run.record.get("model_hash"),
+        TAG + "measure": run.measure,
+    }
+    return {key: str(value) for key, value in tags.items() if value is not None}
+
+
+def run_inputs(run: RunFolder) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (name, digest, source, role) of each role that the run was evaluated on."""
+    dataset = run.spec["dataset"]["name"]
+    folder = dataset_folder(run.spec["suite"], dataset)
+    roles = set(run.table("predictions.parquet")["role"].to_pylist())
+    # Predictions called "edit" and "edits" are both of the data set's role `edits`.
+    for role in sorted({"edits", *(metric.role for metric in METRICS.values())} - {"edit"}):
+        if role == "edits" or role in roles:
+            data_hash = str(run.record.get("data_hash") or "unknown")[:DIGEST_LENGTH]
+            source = json.dumps({"uri": (folder / f"{role}.parquet").as_posix()})
+            yield f"{dataset}/{role}", data_hash, source, role
+
+
+def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
+    """Return all points of all series, and the names of those that had values not finite.
+
+    The step of a series is the number of edits, so that curves of several runs compare.
+    """
+    start = started_ms(run)
+    elapsed: dict[int, float] = {0: 0.0}
+    points: list[MetricPoint] = []
+    seconds = 0.0
+    for row in run.table("steps.parquet").to_pylist():
+        seconds += row["edit_seconds"] or 0.0
+        elapsed[row["step"]] = seconds
+        if row["edited"]:
+            values = {
+                "edit/loss_last": row["loss_last"],
+                "edit/n_keys": row["n_keys"],
+                "edit/seconds": row["edit_seconds"],
+                "edit/es": row["es"],
+            }
+            when = start + round(1000 * seconds)
+            points += [
+                (name, float(value), when, row["n_edits"])
+                for name, value in values.items()
+                if value is not None
+            ]
+    last = max(elapsed)
+    probes = run.table("probes.parquet").to_pylist()
+    final = max((row["step"] for row in probes), default=0)
+    end = start + round(1000 * float(run.record["seconds"].get("total") or seconds))
+    for row in probes:
+        if row["value"] is None:
+            continue
+        main = row["measure"] == run.measure
+        name = row["metric"] if main else f"{row['metric']}.{row['measure']}"
+        when = start + round(1000 * elapsed.get(row["step"], elapsed[last]))
+        points.append((f"probe/{name}", row["value"], when, row["n_edits"]))
+        if row["step"] == final:
+            points.append((f"final/{name}", row["value"], end, 0))
+    spent = {f"seconds_{key}": value for key, value in run.record["seconds"].items()}
+    counted = {
+        key if key == "edits_per_key" else f"n_{key}": value
+        for key, value in run.record["counts"].items()
+    }
+    spent["peak_memory_mib"] = run.record.get("peak_memory_mib")
+    points += [
+        (f"final/{name}", float(value), end, 0)
+        for name, value in sorted({**spent, **counted}.items())
+        if value is not None
+    ]
+    dropped = sorted({name for name, value, _, _ in points if not math.isfinite(value)})
+    return [point for point in points if math.isfinite(point[1])], dropped

@@ -1,0 +1,319 @@
+"""Copy a suite's runs to MLflow, as often as one likes: what is there already is left alone.
+
+    track(run_folders, Path("results/smoke"))                     # results/smoke/mlflow.db
+    track(run_folders, Path("results/smoke"), "http://host:5000")
+
+One MLflow experiment a suite, one MLflow run a run, and one run "suite <name>" with the summary,
+tables and figures. Editing jobs never talk to MLflow; this is the only writer, so a hundred
+parallel jobs cannot race for a database, and the database can be made again from the files.
+
+Only this module imports mlflow. It goes through MlflowClient and explicit run ids, never through
+the fluent functions, whose active run and experiment are global.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_bench import __version__, records
+from grace_bench.errors import DataError, ResultError
+from grace_bench.reporting.run_folder import RunFolder, read_run_folders
+from grace_bench.reporting.tracked import (
+    TAG,
+    flatten,
+    run_inputs,
+    run_metrics,
+    run_params,
+    run_tags,
+    started_ms,
+)
+from grace_bench.runs import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlflow-artifacts"
+EXPORT = "mlflow-export.json"
+METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
+SUITE_PARTS = ("summary.parquet", "curves.parquet", "tables", "figures", "report.html")
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # MLflow's defaults wait for minutes for a server that is not there.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # Nobody here uses the server's job queue, which would start several more processes.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def track(
+    run_folders: Sequence[Path], summary_folder: Path, tracking_uri: str | None = None
+) -> dict[str, Any]:
+    """Bring MLflow in line with the runs of a suite.
+
+    A run that is there already with the same files is left as it is, notes and all; one whose
+    files changed is deleted (MLflow keeps it in its bin) and made anew; one that the suite no
+    longer has is tagged `grace_bench.stale`.
+
+    Args:
+        run_folders: folders of all finished runs of one suite.
+        summary_folder: the suite's folder; its summary, tables and figures become artifacts.
+        tracking_uri: where to; default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
+
+    Returns:
+        What was also written to mlflow-export.json in the suite's folder: where the runs are.
+
+    Raises:
+        DataError: a run is missing, damaged or of another suite.
+        ResultError: the server or the database cannot be reached or written.
+    """
+    runs = read_run_folders(run_folders)
+    summary_folder = Path(summary_folder)
+    uri = tracking_uri_for(summary_folder, tracking_uri)
+    suite = runs[0].spec["suite"]
+    with _mlflow_errors(uri):
+        client = _client(uri)
+        experiment_id = _experiment(client, suite, uri, summary_folder)
+        known = _known_runs(client, experiment_id)
+        exported: dict[str, Any] = {}
+        for run in runs:
+            files = _run_artifacts(run)
+            entry = (run.files_hash, run_tags(run), lambda c, i, r=run, f=files: _fill(c, i, r, f))
+            exported[run.id] = _ensure(client, experiment_id, run.id, known, *entry)
+        name = f"suite {suite}"
+        exported[name] = _ensure_suite(client, experiment_id, name, known, runs, summary_folder)
+        _mark_stale(client, known, exported)
+    export = {
+        "format": "grace-bench mlflow export",
+        "version": 1,
+        "tracking_uri": uri,
+        "experiment": suite,
+        "experiment_id": experiment_id,
+        "runs": exported,
+    }
+    records.write_json(summary_folder / EXPORT, export)
+    return export
+
+
+def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> str:
+    """Return the tracking URI: given, from $MLFLOW_TRACKING_URI, or the suite's SQLite file."""
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{Path(summary_folder).resolve() / DATABASE}"
+
+
+def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Run MLflow's web interface until it is interrupted, and return its exit code.
+
+    Raises:
+        DataError: the URI is that of a server, which has an interface of its own, or of a SQLite
+            file that is not there.
+    """
+    command = ui_command(tracking_uri, host, port)
+    try:
+        return subprocess.run(command, env={**os.environ, **_QUIET}, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """Return the command that serves a tracking database; one worker, which is enough for one."""
+    if tracking_uri.startswith(("http://", "https://")):
+        raise DataError(f"{tracking_uri}: is a server already; open it in a browser.")
+    if tracking_uri.startswith("sqlite:///"):
+        path = Path(tracking_uri.removeprefix("sqlite:///"))
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; run the track step first.")
+    options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]
+
+
+def _client(uri: str) -> MlflowClient:
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient
+
+    # MLflow turns alembic's messages on while it is imported; once more, then.
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _mlflow_errors(uri: str) -> Iterator[None]:
+    """Turn what goes wrong between here and the tracking store into one sentence."""
+    try:
+        yield
+    except (DataError, ResultError):
+        raise
+    except Exception as error:
+        # The store behind a URI may raise anything: MLflow's, SQLAlchemy's or an OS error.
+        kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+        if not (kinds & {"mlflow", "sqlalchemy", "requests"} or isinstance(error, OSError)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ResultError(
+            f"{uri}: MLflow cannot be written ({reason}); check that the address is right and "
+            "that the server runs, or that the folder is writable."
+        ) from error
+
+
+def _experiment(client: MlflowClient, suite: str, uri: str, folder: Path) -> str:
+    found = client.get_experiment_by_name(suite)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+    # A server knows best where its artifacts belong; a file has them beside it.
+    local = uri.startswith("sqlite:///")
+    location = (folder.resolve() / ARTIFACTS).as_uri() if local else None
+    return client.create_experiment(suite, artifact_location=location, tags={TAG + "suite": suite})
+
+
+def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]]:
+    """Return the active MLflow runs that an earlier call made, by our run id."""
+    known: dict[str, list[Run]] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=500, page_token=token)
+        for found in page:
+            if run_id := found.data.tags.get(TAG + "run_id"):
+                known.setdefault(run_id, []).append(found)
+        token = page.token
+        if not token:
+            return known
+
+
+def _ensure(
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    known: Mapping[str, list[Run]],
+    files_hash: str,
+    tags: Mapping[str, str],
+    fill: Any,
+) -> dict[str, str]:
+    """Leave the MLflow run of these files alone, or make it; delete all others of the name."""
+    kept: Run | None = None
+    for found in known.get(name, []):
+        same = found.data.tags.get(TAG + "files_hash") == files_hash
+        # An unfinished one was being written when an earlier call was killed.
+        if kept is None and same and found.info.status == "FINISHED":
+            kept = found
+        else:
+            client.delete_run(found.info.run_id)
+    if kept is not None:
+        if TAG + "stale" in kept.data.tags:
+            client.delete_tag(kept.info.run_id, TAG + "stale")
+        return {"mlflow_run_id": kept.info.run_id, "files_hash": files_hash}
+    start = int(tags[TAG + "started_ms"])
+    all_tags = {**tags, TAG + "run_id": name, TAG + "files_hash": files_hash}
+    made = client.create_run(experiment_id, start_time=start, run_name=name, tags=all_tags)
+    end = fill(client, made.info.run_id)
+    client.set_terminated(made.info.run_id, "FINISHED", end_time=end)
+    logger.info("%s: tracked as %s", name, made.info.run_id)
+    return {"mlflow_run_id": made.info.run_id, "files_hash": files_hash}
+
+
+def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[Path]) -> int:
+    """Write parameters, metrics, data sets and files of a run; return when it ended."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+    params = [Param(key, value) for key, value in sorted(run_params(run).items())]
+    for start in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(mlflow_id, params=params[start : start + PARAMS_A_CALL])
+    points, dropped = run_metrics(run)
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        client.log_batch(mlflow_id, metrics=metrics[start : start + METRICS_A_CALL])
+    if dropped:
+        client.set_tag(mlflow_id, TAG + "not_finite", ", ".join(dropped))
+    inputs = [
+        DatasetInput(
+            Dataset(name, digest_, source_type="local", source=source),
+            [InputTag("mlflow.data.context", role)],
+        )
+        for name, digest_, source, role in run_inputs(run)
+    ]
+    client.log_inputs(mlflow_id, datasets=inputs)
+    for path in files:
+        client.log_artifact(mlflow_id, str(path))
+    return started_ms(run) + round(1000 * float(run.record["seconds"].get("total") or 0.0))
+
+
+def _run_artifacts(run: RunFolder) -> list[Path]:
+    """Return run.json and all files it lists but the predictions, which are large."""
+    names = [name for name in sorted(run.record["files"]) if name != "predictions.parquet"]
+    paths = [run.folder / "run.json", *(run.folder / name for name in names)]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file, but run.json lists it; run the edit step again."
+            )
+    return paths
+
+
+def _ensure_suite(
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    known: Mapping[str, list[Run]],
+    runs: Sequence[RunFolder],
+    folder: Path,
+) -> dict[str, str]:
+    """Make the run that holds what is about all runs: summary, tables, figures."""
+    present = [folder / part for part in SUITE_PARTS if (folder / part).exists()]
+    files = sorted(
+        path
+        for part in present
+        for path in (part.rglob("*") if part.is_dir() else [part])
+        if path.is_file() and not path.name.startswith(".")
+    )
+    hashes = {str(path.relative_to(folder)): records.sha256_of(path) for path in files}
+    first = min(started_ms(run) for run in runs)
+    last = max(started_ms(run) for run in runs)
+    tags = {
+        TAG + "kind": "suite",
+        TAG + "suite": runs[0].spec["suite"],
+        TAG + "started_ms": str(first),
+        TAG + "version": __version__,
+        "mlflow.note.content": "Summary, tables and figures over all runs of the suite.",
+    }
+
+    def fill(client: MlflowClient, mlflow_id: str) -> int:
+        from mlflow.entities import Param
+
+        described = {"n_runs": len(runs), "seeds": sorted({run.spec["seed"] for run in runs})}
+        params = [Param(key, value) for key, value in flatten(described).items()]
+        client.log_batch(mlflow_id, params=params)
+        for path in files:
+            inside = path.relative_to(folder).parent.as_posix()
+            client.log_artifact(mlflow_id, str(path), None if inside == "." else inside)
+        return last
+
+    return _ensure(client, experiment_id, name, known, digest(hashes, 16), tags, fill)
+
+
+def _mark_stale(
+    client: MlflowClient, known: Mapping[str, list[Run]], exported: Mapping[str, Any]
+) -> None:
+    for name in sorted(set(known) - set(exported)):
+        for found in known[name]:
+            if TAG + "stale" not in found.data.tags:
+                client.set_tag(found.info.run_id, TAG + "stale", "true")

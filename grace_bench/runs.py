@@ -1,0 +1,234 @@
+"""From a suite to its runs: products of hyperparameters, readable ids, hashes and paths.
+
+    for run in expand(suite):
+        print(run.id)      # facts-t5/facts-qa/grace/radius=3.0/seed-0
+
+Torch-free; the Snakefile plans with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from grace_bench import NUMERICS_VERSION
+from grace_bench.config import (
+    DatasetConfig,
+    EditorConfig,
+    EditorEntry,
+    ModelConfig,
+    RunSpec,
+    SuiteConfig,
+    canonical,
+    validate,
+)
+from grace_bench.editors import EDITORS
+from grace_bench.errors import ConfigError
+
+RESULTS = Path("results")
+LONGEST_VARIANT = 80
+
+RUN_FILES = ("run.json", "steps.parquet", "probes.parquet", "predictions.parquet")
+"""What every run writes; codebook editors add codebook.*, weight editors editor.safetensors."""
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a setting; equal settings have equal texts."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(
+        canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Return the first hex digits of the sha256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its spec, its id, and where its files are."""
+
+    spec: RunSpec
+    results: Path = RESULTS
+    in_sweep: bool = False  # reached only by a sweep; the main table shows the others
+
+    @cached_property
+    def variant(self) -> str:
+        """The hyperparameters that differ from the editor's defaults: "radius=3.0,steps=50"."""
+        return variant_name(self.spec.editor)
+
+    @property
+    def id(self) -> str:
+        """`model/dataset/editor/variant/seed-k`, unique within a suite."""
+        spec = self.spec
+        names = (spec.model.name, spec.dataset.name, spec.editor.name, self.variant)
+        return "/".join((*names, f"seed-{spec.seed}"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.results / self.spec.suite / "runs" / self.id
+
+    @property
+    def dataset_folder(self) -> Path:
+        """Where the prepared data set is."""
+        return dataset_folder(self.spec.suite, self.spec.dataset.name, self.results)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the prepared base model is."""
+        return model_folder(
+            self.spec.suite, self.spec.model.name, self.spec.dataset.name, self.results
+        )
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of everything that can move a number; labels and the suite's name cannot."""
+        return content_hash(self.spec)
+
+
+def content_hash(spec: RunSpec) -> str:
+    """Return the hash of all settings that can move a number of this run."""
+    settings = without_labels(spec).model_dump(mode="json")
+    settings.pop("suite")
+    settings["compute"].pop("device")
+    return digest({**settings, "numerics_version": NUMERICS_VERSION}, 16)
+
+
+def without_labels(spec: RunSpec) -> RunSpec:
+    """Return the spec with every label replaced by the name: changing one reruns nothing."""
+    parts = {part: getattr(spec, part) for part in ("model", "dataset", "editor")}
+    return spec.model_copy(
+        update={
+            k: part.model_copy(update={"label": part.name}) for k, part in parts.items()
+        }
+    )
+
+
+def dataset_folder(suite: str, dataset: str, results: Path = RESULTS) -> Path:
+    """Return the folder of a prepared data set."""
+    return results / suite / "data" / dataset
+
+
+def model_folder(suite: str, model: str, dataset: str, results: Path = RESULTS) -> Path:
+    """Return the folder of a prepared base model; it depends on the data it was trained on."""
+    return results / suite / "models" / f"{model}-{dataset}"
+
+
+def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
+    """Return all runs of a suite, sorted by id.
+
+    Raises:
+        ConfigError: an editor or a hyperparameter is unknown or out of range, or two entries of
+            the suite describe the same run.
+    """
+    runs = [
+        Run(
+            RunSpec(
+                suite=suite.name,
+                model=experiment.model,
+                dataset=experiment.dataset,
+                editor=editor,
+                seed=seed,
+                stream=experiment.stream,
+                probes=experiment.probes,
+                compute=suite.compute,
+            ),
+            results,
+            in_sweep,
+        )
+        for experiment in suite.experiments
+        for entry in suite.editors
+        if entry.datasets is None or experiment.dataset.name in entry.datasets
+        for editor, in_sweep in variants(entry, experiment.dataset)
+        for seed in suite.seeds
+    ]
+    unique: dict[str, Run] = {}
+    for run in runs:
+        # The same setting reached twice (a default inside a sweep) is one run.
+        known = unique.setdefault(run.id, run)
+        if known.content_hash != run.content_hash:
+            raise ConfigError(
+                f"suite '{suite.name}': two different runs share the id '{run.id}'; "
+                "give one of the editors another name."
+            )
+    return [unique[name] for name in sorted(unique)]
+
+
+def variants(
+    entry: EditorEntry, dataset: DatasetConfig
+) -> Iterator[tuple[EditorConfig, bool]]:
+    """Yield the editor as configured for a data set, then once for each point of its sweep.
+
+    The second item of a pair says whether the point is reached by the sweep only.
+    """
+    base = {**entry.hyperparameters, **entry.per_dataset.get(dataset.name, {})}
+    keys = sorted(entry.sweep)
+    points = itertools.product(*(entry.sweep[key] for key in keys)) if keys else ()
+    overlays = [{}, *(dict(zip(keys, values, strict=True)) for values in points)]
+    for index, overlay in enumerate(overlays):
+        editor = EditorConfig(
+            name=entry.name,
+            label=entry.label,
+            editor=entry.editor,
+            hyperparameters={**base, **overlay},
+        )
+        yield resolve_editor(editor), index > 0
+
+
+def resolve_editor(editor: EditorConfig) -> EditorConfig:
+    """Return the editor with every hyperparameter filled in and checked."""
+    schema = EDITORS.get(
+        editor.editor, f"editors.{editor.name}"
+    ).hyperparameters_class()
+    settings = validate(schema, editor.hyperparameters, f"editors.{editor.name}")
+    return editor.model_copy(
+        update={"hyperparameters": settings.model_dump(mode="json")}
+    )
+
+
+def variant_name(editor: EditorConfig) -> str:
+    """Return the settings that differ from the class's defaults, as a folder name.
+
+    Names over 80 characters are cut and end in a hash of all settings.
+    """
+    schema = EDITORS.get(editor.editor).hyperparameters_class()
+    rules = {k: v for k, v in editor.hyperparameters.items() if k == "rules"}
+    defaults = schema.model_validate(rules).model_dump(mode="json")
+    base = schema().model_dump(mode="json")
+    parts = [
+        f"{key}={_plain(value)}"
+        for key, value in sorted(editor.hyperparameters.items())
+        if value != (base if key == "rules" else defaults).get(key)
+    ]
+    name = ",".join(parts) or "default"
+    if len(name) <= LONGEST_VARIANT and "/" not in name:
+        return name
+    readable = name.replace("/", "_")[: LONGEST_VARIANT - 13]
+    return f"{readable}-{digest(editor.hyperparameters)}"
+
+
+def _plain(value: Any) -> str:
+    return str(value).replace(" ", "")
+
+
+def find_model(
+    suite: SuiteConfig, model: str, dataset: str
+) -> tuple[ModelConfig, DatasetConfig]:
+    """Return the configurations behind one model x data set pair of a suite."""
+    for experiment in suite.experiments:
+        if (experiment.model.name, experiment.dataset.name) == (model, dataset):
+            return experiment.model, experiment.dataset
+    raise ConfigError(
+        f"suite '{suite.name}' has no model '{model}' on data set '{dataset}'."
+    )

@@ -1,0 +1,236 @@
+"""What a task is, and what the generative ones share.
+
+    task = QuestionAnswering(tokenizer, model.config, max_length=64)
+    batch = task.encode([example])              # what model(**batch) takes, labels included
+    [prediction] = task.predict(model, [example])
+    prediction.text, prediction.scores["f1"]
+
+Tasks see models only as any user does: `model(**batch)` and `model.generate(**prompt)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from grace_bench import metrics
+from grace_bench.errors import DataError
+
+IGNORED = -100
+"""Label of positions that no loss reads, by Hugging Face's convention."""
+
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says to one example, and its scores by measure."""
+
+    text: str
+    scores: Mapping[str, float]
+
+
+class Task(ABC):
+    """Base class of tasks.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        config: the model's configuration.
+        max_length: longest sequence in tokens; longer ones are cut at their beginning for
+            generative tasks (the prompt's end is what matters), at their end otherwise.
+    """
+
+    name: ClassVar[str]
+    main_measure: ClassVar[str]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PretrainedConfig,
+        max_length: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.max_length = max_length
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return model inputs with labels, right-padded, on the CPU; shapes (batch, length)."""
+
+    @abstractmethod
+    def predict(
+        self, model: nn.Module, examples: Sequence[Example]
+    ) -> list[Prediction]:
+        """Return one prediction an example, in order."""
+
+    @abstractmethod
+    def is_error(self, prediction: Prediction) -> bool:
+        """Say whether a prediction calls for an edit."""
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Return rows of token ids as one tensor (rows, longest), filled up with `value`."""
+    width = max(len(row) for row in rows)
+    fill = [[value] * (width - len(row)) for row in rows]
+    return torch.tensor(
+        [[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)],
+        dtype=torch.long,
+    )
+
+
+def attention(rows: Sequence[Sequence[int]], left: bool = False) -> Tensor:
+    """Return the attention mask of `pad(rows)`."""
+    return pad([[1] * len(row) for row in rows], 0, left)
+
+
+def to_device(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the batch on the model's device."""
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+class GenerativeTask(Task):
+    """A prompt, an answer after it: by an encoder-decoder or by a causal model.
+
+    Both decodings are scored, under names of their own: `token_accuracy`, `loss` and
+    `perplexity` under teacher forcing; `f1`, `exact_match` and `f1_released` on text generated
+    greedily until the model stops by itself or `max_new_tokens` is reached.
+    """
+
+    max_new_tokens: ClassVar[int] = 20
+    separator: ClassVar[str] = " "
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Return the prompt's token ids; an empty prompt becomes the start token alone."""
+        if self.config.is_encoder_decoder:
+            return self.tokenizer(example["text"])["input_ids"][-self.max_length :]
+        ids = self.tokenizer(example["text"], add_special_tokens=False)["input_ids"]
+        start = self.tokenizer.bos_token_id
+        if start is None:
+            start = self.tokenizer.eos_token_id
+        return [start, *ids] if self._starts_with_bos or not ids else ids
+
+    @property
+    def _starts_with_bos(self) -> bool:
+        return bool(getattr(self.tokenizer, "add_bos_token", False))
+
+    def answer_ids(self, example: Example) -> list[int]:
+        """Return the answer's token ids, the end-of-sequence token included."""
+        text = example["label"]
+        if not self.config.is_encoder_decoder and example["text"]:
+            text = self.separator + text
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise DataError(
+                f"example '{example['example_id']}' has an answer without tokens."
+            )
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask and labels; (batch, length) each."""
+        prompts = [self.prompt_ids(example) for example in examples]
+        answers = [
+            self.answer_ids(example)[: self.max_length - 1] for example in examples
+        ]
+        if self.config.is_encoder_decoder:
+            rows, labels = prompts, answers
+        else:
+            kept = [
+                p[-(self.max_length - len(a)) :]
+                for p, a in zip(prompts, answers, strict=True)
+            ]
+            rows = [[*p, *a] for p, a in zip(kept, answers, strict=True)]
+            labels = [
+                [*[IGNORED] * len(p), *a] for p, a in zip(kept, answers, strict=True)
+            ]
+        return {
+            "input_ids": pad(rows, self._pad_id),
+            "attention_mask": attention(rows),
+            "labels": pad(labels, IGNORED),
+        }
+
+    @property
+    def _pad_id(self) -> int:
+        pad_id = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad_id is None else pad_id
+
+    def generate(
+        self, model: nn.Module, examples: Sequence[Example]
+    ) -> list[list[int]]:
+        """Return greedily generated token ids, each up to its end-of-sequence token, included."""
+        left = not self.config.is_encoder_decoder
+        room = (
+            self.max_length if self.config.is_encoder_decoder else self.max_length - 1
+        )
+        prompts = [self.prompt_ids(example)[-room:] for example in examples]
+        batch = {
+            "input_ids": pad(prompts, self._pad_id, left),
+            "attention_mask": attention(prompts, left),
+        }
+        output = model.generate(
+            **to_device(batch, model),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self._pad_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        skip = 1 if self.config.is_encoder_decoder else batch["input_ids"].shape[1]
+        return [self._until_end(row) for row in output[:, skip:].tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        return ids[: ids.index(end) + 1] if end in ids else ids
+
+    @torch.no_grad()
+    def predict(
+        self, model: nn.Module, examples: Sequence[Example]
+    ) -> list[Prediction]:
+        """Generate an answer to each example and score it both ways."""
+        generated = self.generate(model, examples)
+        forced = self.score_forced(model, examples)
+        predictions = []
+        for example, ids, scores in zip(examples, generated, forced, strict=True):
+            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            scores["f1"] = metrics.squad_f1(text, example["label"])
+            scores["exact_match"] = metrics.exact_match(text, example["label"])
+            scores["f1_released"] = metrics.f1_released(ids, self.answer_ids(example))
+            predictions.append(Prediction(text, scores))
+        return predictions
+
+    def score_forced(
+        self, model: nn.Module, examples: Sequence[Example]
+    ) -> list[dict[str, float]]:
+        """Return loss, perplexity and token accuracy of each label under teacher forcing."""
+        batch = to_device(self.encode(examples), model)
+        logits, labels = model(**batch).logits, batch["labels"]
+        if not self.config.is_encoder_decoder:
+            logits, labels = (
+                logits[:, :-1],
+                labels[:, 1:],
+            )  # the token at i is predicted at i - 1
+        losses = nn.functional.cross_entropy(
+            logits.float().transpose(1, 2),
+            labels,
+            ignore_index=IGNORED,
+            reduction="none",
+        )  # (batch, length)
+        labelled = labels != IGNORED
+        counts = labelled.sum(dim=1)
+        means = (losses.sum(dim=1) / counts).tolist()
+        right = ((logits.argmax(dim=-1) == labels) & labelled).sum(dim=1)
+        accuracies = (right / counts).tolist()
+        return [
+            {
+                "loss": loss,
+                "perplexity": metrics.perplexity(loss),
+                "token_accuracy": accuracy,
+            }
+            for loss, accuracy in zip(means, accuracies, strict=True)
+        ]

@@ -1,0 +1,17 @@
+"""Language modelling: `text` is the passage so far, `label` the sentence that should follow."""
+
+from __future__ import annotations
+
+from grace_bench.tasks.base import GenerativeTask, Prediction
+
+
+class LanguageModelling(GenerativeTask):
+    """The main measure is the perplexity of the label given the passage."""
+
+    name = "language_modelling"
+    main_measure = "perplexity"
+    max_new_tokens = 40
+
+    def is_error(self, prediction: Prediction) -> bool:
+        """Always true: an edit of this task replaces a sentence known to be false (GRACE, 4)."""
+        return True

@@ -1,0 +1,217 @@
+"""`prepare`: checks catch planted faults, files and manifest are whole, bad files speak."""
+
+from __future__ import annotations
+
+import copy
+from importlib import metadata
+
+import pyarrow.parquet as pq
+import pytest
+
+from grace_bench.datasets import DATASETS
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
+from grace_bench.datasets.options import DatasetOptions
+from grace_bench.errors import ConfigError, DataError
+from grace_bench.records import EXAMPLES, ROLES, read_json
+
+
+def row(example_id, fact_id, text, label="yes"):
+    return {
+        "example_id": example_id,
+        "fact_id": fact_id,
+        "text": text,
+        "label": label,
+        "subject": None,
+        "relation": None,
+    }
+
+
+GOOD = {
+    "train": [row("t1", "taught", "Is water wet?"), row("t2", "taught", "Is fire hot?", "no")],
+    "upstream": [row("u1", "taught", "Is water wet?")],
+    "edits": [row("e1", "new", "Is ice cold?"), row("e2", "other", "Is tin light?")],
+    "holdout": [row("h1", "new", "Does ice feel cold?"), row("h2", "other", "Is tin heavy?")],
+    "accurate": [row("a1", "right", "Is snow white?")],
+}
+
+
+class Planted(DatasetBuilder[DatasetOptions]):
+    """A builder of given rows."""
+
+    name = "planted"
+    options_class = DatasetOptions
+
+    def __init__(self, roles, labels=("no", "yes")):
+        super().__init__(DatasetOptions())
+        self._built = BuiltDataset(
+            roles=roles,
+            sources=[{"name": "s", "version": "1", "licence": "MIT", "origin": "test"}],
+            dropped={"odd": 2},
+            labels=None if labels is None else list(labels),
+        )
+
+    def build(self, cache_dir=None):
+        return self._built
+
+
+def prepare_planted(folder, roles, task="classification"):
+    return prepare(Planted(roles), folder, task=task, config={"name": "p"}, cache_dir=None)
+
+
+FAULTS = {
+    "empty split": ("upstream", [], "planted: empty split: no rows are left for 'upstream'"),
+    "id twice in a role": ("edits", row("e1", "x", "Why?"), "example id 'e1' is used twice"),
+    "id twice across roles": (
+        "upstream",
+        row("t1", "taught", "Is fire hot?"),
+        "'t1' is used twice, in train and in upstream",
+    ),
+    "edited fact is taught": ("train", row("t3", "new", "Eh?"), "fact 'new' of edits is also in t"),
+    "edited fact is upstream": ("upstream", row("u2", "new", "Eh?"), r"also in upstream \(row 'u2"),
+    "edited fact is accurate": ("accurate", row("a2", "new", "Eh?"), r"also in accurate \(row 'a2"),
+    "edited text is taught": (
+        "train",
+        row("t3", "z", "Is ice cold?"),
+        r"the text of edits row 'e1' is also in train \(row 't3'\)",
+    ),
+    "edited text is upstream": ("upstream", row("u2", "z", "Is ice cold?"), "also in upstream"),
+    "text of another fact's holdout in edits": (
+        "edits",
+        row("e3", "new", "Is tin heavy?"),
+        "holdout row 'h2' has the text of another fact's row 'e3'",
+    ),
+    "holdout text of two facts": (
+        "holdout",
+        row("h3", "new", "Is tin heavy?"),
+        "holdout row 'h3' has the text of another fact's row 'h2'",
+    ),
+    "holdout text in edits": (
+        "holdout",
+        row("h3", "new", "Is ice cold?"),
+        r"the text of holdout row 'h3' is also in edits \(row 'e1'\)",
+    ),
+    "holdout of an unedited fact": ("holdout", row("h3", "z", "Eh?"), "'z', which edits lacks"),
+    "two labels for a text": (
+        "edits",
+        row("e3", "new", "Is ice cold?", "no"),
+        "edits rows 'e1' and 'e3' have one text and two labels, 'yes' and 'no'",
+    ),
+    "empty label": ("edits", row("e3", "z", "Eh?", " "), "edits row 'e3' has an empty label"),
+    "empty text": ("upstream", row("u3", "z", ""), "upstream row 'u3' has an empty text"),
+    "label not a string": ("train", row("t3", "z", "Eh?", 3), "train row 't3' has 3 for 'label'"),
+    "unknown column": ("train", {**row("t3", "z", "Eh?"), "hue": "red"}, "unknown columns"),
+    "unknown class": ("train", row("t3", "z", "Eh?", "maybe"), "has the label 'maybe'"),
+}
+
+
+@pytest.mark.parametrize(("role", "fault", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_each_planted_fault_is_caught_and_nothing_is_written(tmp_path, role, fault, sentence):
+    roles = copy.deepcopy(GOOD)
+    roles[role] = fault if isinstance(fault, list) else [*roles[role], fault]
+    with pytest.raises(DataError, match=sentence) as caught:
+        prepare_planted(tmp_path / "data", roles)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_upstream_may_repeat_a_taught_text_and_a_prompt_may_be_empty_in_train(tmp_path):
+    roles = copy.deepcopy(GOOD)
+    roles["train"].append(row("t3", "z", ""))
+    assert prepare_planted(tmp_path, roles)["roles"]["train"]["rows"] == 3
+
+
+def test_an_unknown_role_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"unknown roles \['validation'\]"):
+        prepare_planted(tmp_path, {**GOOD, "validation": []})
+
+
+def test_a_builder_refuses_a_task_it_is_not_for(tmp_path):
+    builder = DATASETS.get("facts_qa")
+    with pytest.raises(ConfigError, match="'facts_qa' makes data for question_answering, not for"):
+        prepare(builder(builder.options_class()), tmp_path, task="classification", config={})
+
+
+def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
+    manifest = prepare_planted(tmp_path, GOOD)
+    assert manifest == read_json(tmp_path / "manifest.json")
+    assert {role: manifest["roles"][role]["rows"] for role in ROLES} == {
+        "train": 2,
+        "upstream": 1,
+        "edits": 2,
+        "holdout": 2,
+        "accurate": 1,
+    }
+    assert manifest["roles"]["train"]["facts"] == 1
+    assert manifest["labels"] == ["no", "yes"]
+    assert manifest["dropped"] == {"odd": 2}
+    assert manifest["config"] == {"name": "p"}
+    assert len(manifest["data_hash"]) == 64
+    other = copy.deepcopy(GOOD)
+    other["accurate"] = []
+    assert prepare_planted(tmp_path, other)["data_hash"] != manifest["data_hash"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "packages"),
+    [
+        ("facts_qa", "question_answering", ["countryinfo", "periodictable"]),
+        ("facts_topics", "classification", ["countryinfo", "periodictable"]),
+        ("facts_passages", "language_modelling", ["countryinfo", "periodictable", "randfacts"]),
+    ],
+)
+def test_manifest_carries_versions_and_licences_of_the_packages(tmp_path, name, task, packages):
+    builder = DATASETS.get(name)
+    options = builder.options_class(partition="development")
+    manifest = prepare(builder(options), tmp_path, task=task, config={})
+    assert [source["name"] for source in manifest["sources"]] == packages
+    for source in manifest["sources"]:
+        assert source["version"] == metadata.version(source["name"])
+        assert "MIT" in source["licence"] or "public domain" in source["licence"]
+        assert source["origin"].startswith("installed Python package")
+    assert sum(manifest["dropped"].values()) > 0
+    assert manifest["options"]["partition"] == "development"
+
+
+def test_roles_come_back_as_they_were_built(tmp_path):
+    prepare_planted(tmp_path, {**GOOD, "holdout": []})
+    assert load_role(tmp_path, "edits") == GOOD["edits"]
+    assert load_role(tmp_path, "holdout") == []
+
+
+def test_files_open_as_hugging_face_data_sets_and_have_the_schema(tmp_path):
+    import datasets
+
+    prepare_planted(tmp_path, GOOD)
+    table = datasets.Dataset.from_parquet(
+        str(tmp_path / "edits.parquet"), cache_dir=str(tmp_path / "cache")
+    )
+    assert table.to_list() == GOOD["edits"]
+    assert pq.read_schema(tmp_path / "edits.parquet").names == EXAMPLES.names
+
+
+def test_no_half_written_files_are_left(tmp_path):
+    prepare_planted(tmp_path, GOOD)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_second_call_leaves_the_first_ones_files(tmp_path):
+    manifest = prepare_planted(tmp_path, GOOD)
+    with pytest.raises(DataError):
+        prepare_planted(tmp_path, {**GOOD, "edits": []})
+    assert read_json(tmp_path / "manifest.json") == manifest
+
+
+def test_missing_truncated_and_strange_files_are_named(tmp_path):
+    prepare_planted(tmp_path, GOOD)
+    path = tmp_path / "edits.parquet"
+    with pytest.raises(DataError, match="unknown role 'edit'; the roles are train"):
+        load_role(tmp_path, "edit")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"edits\.parquet: not a whole Parquet file"):
+        load_role(tmp_path, "edits")
+    pq.write_table(pq.read_table(tmp_path / "train.parquet").drop_columns(["label"]), path)
+    with pytest.raises(DataError, match=r"lacks the columns \['label'\]"):
+        load_role(tmp_path, "edits")
+    path.unlink()
+    with pytest.raises(DataError, match=r"edits\.parquet: no such file"):
+        load_role(tmp_path, "edits")

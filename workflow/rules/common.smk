@@ -1,0 +1,68 @@
+# What all rules share: the suite, its runs, and where files are. Helper functions live here only.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+
+from grace_bench import pipeline
+from grace_bench.config import load_suite
+from grace_bench.errors import GraceBenchError
+from grace_bench.runs import expand as expand_runs
+
+# Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+CONFIG_DIR = Path(workflow.basedir) / "config"
+
+try:
+    SUITE = load_suite(dict(config), CONFIG_DIR)
+    RUNS = {run.id: run for run in expand_runs(SUITE)}
+except GraceBenchError as error:
+    raise WorkflowError(str(error))
+
+RESULTS = f"results/{SUITE.name}"
+DATA = f"{RESULTS}/data/{{dataset}}"
+MODEL = f"{RESULTS}/models/{{model}}-{{dataset}}"
+BASELINE = f"{RESULTS}/baselines/{{model}}-{{dataset}}"
+RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
+ROLES = ("train", "upstream", "edits", "holdout", "accurate")
+THREADS = SUITE.compute.threads
+CONFIG_JSON = json.dumps({"name": SUITE.name, **config}, sort_keys=True)
+
+
+wildcard_constraints:
+    model="[^/]+",
+    dataset="[^/]+",
+    editor="[^/]+",
+    variant="[^/]+",
+    seed=r"\d+",
+
+
+def run_files(name):
+    """Return the file called `name` of every run of the suite."""
+    return [f"{run.folder}/{name}" for run in RUNS.values()]
+
+
+def run_spec(wildcards):
+    """Return the JSON text of one run's settings."""
+    run_id = "{model}/{dataset}/{editor}/{variant}/seed-{seed}".format(**wildcards)
+    return pipeline.spec_json(RUNS[run_id].spec)
+
+
+def model_spec(wildcards):
+    """Return the JSON text of what a base model depends on."""
+    return pipeline.model_spec_json(SUITE, wildcards.model, wildcards.dataset)
+
+
+def dataset_spec(wildcards):
+    """Return the JSON text of what a data set depends on."""
+    return pipeline.dataset_spec_json(SUITE, wildcards.dataset)
+
+
+def plan_hash():
+    """Return a hash of all runs' ids, settings and labels: what the plan depends on."""
+    return pipeline.plan_hash(SUITE)

@@ -1,0 +1,19 @@
+rule prepare_data:
+    """Write one data set's roles as Parquet, with a manifest."""
+    output:
+        roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
+        manifest=f"{DATA}/manifest.json",
+    log:
+        f"{RESULTS}/logs/prepare_data/{{dataset}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        spec=dataset_spec,
+    message:
+        "data set {wildcards.dataset}"
+    shell:
+        "python -m grace_bench prepare-data --spec {params.spec:q} > {log} 2>&1"

@@ -1,0 +1,27 @@
+rule edit:
+    """Do one run: feed the stream of edits to one editor on one model."""
+    input:
+        roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
+        manifest=f"{DATA}/manifest.json",
+        training=f"{MODEL}/training.json",
+        weights=f"{MODEL}/model.safetensors",
+        baseline=f"{BASELINE}/baseline.json",
+    output:
+        steps=f"{RUN}/steps.parquet",
+        probes=f"{RUN}/probes.parquet",
+        predictions=f"{RUN}/predictions.parquet",
+        run=f"{RUN}/run.json",
+    log:
+        f"{RUN}/run.log",
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spec=run_spec,
+    message:
+        "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
+    shell:
+        "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"

@@ -1,0 +1,52 @@
+rule prepare_model:
+    """Build or load one base model, train it on a data set, save it."""
+    input:
+        roles=expand("{folder}/{role}.parquet", folder=DATA, role=("train", "upstream")),
+        manifest=f"{DATA}/manifest.json",
+    output:
+        weights=f"{MODEL}/model.safetensors",
+        config=f"{MODEL}/config.json",
+        tokenizer=f"{MODEL}/tokenizer.json",
+        training=f"{MODEL}/training.json",
+    log:
+        f"{RESULTS}/logs/prepare_model/{{model}}-{{dataset}}.log",
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        spec=model_spec,
+    message:
+        "base model {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "python -m grace_bench prepare-model --spec {params.spec:q} > {log} 2>&1"
+
+
+rule baseline:
+    """Predict every role with the unedited model, once for all editors."""
+    input:
+        roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
+        manifest=f"{DATA}/manifest.json",
+        training=f"{MODEL}/training.json",
+        weights=f"{MODEL}/model.safetensors",
+    output:
+        predictions=f"{BASELINE}/predictions.parquet",
+        averages=f"{BASELINE}/baseline.json",
+    log:
+        f"{RESULTS}/logs/baseline/{{model}}-{{dataset}}.log",
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        spec=model_spec,
+    message:
+        "unedited {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "python -m grace_bench baseline --spec {params.spec:q} > {log} 2>&1"

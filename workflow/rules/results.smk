@@ -1,0 +1,132 @@
+rule plan:
+    """Write the list of the suite's runs, which aggregation goes by."""
+    output:
+        f"{RESULTS}/plan.json",
+    log:
+        f"{RESULTS}/logs/plan.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        suite=CONFIG_JSON,
+        config_dir=str(CONFIG_DIR),
+        runs=plan_hash(),
+    shell:
+        "python -m grace_bench plan --suite-json {params.suite:q} --config-dir {params.config_dir:q}"
+        " --output {output:q} > {log} 2>&1"
+
+
+rule summarise:
+    """Gather all runs into one summary with intervals."""
+    input:
+        plan=f"{RESULTS}/plan.json",
+        run=run_files("run.json"),
+        steps=run_files("steps.parquet"),
+        probes=run_files("probes.parquet"),
+        predictions=run_files("predictions.parquet"),
+    output:
+        summary=f"{RESULTS}/summary.parquet",
+        curves=f"{RESULTS}/curves.parquet",
+    log:
+        f"{RESULTS}/logs/summarise.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        folder=subpath(output.summary, parent=True),
+    shell:
+        "python -m grace_bench summarise --plan {input.plan:q} --output {params.folder:q} > {log} 2>&1"
+
+
+rule tables:
+    """Write LaTeX, CSV and Markdown tables from the summary."""
+    input:
+        summary=f"{RESULTS}/summary.parquet",
+    output:
+        latex=f"{RESULTS}/tables/main.tex",
+        csv=f"{RESULTS}/tables/main.csv",
+        markdown=f"{RESULTS}/tables/main.md",
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        folder=subpath(input.summary, parent=True),
+    shell:
+        "python -m grace_bench tables --summary {params.folder:q} --output {params.folder}/tables > {log} 2>&1"
+
+
+rule figures:
+    """Write figures as PDF and PNG from the summary."""
+    input:
+        summary=f"{RESULTS}/summary.parquet",
+        curves=f"{RESULTS}/curves.parquet",
+    output:
+        overview=f"{RESULTS}/figures/overview.png",
+    log:
+        f"{RESULTS}/logs/figures.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        folder=subpath(input.summary, parent=True),
+    shell:
+        "python -m grace_bench figures --summary {params.folder:q} --output {params.folder}/figures > {log} 2>&1"
+
+
+rule report:
+    """Write one HTML file with every table and figure."""
+    input:
+        summary=f"{RESULTS}/summary.parquet",
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        folder=subpath(input.summary, parent=True),
+    shell:
+        "python -m grace_bench report --summary {params.folder:q} --output {output:q} > {log} 2>&1"
+
+
+rule track:
+    """Export all runs to MLflow, from one process; doing it again changes nothing."""
+    input:
+        plan=f"{RESULTS}/plan.json",
+        summary=f"{RESULTS}/summary.parquet",
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+    output:
+        f"{RESULTS}/mlflow-export.json",
+    log:
+        f"{RESULTS}/logs/track.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        folder=subpath(input.summary, parent=True),
+    shell:
+        "python -m grace_bench track --plan {input.plan:q} --summary {params.folder:q} > {log} 2>&1"
