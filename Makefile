@@ -13,10 +13,10 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke test lint ui install lock clean
+.PHONY: bench smoke test lint ui install clean readme
 
 bench: install
-	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
 	@echo
 	@cat results/default/tables/main.md
 	@echo
@@ -26,7 +26,7 @@ bench: install
 	@echo "MLflow   make ui"
 
 smoke: install
-	$(BIN)/snakemake --cores $(CORES) --configfile config/suites/smoke.yaml
+	$(BIN)/snakemake --cores $(CORES) --show-failed-logs --configfile config/suites/smoke.yaml
 
 test: install
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST)
@@ -53,3 +53,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 clean:
 	rm -rf results/*/ .snakemake
+
+readme: install
+	$(BIN)/python workflow/scripts/update_readme.py
+	$(BIN)/grace-bench reference > config/README.md

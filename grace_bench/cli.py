@@ -10,14 +10,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.config import RunSpec, SuiteConfig, load_suite, validate
+from grace_bench.config import RunSpec, SuiteConfig, load_suite
 from grace_bench.errors import ConfigError, GraceBenchError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="grace-bench", description="A benchmark suite for lifelong model editing."
     )
-    parser.add_argument(
-        "--version", action="version", version=f"grace-bench {__version__}"
-    )
+    parser.add_argument("--version", action="version", version=f"grace-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str, run) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.set_defaults(run=run)
-        command.add_argument(
-            "--debug", action="store_true", help="show the traceback of an error"
-        )
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return command
 
     def add_run(name: str, help_text: str, run) -> argparse.ArgumentParser:
@@ -81,27 +80,17 @@ def build_parser() -> argparse.ArgumentParser:
         "Write a data set's roles as Parquet, with a manifest.",
         prepare_data,
     )
-    add_run(
-        "prepare-model", "Build or load a base model, train it, save it.", prepare_model
-    )
+    add_run("prepare-model", "Build or load a base model, train it, save it.", prepare_model)
     add_run("baseline", "Predict every role with the unedited model.", baseline)
     add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
 
     command = add("plan", "List the runs of a suite.", plan)
     add_suite_options(command)
-    command.add_argument(
-        "--output", type=Path, help="write the plan as JSON instead of listing it"
-    )
+    command.add_argument("--output", type=Path, help="write the plan as JSON instead of listing it")
 
-    command = add(
-        "summarise", "Gather all runs of a plan into summary and curves.", summarise
-    )
-    command.add_argument(
-        "--plan", type=Path, required=True, help="plan.json of the suite"
-    )
-    command.add_argument(
-        "--output", type=Path, required=True, help="folder of the Parquet files"
-    )
+    command = add("summarise", "Gather all runs of a plan into summary and curves.", summarise)
+    command.add_argument("--plan", type=Path, required=True, help="plan.json of the suite")
+    command.add_argument("--output", type=Path, required=True, help="folder of the Parquet files")
 
     command = add("tables", "Write LaTeX, CSV and Markdown tables.", tables)
     add_summary_options(command)
@@ -110,26 +99,16 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("report", "Write one HTML file with all tables and figures.", report)
     add_summary_options(command)
 
-    command = add(
-        "track", "Export all runs of a plan to MLflow; again is harmless.", track
-    )
-    command.add_argument(
-        "--plan", type=Path, required=True, help="plan.json of the suite"
-    )
-    command.add_argument(
-        "--summary", type=Path, required=True, help="folder of the summary"
-    )
-    command.add_argument(
-        "--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite"
-    )
+    command = add("track", "Export all runs of a plan to MLflow; again is harmless.", track)
+    command.add_argument("--plan", type=Path, required=True, help="plan.json of the suite")
+    command.add_argument("--summary", type=Path, required=True, help="folder of the summary")
+    command.add_argument("--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite")
+
+    command = add("reference", "Print the reference of all settings (config/README.md).", reference)
 
     command = add("ui", "Open the MLflow UI on this machine.", ui)
-    command.add_argument(
-        "suite", nargs="?", default="default", help="name of the suite"
-    )
-    command.add_argument(
-        "--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite"
-    )
+    command.add_argument("suite", nargs="?", default="default", help="name of the suite")
+    command.add_argument("--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
     command.add_argument("--port", type=int, default=5000)
     return parser
@@ -137,9 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_suite_options(command: argparse.ArgumentParser) -> None:
     """Add the options that choose a suite."""
-    command.add_argument(
-        "--suite", type=Path, help="suite file; default config/config.yaml"
-    )
+    command.add_argument("--suite", type=Path, help="suite file; default config/config.yaml")
     command.add_argument("--suite-json", help="content of a suite as JSON")
     command.add_argument("--config-dir", type=Path, default=Path("config"))
     command.add_argument(
@@ -157,21 +134,15 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--spec", help="the run as JSON (what the workflow passes)")
     command.add_argument("--model", help="a file in config/models")
     command.add_argument("--dataset", help="a file in config/datasets")
-    command.add_argument(
-        "--editor", default="unedited", help="a file in config/editors"
-    )
+    command.add_argument("--editor", default="unedited", help="a file in config/editors")
     command.add_argument("--seed", type=int, default=0)
     add_suite_options(command)
 
 
 def add_summary_options(command: argparse.ArgumentParser) -> None:
     """Add the folder of the summary and the output."""
-    command.add_argument(
-        "--summary", type=Path, required=True, help="folder of the summary"
-    )
-    command.add_argument(
-        "--output", type=Path, required=True, help="folder to write to"
-    )
+    command.add_argument("--summary", type=Path, required=True, help="folder of the summary")
+    command.add_argument("--output", type=Path, required=True, help="folder to write to")
 
 
 def suite_of(options: argparse.Namespace) -> SuiteConfig:
@@ -186,11 +157,9 @@ def suite_of(options: argparse.Namespace) -> SuiteConfig:
 def spec_of(options: argparse.Namespace) -> RunSpec:
     """Return the run that the options choose."""
     if options.spec is not None:
-        return validate(RunSpec, from_json(options.spec, "--spec"), "--spec")
+        return pipeline.checked_spec(from_json(options.spec, "--spec"), "--spec")
     if options.model is None or options.dataset is None:
-        raise ConfigError(
-            "give --model and --dataset (names of files in config/), or --spec."
-        )
+        raise ConfigError("give --model and --dataset (names of files in config/), or --spec.")
     return pipeline.single_spec(
         options.suite or options.config_dir / "config.yaml",
         options.config_dir,
@@ -286,6 +255,13 @@ def track(options: argparse.Namespace) -> None:
     from grace_bench.reporting.tracking import track as export
 
     export(options.plan, options.summary, options.uri)
+
+
+def reference(options: argparse.Namespace) -> None:
+    """`grace-bench reference`."""
+    from grace_bench.reference import render
+
+    print(render(), end="")
 
 
 def ui(options: argparse.Namespace) -> None:

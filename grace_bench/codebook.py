@@ -10,14 +10,16 @@ is one row; storage grows by doubling, so that an edit costs one row and not the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grace_bench.errors import EditorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 IGNORED = -100
 """Label id that Hugging Face losses leave out."""

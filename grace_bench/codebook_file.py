@@ -9,10 +9,8 @@ The same codebook gives the same bytes. Whatever a file holds, reading it runs n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -22,6 +20,10 @@ from torch import Tensor
 from grace_bench.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
 from grace_bench.records import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 FORMAT_VERSION = 1
 _ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible

@@ -35,6 +35,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 DEFAULT_SUITE = Path("config.yaml")
+SHARED_KEYS = ("stream", "probes", "set")
+"""Keys of a suite's file that go into its experiments and editors."""
+
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
 
 
@@ -52,18 +55,14 @@ class TrainingConfig(Section):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    freeze: tuple[str, ...] = Field(
-        (), description="name prefixes of parameters kept as they are"
-    )
-    seed: int = Field(
-        0, ge=0, description="seed of weights and of the order of examples"
-    )
+    freeze: tuple[str, ...] = Field((), description="name prefixes of parameters kept as they are")
+    seed: int = Field(0, ge=0, description="seed of weights and of the order of examples")
 
 
 class PretrainedSource(Section):
     """Weights that exist already: a hub id, a local folder, or a folder of an installed package."""
 
-    kind: Literal["hub", "folder", "package"]
+    kind: Literal["hub", "folder", "package"] = Field(description="where it is")
     id: str = Field(min_length=1, description="hub id, folder path or package name")
     revision: str | None = Field(None, description="hub revision; wanted for hub ids")
     subfolder: str = Field("", description="folder inside the package or repository")
@@ -75,37 +74,39 @@ class PretrainedSource(Section):
 class ScratchSource(Section):
     """A model built from a configuration, with a tokenizer trained on the data set's train role."""
 
-    kind: Literal["scratch"]
-    architecture: Literal["t5", "gpt2", "bert"]
+    kind: Literal["scratch"] = Field(description="built here")
+    architecture: Literal["t5", "gpt2", "bert"] = Field(description="model family")
     shape: dict[str, int | float | str | bool] = Field(
         default_factory=dict, description="keys of the Hugging Face configuration"
     )
-    vocabulary_size: int = Field(
-        2000, ge=300, description="size of the byte-level BPE vocabulary"
-    )
+    vocabulary_size: int = Field(2000, ge=300, description="size of the byte-level BPE vocabulary")
 
 
 class ModelConfig(Section):
     """A base model: where its weights come from, how it is trained, which layer is edited."""
 
-    name: Name
+    name: Name = Field(description="the file's name")
     label: str = Field(description="name in tables and figures")
-    source: PretrainedSource | ScratchSource = Field(discriminator="kind")
+    source: PretrainedSource | ScratchSource = Field(
+        discriminator="kind", description="where the weights come from"
+    )
     layer: str = Field(min_length=1, description="dotted name of the edited module")
-    training: TrainingConfig | None = Field(None, description="null: used as it comes")
+    training: TrainingConfig | None = Field(
+        None, description="how it is trained; null: used as it comes"
+    )
     max_length: int = Field(128, ge=4, description="longest input in tokens")
 
 
 class DatasetConfig(Section):
     """A data set: its builder with options, and the task its rows are for."""
 
-    name: Name
+    name: Name = Field(description="the file's name")
     label: str = Field(description="name in tables and figures")
-    task: Literal["question_answering", "classification", "language_modelling"]
-    builder: str
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="options of the builder"
+    task: Literal["question_answering", "classification", "language_modelling"] = Field(
+        description="what the rows are for"
     )
+    builder: str = Field(description="who makes the rows; options below")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the builder")
 
 
 class EditorConfig(Section):
@@ -134,25 +135,21 @@ class StreamConfig(Section):
 class ProbeConfig(Section):
     """When the roles are evaluated, and on how many examples at most."""
 
-    every: int = Field(
-        16, ge=1, description="probe after every so many edits, and at the end"
-    )
-    upstream: int | None = Field(
-        None, ge=1, description="examples of upstream; null for all"
-    )
-    holdout: int | None = Field(
-        None, ge=1, description="examples of holdout; null for all"
-    )
-    accurate: int | None = Field(
-        None, ge=1, description="examples of accurate; null for all"
-    )
+    every: int = Field(16, ge=1, description="probe after every so many edits, and at the end")
+    upstream: int | None = Field(None, ge=1, description="examples of upstream; null for all")
+    holdout: int | None = Field(None, ge=1, description="examples of holdout; null for all")
+    accurate: int | None = Field(None, ge=1, description="examples of accurate; null for all")
     batch_size: int = Field(64, ge=1, description="examples evaluated at once")
 
 
 class ComputeConfig(Section):
     """Where and how numbers are computed."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, mps, cuda or cuda:1; auto takes a GPU where there is one",
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="autocast type of forward passes; weights stay float32"
     )
@@ -175,21 +172,27 @@ class RunSpec(Section):
 class ExperimentConfig(Section):
     """One model on one data set, with what differs from the suite's common settings."""
 
-    model: ModelConfig
-    dataset: DatasetConfig
-    stream: StreamConfig
-    probes: ProbeConfig
+    model: ModelConfig = Field(description="a name, or a name with overrides")
+    dataset: DatasetConfig = Field(description="a name, or a name with overrides")
+    stream: StreamConfig = Field(description="over the suite's `stream`")
+    probes: ProbeConfig = Field(description="over the suite's `probes`")
 
 
 class EditorEntry(Section):
     """One editor of a suite, with an optional sweep and per-data-set hyperparameters."""
 
-    name: Name
-    label: str
-    editor: str
-    hyperparameters: dict[str, Any] = Field(default_factory=dict)
-    per_dataset: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    sweep: dict[str, list[Any]] = Field(default_factory=dict)
+    name: Name = Field(description="the file's name")
+    label: str = Field(description="name in tables and figures")
+    editor: str = Field(description="registered editor")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description="of the editor, see below"
+    )
+    per_dataset: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="hyperparameters on one data set"
+    )
+    sweep: dict[str, list[Any]] = Field(
+        default_factory=dict, description="lists of values; their product is run as well"
+    )
     datasets: list[Name] | None = Field(None, description="only on these; null for all")
 
     @field_validator("sweep")
@@ -204,20 +207,32 @@ class EditorEntry(Section):
 class SuiteConfig(Section):
     """A whole suite, every name resolved."""
 
-    name: Name
-    description: str = ""
-    experiments: list[ExperimentConfig] = Field(min_length=1)
-    editors: list[EditorEntry] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    compute: ComputeConfig = ComputeConfig()
+    name: Name = Field(description="results go to results/<name>/")
+    description: str = Field("", description="for people")
+    experiments: list[ExperimentConfig] = Field(
+        min_length=1, description="models on data sets; `stream` and `probes` beside it are shared"
+    )
+    editors: list[EditorEntry] = Field(
+        min_length=1, description="names, or names with overrides; each on every experiment"
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="one run each: order of the stream, editor's randomness"
+    )
+    compute: ComputeConfig = Field(ComputeConfig(), description="where numbers are computed")
 
     @model_validator(mode="after")
     def _unique(self) -> SuiteConfig:
         pairs = [(e.model.name, e.dataset.name) for e in self.experiments]
         if len(set(pairs)) < len(pairs):
-            raise ValueError(
-                "the same model and data set stand twice under 'experiments'"
-            )
+            raise ValueError("the same model and data set stand twice under 'experiments'")
+        folders: dict[str, tuple[str, str]] = {}
+        for model, dataset in pairs:
+            other = folders.setdefault(f"{model}-{dataset}", (model, dataset))
+            if other != (model, dataset):
+                raise ValueError(
+                    f"model '{model}' on '{dataset}' and model '{other[0]}' on '{other[1]}' would "
+                    "share a folder; rename one of them"
+                )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed stands twice under 'seeds'")
         known = {dataset for _, dataset in pairs}
@@ -225,20 +240,14 @@ class SuiteConfig(Section):
             for dataset in entry.datasets or ():
                 if dataset not in known:
                     raise ValueError(
-                        unknown_name(
-                            "data set", dataset, known, f"editors[{index}].datasets"
-                        )
+                        unknown_name("data set", dataset, known, f"editors[{index}].datasets")
                     )
         for name in known:
             configs = {
-                e.dataset.model_dump_json()
-                for e in self.experiments
-                if e.dataset.name == name
+                e.dataset.model_dump_json() for e in self.experiments if e.dataset.name == name
             }
             if len(configs) > 1:
-                raise ValueError(
-                    f"data set '{name}' stands twice with different options"
-                )
+                raise ValueError(f"data set '{name}' stands twice with different options")
         return self
 
 
@@ -249,7 +258,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"
+        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?)$"
     ),
     list("-+0123456789."),
 )
@@ -259,8 +268,8 @@ _Loader.add_implicit_resolver(
 def parse_value(text: str) -> Any:
     """Parse one YAML value as it would be read from a file: "3.0", "1e-4", "[1, 2]", "true"."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"'{text}' is not a value: {_first_line(error)}.") from error
 
 
@@ -268,17 +277,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     try:
         with open(path, encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+            content = yaml.load(stream, Loader=_Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error}); check the file."
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}: not valid YAML ({_first_line(error)}); mend it."
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error}); check the file.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-02-30
+        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); mend it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values.")
     return content
@@ -317,9 +322,7 @@ def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
 
 def available(config_dir: Path, kind: str) -> list[str]:
     """Return the names that `config/<kind>s/` offers."""
-    return sorted(
-        path.stem for path in (config_dir / KIND_FOLDERS[kind]).glob("*.yaml")
-    )
+    return sorted(path.stem for path in (config_dir / KIND_FOLDERS[kind]).glob("*.yaml"))
 
 
 def load_named(
@@ -336,15 +339,11 @@ def load_named(
     """
     overrides: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(overrides, Mapping) or not isinstance(overrides.get("name"), str):
-        raise ConfigError(
-            f"{where or kind}: must be a name or a mapping with a 'name'."
-        )
+        raise ConfigError(f"{where or kind}: must be a name or a mapping with a 'name'.")
     name = overrides["name"]
     names = available(config_dir, kind)
     if name in names:
-        return merge(
-            read_yaml(config_dir / KIND_FOLDERS[kind] / f"{name}.yaml"), overrides
-        )
+        return merge(read_yaml(config_dir / KIND_FOLDERS[kind] / f"{name}.yaml"), overrides)
     if "base" in overrides:
         base = load_named(config_dir, kind, overrides["base"], f"{where}.base")
         rest = {key: value for key, value in overrides.items() if key != "base"}
@@ -355,23 +354,22 @@ def load_named(
     raise ConfigError(unknown_name(label, name, names, where))
 
 
-def validate(schema: type[BaseModel], value: Any, where: str) -> Any:
-    """Return `value` as a `schema`, or raise ConfigError with one line per mistake."""
+def validate(schema: type[BaseModel], value: Any, where: str, glue: str = ".") -> Any:
+    """Return `value` as a `schema`, or raise ConfigError with one line per mistake.
+
+    A message names its place as `where` + `glue` + key: ".", or ": " if `where` is a file.
+    """
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_sentence(schema, where, e) for e in error.errors())
-        ) from error
+        lines = [_sentence(schema, where, glue, e) for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
 
 
-def _sentence(schema: type[BaseModel], where: str, error: Mapping[str, Any]) -> str:
-    place = where
-    for part in error["loc"]:
-        place += (
-            f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-        )
-    place = place.strip(".") or "config"
+def _sentence(schema: type[BaseModel], where: str, glue: str, error: Mapping[str, Any]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    keys = "".join(parts).strip(".")
+    place = glue.join(filter(None, (where, keys))) or "config"
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
         fields = _fields_at(schema, error["loc"][:-1])
@@ -381,7 +379,12 @@ def _sentence(schema: type[BaseModel], where: str, error: Mapping[str, Any]) -> 
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{place}: {message}."
-    return f"{place}: {message[0].lower() + message[1:]} (got {error['input']!r})."
+    return f"{place}: {message[0].lower() + message[1:]} (got {_shown(error['input'])})."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> Iterable[str]:
@@ -390,25 +393,20 @@ def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> Iterable[str
     for part in location:
         if isinstance(part, int) or not hasattr(current, "model_fields"):
             continue
-        annotation = (
-            current.model_fields[part].annotation
-            if part in current.model_fields
-            else None
-        )
+        annotation = current.model_fields[part].annotation if part in current.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         sections = [o for o in options if hasattr(o, "model_fields")]
         if len(sections) > 1:
             tagged = [s for s in sections if _is_tagged(s, location)]
             sections = tagged or sections
         current = sections[0] if sections else current
-    return current.model_fields if hasattr(current, "model_fields") else ()
+    fields = current.model_fields if hasattr(current, "model_fields") else ()
+    return [*fields, *SHARED_KEYS] if current is SuiteConfig else fields
 
 
 def _is_tagged(section: Any, location: Sequence[Any]) -> bool:
     kind = section.model_fields.get("kind")
-    return kind is not None and any(
-        p in getattr(kind.annotation, "__args__", ()) for p in location
-    )
+    return kind is not None and any(p in getattr(kind.annotation, "__args__", ()) for p in location)
 
 
 def load_suite(
@@ -432,14 +430,13 @@ def load_suite(
     """
     config_dir = Path(config_dir)
     if isinstance(source, Mapping):
-        raw, where = dict(source), "config"
+        raw, where = copy.deepcopy(dict(source)), "config"
         if "experiments" not in raw:
             raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
     else:
         raw, where = read_yaml(Path(source)), str(source)
     editor_overrides: dict[str, Any] = {}
-    given = raw.pop("set", [])
-    for override in [*([given] if isinstance(given, str) else given), *overrides]:
+    for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
         key, value = split_override(override)
         if key.startswith("editor."):
             set_value(editor_overrides, key.removeprefix("editor."), value)
@@ -448,37 +445,47 @@ def load_suite(
     return _compose(raw, editor_overrides, config_dir, where)
 
 
+def own_overrides(given: Any, where: str) -> list[str]:
+    """Return the overrides under a suite's key `set`: none, one, or a list."""
+    overrides = [given] if isinstance(given, str) else given or []
+    if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
+        raise ConfigError(f"{where}: set: must be a list of key=value (got {_shown(given)}).")
+    return overrides
+
+
 def split_override(text: str) -> tuple[str, Any]:
     """Split "editor.radius=3.0" into its key and its parsed value."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(
-            f"--set {text}: write it as key=value, e.g. editor.radius=3.0."
-        )
+        raise ConfigError(f"--set {text}: write it as key=value, e.g. editor.radius=3.0.")
     return key.strip(), parse_value(value)
 
 
 def _compose(
     raw: dict[str, Any], editor_overrides: dict[str, Any], config_dir: Path, where: str
 ) -> SuiteConfig:
-    stream, probes = raw.pop("stream", {}), raw.pop("probes", {})
+    stream = _section(raw.pop("stream", None), f"{where}: stream")
+    probes = _section(raw.pop("probes", None), f"{where}: probes")
     experiments = raw.get("experiments")
     editors = raw.get("editors")
     if not isinstance(experiments, list) or not isinstance(editors, list):
-        raise ConfigError(
-            f"{where}: 'experiments' and 'editors' must be lists; add them."
-        )
+        raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
     raw["experiments"] = [
-        _compose_experiment(
-            entry, stream, probes, config_dir, f"{where}: experiments[{i}]"
-        )
+        _compose_experiment(entry, stream, probes, config_dir, f"{where}: experiments[{i}]")
         for i, entry in enumerate(experiments)
     ]
     raw["editors"] = [
         _compose_editor(entry, editor_overrides, config_dir, f"{where}: editors[{i}]")
         for i, entry in enumerate(editors)
     ]
-    return validate(SuiteConfig, raw, where)
+    return validate(SuiteConfig, raw, where, ": ")
+
+
+def _section(value: Any, where: str) -> dict[str, Any]:
+    """Return a section as a dict; one that is left empty, which YAML reads as null, is empty."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: must be a section of keys and values (got {_shown(value)}).")
+    return dict(value or {})
 
 
 def _compose_editor(
@@ -486,27 +493,21 @@ def _compose_editor(
 ) -> dict[str, Any]:
     """Lay a suite's own hyperparameters, and then `--set`, over an editor's file.
 
-    What is laid over also wins over the file's `per_dataset`, and `--set` over a sweep.
+    What is laid over also wins over the file's `per_dataset` (not over the suite's own), and
+    `--set` over everything.
     """
     editor = load_named(config_dir, "editor", entry, where)
-    own = entry.get("hyperparameters", {}) if isinstance(entry, Mapping) else {}
-    stronger = {**own, **overrides}
-    if stronger:
-        editor["hyperparameters"] = {
-            **(editor.get("hyperparameters") or {}),
-            **stronger,
-        }
-        editor["per_dataset"] = {
-            dataset: {
-                key: value for key, value in settings.items() if key not in stronger
-            }
-            for dataset, settings in (editor.get("per_dataset") or {}).items()
-        }
-        editor["sweep"] = {
-            key: values
-            for key, values in (editor.get("sweep") or {}).items()
-            if key not in overrides
-        }
+    for part in ("hyperparameters", "per_dataset", "sweep"):
+        editor[part] = _section(editor.get(part), f"{where}.{part}")
+    given = entry if isinstance(entry, Mapping) else {}
+    own = given.get("hyperparameters") or {}
+    own_per_dataset = given.get("per_dataset") or {}
+    editor["hyperparameters"] |= overrides
+    for dataset, value in editor["per_dataset"].items():
+        settings = _section(value, f"{where}.per_dataset.{dataset}")
+        dropped = overrides.keys() | (own.keys() - (own_per_dataset.get(dataset) or {}).keys())
+        editor["per_dataset"][dataset] = {k: v for k, v in settings.items() if k not in dropped}
+    editor["sweep"] = {k: v for k, v in editor["sweep"].items() if k not in overrides}
     return editor
 
 
@@ -522,11 +523,9 @@ def _compose_experiment(
     return {
         **entry,
         "model": load_named(config_dir, "model", entry["model"], f"{where}.model"),
-        "dataset": load_named(
-            config_dir, "dataset", entry["dataset"], f"{where}.dataset"
-        ),
-        "stream": merge(stream, entry.get("stream", {})),
-        "probes": merge(probes, entry.get("probes", {})),
+        "dataset": load_named(config_dir, "dataset", entry["dataset"], f"{where}.dataset"),
+        "stream": merge(stream, _section(entry.get("stream"), f"{where}.stream")),
+        "probes": merge(probes, _section(entry.get("probes"), f"{where}.probes")),
     }
 
 

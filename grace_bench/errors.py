@@ -7,7 +7,10 @@ The command line prints the sentence without a traceback and exits with `exit_co
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class GraceBenchError(Exception):
@@ -38,9 +41,7 @@ class ResultError(GraceBenchError):
     exit_code = 1
 
 
-def unknown_name(
-    kind: str, name: str, available: Iterable[str], where: str = ""
-) -> str:
+def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> str:
     """Return the sentence for a name nobody knows, with the nearest ones that exist.
 
     >>> unknown_name("editor", "grce", ["grace", "defer"])
@@ -50,4 +51,5 @@ def unknown_name(
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = ", ".join(names) if len(names) <= 30 else ", ".join(names[:30]) + ", ..."
-    return f"{where + ': ' if where else ''}unknown {kind} '{name}'{hint} Available: {listing or 'none'}"
+    place = f"{where}: " if where else ""
+    return f"{place}unknown {kind} '{name}'{hint} Available: {listing or 'none'}"

@@ -6,14 +6,17 @@ All editors are scored here, by the same code, through the model as any user wou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from grace_bench import metrics
-from grace_bench.tasks.base import Prediction, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from grace_bench.tasks.base import Prediction, Task
 
 
 @torch.no_grad()
@@ -63,9 +66,7 @@ def probe_rows(
     if not rows:
         return []
     measures = [name for name in metrics.MEASURES if rows[0].get(name) is not None]
-    values = {
-        name: metrics.aggregate([row[name] for row in rows], name) for name in measures
-    }
+    values = {name: metrics.aggregate([row[name] for row in rows], name) for name in measures}
     if "perplexity" in measures:
         losses = [row["loss"] for row in rows]
         for name in ("perplexity_median", "perplexity_log_mean"):

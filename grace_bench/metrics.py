@@ -11,8 +11,11 @@ import re
 import statistics
 import string
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,7 @@ class Measure:
 MEASURES = {
     measure.name: measure
     for measure in (
-        Measure(
-            "f1", "F1", True, "SQuAD F1 of the text generated until its natural stop"
-        ),
+        Measure("f1", "F1", True, "SQuAD F1 of the text generated until its natural stop"),
         Measure(
             "exact_match",
             "EM",
@@ -50,12 +51,8 @@ MEASURES = {
             "label tokens that are the argmax, forced",
         ),
         Measure("accuracy", "Acc.", True, "class predicted is the label"),
-        Measure(
-            "loss", "NLL", False, "mean negative log-likelihood of the label's tokens"
-        ),
-        Measure(
-            "perplexity", "PPL", False, "exp of the loss; arithmetic mean over examples"
-        ),
+        Measure("loss", "NLL", False, "mean negative log-likelihood of the label's tokens"),
+        Measure("perplexity", "PPL", False, "exp of the loss; arithmetic mean over examples"),
         Measure("perplexity_median", "PPL (median)", False, "median over examples"),
         Measure("perplexity_log_mean", "PPL (log-mean)", False, "exp of the mean loss"),
     )
@@ -77,9 +74,7 @@ METRICS = {
     for metric in (
         Metric("es", "ES", "edit", "edit success: each edit, right after it was made"),
         Metric("err", "ERR", "edits", "edit retention: all past edits, at a probe"),
-        Metric(
-            "trr", "TRR", "upstream", "test retention: upstream examples, at a probe"
-        ),
+        Metric("trr", "TRR", "upstream", "test retention: upstream examples, at a probe"),
         Metric(
             "arr",
             "ARR",
@@ -148,9 +143,10 @@ def f1_released(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> float
     The overlap is that of token-id *sets*, while precision and recall divide by lengths with
     duplicates; the end-of-sequence token counts on both sides, so a wrong answer of three tokens
     still scores .25, and an exact one with a repeated token scores less than 1. Where the
-    released code falls into its bare except (no overlap, an empty side), it scores 0, as here.
+    released code falls into its bare except (an empty side, or a prediction of the
+    end-of-sequence token alone, squeezed to a scalar without a length), it scores 0, as here.
     """
-    if not predicted_ids or not label_ids:
+    if len(predicted_ids) < 2 or not label_ids:
         return 0.0
     common = len(set(predicted_ids) & set(label_ids))
     if common == 0:

@@ -6,9 +6,7 @@ Heavy packages are imported inside the steps that need them, so that planning st
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grace_bench.config import (
     DatasetConfig,
@@ -19,6 +17,7 @@ from grace_bench.config import (
     SuiteConfig,
     load_suite,
     merge,
+    own_overrides,
     read_yaml,
     set_value,
     split_override,
@@ -31,9 +30,15 @@ from grace_bench.runs import (
     canonical_json,
     digest,
     expand,
+    find_builder,
     find_model,
+    resolve_editor,
     without_labels,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -44,27 +49,15 @@ DATASETS_CACHE = ".cache/datasets"
 def baseline_folder(run: Run) -> Path:
     """Return where the unedited model's predictions are."""
     spec = run.spec
-    return (
-        run.results
-        / spec.suite
-        / "baselines"
-        / f"{spec.model.name}-{spec.dataset.name}"
-    )
+    return run.results / spec.suite / "baselines" / f"{spec.model.name}-{spec.dataset.name}"
 
 
-def prepare_dataset(
-    dataset: DatasetConfig, folder: Path, results: Path = RESULTS
-) -> None:
+def prepare_dataset(dataset: DatasetConfig, folder: Path, results: Path = RESULTS) -> None:
     """Write one data set's roles and its manifest into `folder`."""
-    from grace_bench.datasets import DATASETS
     from grace_bench.datasets.base import prepare
 
-    builder_class = DATASETS.get(dataset.builder, f"datasets.{dataset.name}.builder")
-    options = validate(
-        builder_class.options_class, dataset.options, f"datasets.{dataset.name}.options"
-    )
     prepare(
-        builder_class(options),
+        find_builder(dataset),
         folder,
         task=dataset.task,
         config=dataset.model_dump(mode="json"),
@@ -77,9 +70,7 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
     from grace_bench.models.training import prepare_model as prepare
 
     run = Run(spec, results)
-    prepare(
-        spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute
-    )
+    prepare(spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute)
 
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -90,42 +81,38 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     run_baseline(spec, run.dataset_folder, run.model_folder, baseline_folder(run))
 
 
-def edit(
-    spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False
-) -> dict[str, Any]:
+def edit(spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False) -> dict[str, Any]:
     """Do one run; with `prepare_missing` make its data, model and baseline first if needed."""
     from grace_bench.stream import run_stream
 
     run = Run(spec, results)
     if prepare_missing:
         ensure_prepared(run)
-    return run_stream(
-        spec, run.dataset_folder, run.model_folder, baseline_folder(run), run.folder
-    )
+    return run_stream(spec, run.dataset_folder, run.model_folder, baseline_folder(run), run.folder)
 
 
 def ensure_prepared(run: Run) -> None:
     """Make a run's data, model and baseline where they are missing or of another config."""
     spec = run.spec
-    stale = not _made_with(run.dataset_folder / "manifest.json", "config", spec.dataset)
-    if stale:
+    manifest, training = run.dataset_folder / "manifest.json", run.model_folder / "training.json"
+    if not _made_with(manifest, config=spec.dataset):
         logger.info("preparing data set %s", spec.dataset.name)
         prepare_dataset(spec.dataset, run.dataset_folder, run.results)
-    stale = stale or not _made_with(
-        run.model_folder / "training.json", "config", spec.model
-    )
-    if stale:
+    data_hash = read_json(manifest)["data_hash"]
+    if not _made_with(training, config=spec.model, data_hash=data_hash):
         logger.info("preparing model %s", spec.model.name)
         prepare_model(spec, run.results)
-    if stale or not (baseline_folder(run) / "baseline.json").is_file():
+    model_hash = read_json(training)["sha256"]
+    predicted = baseline_folder(run) / "baseline.json"
+    if not _made_with(predicted, data_hash=data_hash, model_hash=model_hash):
         logger.info("predicting with the unedited model")
         baseline(spec, run.results)
 
 
-def _made_with(path: Path, key: str, config: Any) -> bool:
-    return path.is_file() and canonical_json(
-        read_json(path).get(key)
-    ) == canonical_json(config)
+def _made_with(path: Path, **expected: Any) -> bool:
+    """Say whether the JSON file exists and has these values."""
+    found = read_json(path) if path.is_file() else {}
+    return all(canonical_json(found.get(k)) == canonical_json(v) for k, v in expected.items())
 
 
 def plan(suite: SuiteConfig, results: Path = RESULTS) -> list[dict[str, Any]]:
@@ -184,9 +171,7 @@ _NO_MODEL = ModelConfig(
 )
 
 
-def _bare_spec(
-    suite: SuiteConfig, model: ModelConfig, dataset: DatasetConfig
-) -> RunSpec:
+def _bare_spec(suite: SuiteConfig, model: ModelConfig, dataset: DatasetConfig) -> RunSpec:
     editor = EditorConfig(name="unedited", label="unedited", editor="unedited")
     return RunSpec(
         suite=suite.name,
@@ -196,6 +181,13 @@ def _bare_spec(
         seed=0,
         compute=suite.compute,
     )
+
+
+def checked_spec(value: Mapping[str, Any], where: str) -> RunSpec:
+    """Return a run given as a mapping, its editor's and data set's settings checked too."""
+    spec = validate(RunSpec, value, where, ": ")
+    find_builder(spec.dataset)
+    return spec.model_copy(update={"editor": resolve_editor(spec.editor)})
 
 
 def single_spec(
@@ -212,24 +204,20 @@ def single_spec(
     `overrides` are "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
     """
     common = read_yaml(suite)
-    known = [e for e in common.get("experiments", []) if isinstance(e, dict)]
+    known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
     own = next(
-        (
-            e
-            for e in known
-            if _name(e.get("model")) == model and _name(e.get("dataset")) == dataset
-        ),
+        (e for e in known if _name(e.get("model")) == model and _name(e.get("dataset")) == dataset),
         {},
     )
     model_entry: dict[str, Any] = _mapping(own.get("model", model))
     dataset_entry: dict[str, Any] = _mapping(own.get("dataset", dataset))
-    suite_overrides = []
+    suite_overrides = own_overrides(common.get("set"), str(suite))
     for override in overrides:
         key, value = split_override(override)
         part, _, rest = key.partition(".")
         if part in ("model", "dataset") and rest:
             set_value(model_entry if part == "model" else dataset_entry, rest, value)
-        elif part in ("stream", "probes") and rest and part in own:
+        elif part in ("stream", "probes") and rest and own.get(part):
             own = merge(own, {part: _nested(rest, value)})
         else:
             suite_overrides.append(override)

@@ -11,15 +11,17 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grace_bench.errors import DataError, ResultError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 SCHEMA_VERSION = 1
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
@@ -39,9 +41,7 @@ MEASURES = (
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
     metadata = {"grace_bench.schema_version": str(SCHEMA_VERSION)}
-    return pa.schema(
-        [pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata
-    )
+    return pa.schema([pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata)
 
 
 EXAMPLES = _schema(
@@ -126,7 +126,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise ResultError(describe_os_error(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def describe_os_error(path: Path | str, error: OSError) -> str:
@@ -140,8 +141,11 @@ def describe_os_error(path: Path | str, error: OSError) -> str:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys; NaN and infinity are refused."""
-    with atomic_path(path) as temporary:
+    try:
         text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise ResultError(f"{path}: NaN or infinity cannot be written as JSON.") from error
+    with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -150,13 +154,9 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such file; run the step that makes it first."
-        ) from error
+        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: not readable as JSON ({error}); make it again."
-        ) from error
+        raise DataError(f"{path}: not readable as JSON ({error}); make it again.") from error
 
 
 def write_parquet(
@@ -171,16 +171,11 @@ def write_parquet(
     for row in rows:
         if extra := set(row) - known:
             raise ResultError(f"{path}: a record has unknown columns {sorted(extra)}.")
-    columns = [
-        pa.array([row.get(field.name) for row in rows], type=field.type)
-        for field in schema
-    ]
+    columns = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
     table = pa.Table.from_arrays(columns, schema=schema)
     for field in schema:
         if not field.nullable and table[field.name].null_count:
-            raise ResultError(
-                f"{path}: column '{field.name}' has records without a value."
-            )
+            raise ResultError(f"{path}: column '{field.name}' has records without a value.")
     if metadata:
         table = table.replace_schema_metadata({**(schema.metadata or {}), **metadata})
     with atomic_path(path) as temporary:
@@ -197,9 +192,7 @@ def read_parquet(path: Path | str, schema: pa.Schema | None = None) -> pa.Table:
         # ParquetFile reads just this file: no guessing of partitions from folder names.
         table = pq.ParquetFile(path).read()
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such file; run the step that makes it first."
-        ) from error
+        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); "

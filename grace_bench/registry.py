@@ -41,9 +41,7 @@ class Registry(Generic[T]):
     def register(self, name: str, target: T | str) -> None:
         """Add a target under `name`; a name can be taken once only."""
         if name in self._targets:
-            raise ConfigError(
-                f"{self.kind} '{name}' is registered twice; rename one of them."
-            )
+            raise ConfigError(f"{self.kind} '{name}' is registered twice; rename one of them.")
         self._targets[name] = target
 
     def names(self) -> list[str]:
@@ -57,8 +55,17 @@ class Registry(Generic[T]):
             plugin = self._plugins().get(name)
             if plugin is None:
                 raise ConfigError(unknown_name(self.kind, name, self.names(), where))
-            return plugin.load()
+            return self._load(plugin)
         return import_target(target) if isinstance(target, str) else target
+
+    def _load(self, plugin: Any) -> T:
+        try:
+            return plugin.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.kind} '{plugin.name}' cannot be imported from the installed plug-in "
+                f"'{plugin.value}' ({error}); mend or uninstall it."
+            ) from error
 
     def _plugins(self) -> dict[str, Any]:
         if self._group is None:

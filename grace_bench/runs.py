@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -30,8 +29,14 @@ from grace_bench.config import (
     canonical,
     validate,
 )
+from grace_bench.datasets import DATASETS
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from grace_bench.datasets.base import DatasetBuilder
 
 RESULTS = Path("results")
 LONGEST_VARIANT = 80
@@ -44,9 +49,7 @@ def canonical_json(value: Any) -> str:
     """Return the one JSON text of a setting; equal settings have equal texts."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    return json.dumps(
-        canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -109,9 +112,7 @@ def without_labels(spec: RunSpec) -> RunSpec:
     """Return the spec with every label replaced by the name: changing one reruns nothing."""
     parts = {part: getattr(spec, part) for part in ("model", "dataset", "editor")}
     return spec.model_copy(
-        update={
-            k: part.model_copy(update={"label": part.name}) for k, part in parts.items()
-        }
+        update={k: part.model_copy(update={"label": part.name}) for k, part in parts.items()}
     )
 
 
@@ -129,9 +130,11 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
     """Return all runs of a suite, sorted by id.
 
     Raises:
-        ConfigError: an editor or a hyperparameter is unknown or out of range, or two entries of
-            the suite describe the same run.
+        ConfigError: an editor, a data set builder, a hyperparameter or an option is unknown or out
+            of range, or two entries of the suite describe different runs of one id.
     """
+    for experiment in suite.experiments:
+        find_builder(experiment.dataset)
     runs = [
         Run(
             RunSpec(
@@ -162,12 +165,12 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
                 f"suite '{suite.name}': two different runs share the id '{run.id}'; "
                 "give one of the editors another name."
             )
+        if known.in_sweep and not run.in_sweep:
+            unique[run.id] = run  # another entry of the editor has it as its own setting
     return [unique[name] for name in sorted(unique)]
 
 
-def variants(
-    entry: EditorEntry, dataset: DatasetConfig
-) -> Iterator[tuple[EditorConfig, bool]]:
+def variants(entry: EditorEntry, dataset: DatasetConfig) -> Iterator[tuple[EditorConfig, bool]]:
     """Yield the editor as configured for a data set, then once for each point of its sweep.
 
     The second item of a pair says whether the point is reached by the sweep only.
@@ -186,15 +189,19 @@ def variants(
         yield resolve_editor(editor), index > 0
 
 
+def find_builder(dataset: DatasetConfig) -> DatasetBuilder:
+    """Return the data set's builder with its options checked."""
+    place = f"datasets.{dataset.name}"
+    builder_class = DATASETS.get(dataset.builder, f"{place}.builder")
+    options = validate(builder_class.options_class, dataset.options, f"{place}.options")
+    return builder_class(options)
+
+
 def resolve_editor(editor: EditorConfig) -> EditorConfig:
     """Return the editor with every hyperparameter filled in and checked."""
-    schema = EDITORS.get(
-        editor.editor, f"editors.{editor.name}"
-    ).hyperparameters_class()
+    schema = EDITORS.get(editor.editor, f"editors.{editor.name}").hyperparameters_class()
     settings = validate(schema, editor.hyperparameters, f"editors.{editor.name}")
-    return editor.model_copy(
-        update={"hyperparameters": settings.model_dump(mode="json")}
-    )
+    return editor.model_copy(update={"hyperparameters": settings.model_dump(mode="json")})
 
 
 def variant_name(editor: EditorConfig) -> str:
@@ -222,13 +229,9 @@ def _plain(value: Any) -> str:
     return str(value).replace(" ", "")
 
 
-def find_model(
-    suite: SuiteConfig, model: str, dataset: str
-) -> tuple[ModelConfig, DatasetConfig]:
+def find_model(suite: SuiteConfig, model: str, dataset: str) -> tuple[ModelConfig, DatasetConfig]:
     """Return the configurations behind one model x data set pair of a suite."""
     for experiment in suite.experiments:
         if (experiment.model.name, experiment.dataset.name) == (model, dataset):
             return experiment.model, experiment.dataset
-    raise ConfigError(
-        f"suite '{suite.name}' has no model '{model}' on data set '{dataset}'."
-    )
+    raise ConfigError(f"suite '{suite.name}' has no model '{model}' on data set '{dataset}'.")

@@ -17,14 +17,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from grace_bench import provenance
-from grace_bench.config import ProbeConfig, RunSpec, StreamConfig
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
@@ -46,6 +44,11 @@ from grace_bench.records import (
 from grace_bench.runs import Run, content_hash
 from grace_bench.tasks import TASKS
 from grace_bench.tasks.base import Task, to_device
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from grace_bench.config import ProbeConfig, RunSpec, StreamConfig
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +101,7 @@ class Records:
         self.predictions: list[dict[str, Any]] = []
         self.probes: list[dict[str, Any]] = []
 
-    def add_probe(
-        self, metric: str, rows: list[dict[str, Any]], step: int, n_edits: int
-    ) -> None:
+    def add_probe(self, metric: str, rows: list[dict[str, Any]], step: int, n_edits: int) -> None:
         """Keep a role's predictions and their averages."""
         self.predictions += rows
         self.probes += probe_rows(rows, metric, step, n_edits)
@@ -202,9 +203,7 @@ class StreamRun:
             "err": self.edited,
             "trr": self.roles["upstream"],
             "arr": self.roles["accurate"],
-            "holdout": [r for r in self.roles["holdout"] if r["fact_id"] in facts][
-                :limit
-            ],
+            "holdout": [r for r in self.roles["holdout"] if r["fact_id"] in facts][:limit],
         }
         edits = [row for row in self.records.predictions if row["role"] == "edit"]
         self.records.probes += probe_rows(edits, "es", step, n_edits)
@@ -218,9 +217,7 @@ class StreamRun:
     def predict(self, examples: Sequence[Row]) -> list:
         """Predict in the run's precision."""
         with autocast(self.spec.compute, self.device):
-            return predict_all(
-                self.editor.model, self.task, examples, self.spec.probes.batch_size
-            )
+            return predict_all(self.editor.model, self.task, examples, self.spec.probes.batch_size)
 
     def go(self, stream: Sequence[Row]) -> None:
         """Run the whole stream, probing on schedule and at the end."""
@@ -302,17 +299,11 @@ def run_stream(
     device = set_up(spec.compute)
     manifest = read_json(data_folder / "manifest.json")
     roles = load_probed_roles(data_folder, spec.probes)
-    stream = select_stream(
-        list(load_role(data_folder, "edits")), spec.stream, spec.seed
-    )
+    stream = select_stream(list(load_role(data_folder, "edits")), spec.stream, spec.seed)
     if not stream:
-        raise DataError(
-            f"{data_folder}: the edit stream is empty; prepare the data set again."
-        )
-    baseline = read_parquet(
-        baseline_folder / "predictions.parquet", PREDICTIONS
-    ).to_pylist()
+        raise DataError(f"{data_folder}: the edit stream is empty; prepare the data set again.")
     loaded = load_model(model_folder, spec.dataset.task, device)
+    baseline = load_baseline(baseline_folder, manifest["data_hash"], loaded.sha256)
     task = TASKS.get(spec.dataset.task)(
         loaded.tokenizer, loaded.model.config, spec.model.max_length
     )
@@ -373,15 +364,9 @@ def count(run: StreamRun) -> dict[str, Any]:
     }
 
 
-def summarise_seconds(
-    run: StreamRun, seconds: Mapping[str, float]
-) -> dict[str, float | None]:
+def summarise_seconds(run: StreamRun, seconds: Mapping[str, float]) -> dict[str, float | None]:
     """Return seconds by part of the run, and mean, sd and median of an edit's."""
-    edits = [
-        r["edit_seconds"]
-        for r in run.records.steps
-        if r.get("edit_seconds") is not None
-    ]
+    edits = [r["edit_seconds"] for r in run.records.steps if r.get("edit_seconds") is not None]
     return {
         **seconds,
         "per_edit_mean": statistics.fmean(edits) if edits else None,
@@ -401,6 +386,20 @@ def write_run(run: StreamRun, output: Path, model_hash: str) -> dict[str, str]:
     return {name: sha256_of(output / name) for name in names}
 
 
+def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Row]:
+    """Return the unedited model's predictions.
+
+    Raises:
+        DataError: they were made of other data or by another model.
+    """
+    record = read_json(folder / "baseline.json")
+    if (record.get("data_hash"), record.get("model_hash")) != (data_hash, model_hash):
+        raise DataError(
+            f"{folder}: the baseline was made with other data or another model; make it again."
+        )
+    return read_parquet(folder / "predictions.parquet", PREDICTIONS).to_pylist()
+
+
 def run_baseline(
     spec: RunSpec, data_folder: Path, model_folder: Path, output: Path
 ) -> dict[str, Any]:
@@ -418,14 +417,10 @@ def run_baseline(
     for role in ("upstream", "edits", "holdout", "accurate"):
         examples = list(load_role(data_folder, role))
         with autocast(spec.compute, device):
-            predictions = predict_all(
-                loaded.model, task, examples, spec.probes.batch_size
-            )
+            predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
         found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
         rows += found
-        averages[role] = {
-            r["measure"]: r["value"] for r in probe_rows(found, role, 0, 0)
-        }
+        averages[role] = {r["measure"]: r["value"] for r in probe_rows(found, role, 0, 0)}
         averages[role]["n"] = len(examples)
         if role == "edits":
             averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
@@ -433,6 +428,7 @@ def run_baseline(
     write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
     record = {
         "model_hash": loaded.sha256,
+        "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
         "averages": averages,
         "measure": task.main_measure,
     }

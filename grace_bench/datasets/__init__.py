@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from grace_bench.registry import Registry
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from grace_bench.datasets.base import DatasetBuilder
 
-DATASETS: Registry[type[DatasetBuilder]] = Registry(
+DATASETS: Registry[type[DatasetBuilder[Any]]] = Registry(
     "data set builder", group="grace_bench.datasets"
 )
 

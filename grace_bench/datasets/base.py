@@ -147,7 +147,8 @@ def load_role(folder: Path | str, role: str) -> list[Row]:
     if role not in ROLES:
         raise DataError(f"{folder}: unknown role '{role}'; the roles are {', '.join(ROLES)}.")
     table = read_parquet(Path(folder) / f"{role}.parquet", EXAMPLES)
-    return table.select(EXAMPLES.names).to_pylist()
+    rows: list[Row] = table.select(EXAMPLES.names).to_pylist()
+    return rows
 
 
 def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:

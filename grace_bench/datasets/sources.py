@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _UNITED = re.compile(r"[,(/]")
+_LICENCE_FIELDS = ("License-Expression", "License")
 _PROVINCE = re.compile(r"[A-Z][a-z]{3,}(?: [A-Z][a-z]{2,}){0,2}")
 
 
@@ -160,16 +161,16 @@ def source_of(package: str, origin: str) -> dict[str, str]:
         about = metadata.metadata(package)
     except metadata.PackageNotFoundError as error:
         raise DataError(_not_installed(package)) from error
-    licence = (
-        about.get("License-Expression") or (about.get("License") or "").split("\n\n")[0].strip()
-    )
+    # Older metadata has the whole text in "License"; its first paragraph names it.
+    stated = [about[key].split("\n\n")[0] for key in _LICENCE_FIELDS if key in about]
+    licence = next((text for text in stated if text.strip()), "")
     if not licence:
         classifiers = about.get_all("Classifier") or []
         named = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
         licence = ", ".join(named) or "not stated"
     return {
         "name": package,
-        "version": about.get("Version", "unknown"),
+        "version": about["Version"],
         "licence": " ".join(licence.split()),
         "origin": origin,
     }

@@ -19,6 +19,7 @@ occurs in the stream only, are dropped and counted.
 from __future__ import annotations
 
 import difflib
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -212,12 +213,11 @@ class Table(DatasetBuilder[TableOptions]):
                     f"{options.path}: row '{odd.row_id}' has the term '{odd.term}', which is not a "
                     f"number as train_before={options.train_before} is; mend one of them."
                 )
-            keyed = [(str(record.term), record) for record in records]
-            keyed.sort(key=lambda pair: pair[0])
+            keys: list[Any] = [str(record.term) for record in records]
             limit: Any = str(options.train_before)
         else:
-            keyed = sorted(zip(terms, records, strict=True), key=lambda pair: pair[0])
-            limit = boundary
+            keys, limit = terms, boundary
+        keyed = sorted(zip(keys, records, strict=True), key=lambda pair: pair[0])
         old = [record for term, record in keyed if term < limit]
         return old, [record for term, record in keyed if not term < limit]
 
@@ -256,6 +256,7 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None

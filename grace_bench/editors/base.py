@@ -10,15 +10,25 @@ Editors see tensors, never tasks: what an edit is supposed to say stands in `inp
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+import safetensors.torch
 
-from grace_bench.editors.hyperparameters import EditorHyperparameters
+from grace_bench.records import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from grace_bench.editors.hyperparameters import EditorHyperparameters
+
+STATE_FILE = "editor.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,22 @@ class Editor(ABC):
     @abstractmethod
     def remove(self) -> None:
         """Give the model back as it was before the first edit, bit for bit."""
+
+    def save(self, folder: Path, model_hash: str) -> list[str]:
+        """Write the editor's state into a run's folder; return the names of the files written.
+
+        Args:
+            folder: of the run.
+            model_hash: identity of the base model, so that no other one takes the state.
+        """
+        header = {"editor": self.name, "layer": self.layer, "model": model_hash}
+        content = safetensors.torch.save(
+            {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()},
+            metadata={"grace_bench.editor": json.dumps(header, sort_keys=True)},
+        )
+        with atomic_path(folder / STATE_FILE) as temporary:
+            temporary.write_bytes(content)
+        return [STATE_FILE]
 
     @property
     def n_keys(self) -> int | None:

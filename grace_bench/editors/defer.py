@@ -6,14 +6,16 @@ trained on, so that nothing teaches the gate to stay shut for other inputs.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import at_column, replace_columns
-from grace_bench.editors.hyperparameters import DeferHyperparameters
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
+
+if TYPE_CHECKING:
+    from grace_bench.editors.hyperparameters import DeferHyperparameters
 
 RELEASED_THRESHOLD = 0.5
 

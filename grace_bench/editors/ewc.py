@@ -6,15 +6,18 @@ edits. As released it crashes; `rules: released` is what it does with the one-li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.finetune import FinetuneEditor, history_from_state, history_state
-from grace_bench.editors.hyperparameters import EwcHyperparameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from grace_bench.editors.hyperparameters import EwcHyperparameters
 
 
 class EwcEditor(FinetuneEditor):

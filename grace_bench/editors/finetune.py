@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import frozen
 from grace_bench.editors.base import EditBatch, Editor, EditResult
-from grace_bench.editors.hyperparameters import FinetuneHyperparameters
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.models.layers import find_layer, layer_dims
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from grace_bench.editors.hyperparameters import FinetuneHyperparameters
 
 
 class FinetuneEditor(Editor):

@@ -8,15 +8,14 @@ value. Where the released code does something else, a switch of GraceHyperparame
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.codebook_file import codebook_from_state, codebook_state
+from grace_bench.codebook_file import codebook_from_state, codebook_state, save_codebook
 from grace_bench.editors.adapter import (
     AdapterEditor,
     LayerAdapter,
@@ -25,10 +24,16 @@ from grace_bench.editors.adapter import (
     replace_columns,
 )
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.hyperparameters import GraceHyperparameters
-from grace_bench.editors.prompt import PromptLocator
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
+from grace_bench.records import CODEBOOK, write_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from grace_bench.editors.hyperparameters import GraceHyperparameters
+    from grace_bench.editors.prompt import PromptLocator
 
 ZERO_DISTANCE = 1e-5
 """Relative to the key's norm: nearer than this, two inputs are the same but for rounding."""
@@ -203,6 +208,18 @@ class GraceEditor(AdapterEditor):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over another codebook for the same layer."""
         self.codebook = codebook_from_state(state)
+
+    def save(self, folder: Path, model_hash: str) -> list[str]:
+        """Write the codebook for machines (safetensors) and for people (Parquet)."""
+        save_codebook(
+            folder / "codebook.safetensors",
+            self.codebook,
+            layer=self.layer,
+            model=model_hash,
+            settings=self.hyperparameters.model_dump(mode="json"),
+        )
+        write_parquet(folder / "codebook.parquet", self.codebook.rows(), CODEBOOK)
+        return ["codebook.safetensors", "codebook.parquet"]
 
     def _change_codebook(self, seen: Retrieval, info: KeyInfo) -> str:
         """Add, expand, split or overwrite keys; return which (Algorithm 1, lines 3 to 11)."""

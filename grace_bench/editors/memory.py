@@ -5,14 +5,16 @@ See facts/grace-paper.md, section 4. The memory answers for every input alike, e
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import at_column, replace_columns
-from grace_bench.editors.hyperparameters import MemoryHyperparameters
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
+
+if TYPE_CHECKING:
+    from grace_bench.editors.hyperparameters import MemoryHyperparameters
 
 
 class MemoryAdapter(ParametricAdapter):

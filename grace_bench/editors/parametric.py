@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import AdapterEditor, LayerAdapter, frozen
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.hyperparameters import DeferHyperparameters, MemoryHyperparameters
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from grace_bench.editors.hyperparameters import (
+        AdapterHyperparameters,
+        DeferHyperparameters,
+        MemoryHyperparameters,
+    )
+    from grace_bench.editors.prompt import PromptLocator
 
 
 class ParametricAdapter(LayerAdapter):
@@ -23,8 +32,10 @@ class ParametricAdapter(LayerAdapter):
         learning: whether an edit is being made; it, not `training`, marks the gradient steps.
     """
 
-    def __init__(self, base_layer: nn.Module, *args: object) -> None:
-        super().__init__(base_layer, *args)
+    def __init__(
+        self, base_layer: nn.Module, locator: PromptLocator, settings: AdapterHyperparameters
+    ) -> None:
+        super().__init__(base_layer, locator, settings)
         self.edited = False
         self.learning = False
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import torch
 
-from grace_bench.config import ComputeConfig
 from grace_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from grace_bench.config import ComputeConfig
 
 
 def resolve_device(name: str) -> torch.device:
@@ -18,13 +21,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"compute.device: '{name}' is not on this machine; use auto or cpu."
-        )
+        raise ConfigError(f"compute.device: '{name}' is not on this machine; use auto or cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(
-            "compute.device: 'mps' is not on this machine; use auto or cpu."
-        )
+        raise ConfigError("compute.device: 'mps' is not on this machine; use auto or cpu.")
     return device
 
 
@@ -35,9 +34,7 @@ def set_up(compute: ComputeConfig) -> torch.device:
     return resolve_device(compute.device)
 
 
-def autocast(
-    compute: ComputeConfig, device: torch.device
-) -> contextlib.AbstractContextManager:
+def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.AbstractContextManager:
     """Return the context of forward passes in the wanted precision; weights stay float32."""
     if compute.precision == "float32":
         return contextlib.nullcontext()

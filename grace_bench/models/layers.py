@@ -9,14 +9,17 @@ with replaced_layer(model, name, MyAdapter(layer)):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from grace_bench.errors import ModelError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _INDEX = re.compile(r"\[(\d+)\]")
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from grace_bench.config import PretrainedSource
@@ -29,6 +32,11 @@ from grace_bench.records import read_json, sha256_of
 
 WEIGHTS = "model.safetensors"
 TRAINING = "training.json"
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, RuntimeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises on folders that are no models, or damaged ones."""
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -59,9 +67,8 @@ def resolve_source(source: PretrainedSource) -> Path | str:
     if source.kind == "hub":
         return source.id
     if source.kind == "package":
-        spec = importlib.util.find_spec(
-            source.id
-        )  # finds, but does not run, the package
+        # Finds, but does not run, the package; a name with dots would run its parents.
+        spec = importlib.util.find_spec(source.id) if source.id.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(
                 f"package '{source.id}' is not installed; install it without its dependencies: "
@@ -74,14 +81,18 @@ def resolve_source(source: PretrainedSource) -> Path | str:
         raise ModelError(
             f"{folder}: holds no {WEIGHTS}; point the model's source at one that does."
         )
-    if source.sha256:
-        found = sha256_of(folder / WEIGHTS)
-        if found != source.sha256:
-            raise ModelError(
-                f"{folder / WEIGHTS}: sha256 is {found[:12]}..., the config expects "
-                f"{source.sha256[:12]}...; install the right version or change the config."
-            )
+    check_sha256(folder / WEIGHTS, source.sha256)
     return folder
+
+
+def check_sha256(weights: Path, expected: str | None) -> None:
+    """Raise ModelError when the weights are not those that the config expects, if it does."""
+    found = sha256_of(weights) if expected else expected
+    if found != expected:
+        raise ModelError(
+            f"{weights}: sha256 is {found[:12]}..., the config expects {expected[:12]}...; "
+            "install the right version or change the config."
+        )
 
 
 def load_pretrained(
@@ -89,8 +100,12 @@ def load_pretrained(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Load model and tokenizer of a pretrained source; safetensors only."""
     place = resolve_source(source)
-    options = {"revision": source.revision} if source.kind == "hub" else {}
+    options = {}
+    if source.kind == "hub":
+        options = {"revision": source.revision, "subfolder": source.subfolder}
     try:
+        if source.kind == "hub" and source.sha256:
+            check_sha256(Path(cached_file(place, WEIGHTS, **options)), source.sha256)
         config = AutoConfig.from_pretrained(place, **options)
         if task == "classification" and labels:
             config.id2label = dict(enumerate(labels))
@@ -99,15 +114,13 @@ def load_pretrained(
             place, config=config, use_safetensors=True, dtype=torch.float32, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except LOADING_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"model '{source.id}' cannot be loaded: {reason}") from error
     return model, tokenizer
 
 
-def load_model(
-    folder: Path, task: str, device: torch.device | str = "cpu"
-) -> LoadedModel:
+def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> LoadedModel:
     """Load a prepared model in eval mode.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
@@ -16,9 +17,13 @@ from transformers import (
     T5Config,
 )
 
-from grace_bench.config import ScratchSource
 from grace_bench.errors import ConfigError, unknown_name
 from grace_bench.models.loading import model_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from grace_bench.config import ScratchSource
 
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "t5": T5Config,
@@ -45,9 +50,7 @@ def train_tokenizer(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     special = SPECIAL_TOKENS[architecture]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=architecture != "gpt2"
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=architecture != "gpt2")
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
@@ -80,15 +83,14 @@ def build_model(
     """Return a randomly initialised model; its weights depend on `seed` alone.
 
     Raises:
-        ConfigError: `source.shape` has a key that the architecture's configuration lacks.
+        ConfigError: `source.shape` has a key that the architecture's configuration lacks, or values
+            of which no model can be built.
     """
     schema = CONFIGS[source.architecture]
     known = set(schema().to_dict())
     for key in source.shape:
         if key not in known:
-            raise ConfigError(
-                unknown_name("key", key, known, f"{source.architecture} shape")
-            )
+            raise ConfigError(unknown_name("key", key, known, f"{source.architecture} shape"))
     settings = {**source.shape, "vocab_size": len(tokenizer)}
     if source.architecture == "t5":
         settings |= {
@@ -108,7 +110,13 @@ def build_model(
             "id2label": dict(enumerate(labels)),
             "label2id": {label: index for index, label in enumerate(labels)},
         }
-    config = schema(**settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model_class(task, config.is_encoder_decoder).from_config(config)
+    try:
+        config = schema(**settings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return model_class(task, config.is_encoder_decoder).from_config(config)
+    except (ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{source.architecture} shape: no model can be built of it ({reason})."
+        ) from error

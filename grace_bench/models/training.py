@@ -11,8 +11,7 @@ import math
 import shutil
 import time
 import uuid
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ from grace_bench.config import (
     TrainingConfig,
 )
 from grace_bench.datasets.base import load_role
-from grace_bench.errors import ModelError
+from grace_bench.errors import DataError, ModelError, unknown_name
 from grace_bench.evaluation import average, predict_all
 from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.layers import find_layer
@@ -35,6 +34,10 @@ from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.records import atomic_path, read_json, sha256_of, write_json
 from grace_bench.tasks import TASKS
 from grace_bench.tasks.base import Task, to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -57,35 +60,29 @@ def prepare_model(
     manifest = read_json(data_folder / "manifest.json")
     device = set_up(compute)
     train = list(load_role(data_folder, "train"))
+    if not train:
+        raise DataError(f"{data_folder}: no rows to train on; prepare the data set again.")
     labels = manifest.get("labels")
     seed = model_config.training.seed if model_config.training else 0
     source = model_config.source
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            seed
-        )  # a new classification head is drawn from the global generator
+        torch.manual_seed(seed)  # a new classification head is drawn from the global generator
         if isinstance(source, ScratchSource):
             texts = (row[key] for row in train for key in ("text", "label") if row[key])
-            tokenizer = train_tokenizer(
-                source.architecture, texts, source.vocabulary_size
-            )
+            tokenizer = train_tokenizer(source.architecture, texts, source.vocabulary_size)
             model = build_model(source, dataset_config.task, tokenizer, labels, seed)
         else:
             model, tokenizer = load_pretrained(source, dataset_config.task, labels)
     find_layer(model, model_config.layer)
     model.to(device)
-    task = TASKS.get(dataset_config.task)(
-        tokenizer, model.config, model_config.max_length
-    )
+    task = TASKS.get(dataset_config.task)(tokenizer, model.config, model_config.max_length)
     record: dict[str, Any] = {
         "model": model_config.name,
         "dataset": dataset_config.name,
     }
     record["config"] = model_config.model_dump(mode="json")
     if model_config.training is not None:
-        record["training"] = train_model(
-            model, task, train, model_config.training, compute
-        )
+        record["training"] = train_model(model, task, train, model_config.training, compute)
     model.eval()
     upstream = list(load_role(data_folder, "upstream"))[:MEASURED_EXAMPLES]
     predictions = predict_all(model, task, upstream, batch_size=64)
@@ -102,20 +99,18 @@ def train_model(
     training: TrainingConfig,
     compute: ComputeConfig,
 ) -> dict[str, Any]:
-    """Train with AdamW, linear warm-up and cosine decay; batches of similar length."""
+    """Train with AdamW, linear warm-up and cosine decay; batches of similar length.
+
+    Raises:
+        ModelError: `training.freeze` fits no parameter or all of them, or training diverged.
+    """
     started = time.perf_counter()
     device = next(model.parameters()).device
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(
-            not name.startswith(training.freeze) if training.freeze else True
-        )
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = choose_parameters(model, training.freeze)
     optimizer = torch.optim.AdamW(
         trained, lr=training.learning_rate, weight_decay=training.weight_decay
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: _rate(i, training)
-    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _rate(i, training))
     batches = _batches(examples, training)
     losses: list[float] = []
     curve: list[dict[str, float]] = []
@@ -146,12 +141,31 @@ def train_model(
                     *(step, training.steps, recent, seconds),
                     seconds / step * (training.steps - step),
                 )
+    if not all(parameter.isfinite().all() for parameter in trained):
+        raise ModelError(
+            f"training diverged at step {training.steps} (weights are not finite); "
+            "lower training.learning_rate."
+        )
     return {
         **training.model_dump(mode="json"),
         "loss": curve,
         "seconds": round(time.perf_counter() - started, 1),
         "parameters_trained": sum(p.numel() for p in trained),
     }
+
+
+def choose_parameters(model: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
+    """Let all parameters be trained but those whose names begin with one of `freeze`."""
+    parameters = dict(model.named_parameters())
+    for prefix in freeze:
+        if not any(name.startswith(prefix) for name in parameters):
+            raise ModelError(unknown_name("parameter", prefix, parameters, "training.freeze"))
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(not name.startswith(tuple(freeze)))
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    if not trained:
+        raise ModelError("training.freeze: leaves no parameter to train; freeze fewer.")
+    return trained
 
 
 def _rate(index: int, training: TrainingConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,18 @@ class Estimate:
     high: float | None
     n: int | None
     n_seeds: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a value that can be drawn."""
+        return self.value is not None and math.isfinite(self.value)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The interval's ends; the value itself where there is no interval or no end to it."""
+        ends = (self.low, self.high)
+        low, high = (self.value if e is None or not math.isfinite(e) else e for e in ends)
+        return low, high
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Ex
 
 
 def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str) -> None:
-    points = [p for p in points if _finite(p.estimate)]
+    points = [p for p in points if p.estimate.is_finite]
     if not points:
         return
     style = {"color": tint, "linestyle": line_style(setting), "zorder": layer(setting)}
@@ -131,24 +131,16 @@ def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str
         return
     x = [point.n_edits for point in points]
     axes.plot(x, [p.estimate.value for p in points], **style, marker=".", markersize=3)
-    low = [_or_value(p.estimate.low, p.estimate) for p in points]
-    high = [_or_value(p.estimate.high, p.estimate) for p in points]
+    low = [p.estimate.bounds[0] for p in points]
+    high = [p.estimate.bounds[1] for p in points]
     axes.fill_between(x, low, high, color=tint, alpha=0.13, linewidth=0, zorder=1)
 
 
-def _or_value(bound: float | None, estimate: Estimate) -> float | None:
-    return bound if bound is not None and math.isfinite(bound) else estimate.value
-
-
-def _finite(estimate: Estimate) -> bool:
-    return estimate.value is not None and math.isfinite(estimate.value)
-
-
 def _scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estimate]) -> None:
-    shown = [estimate for estimate in shown if _finite(estimate)]
+    shown = [estimate for estimate in shown if estimate.is_finite]
     if shown:
-        low = min(_or_value(e.low, e) for e in shown)
-        high = max(_or_value(e.high, e) for e in shown)
+        low = min(e.bounds[0] for e in shown)
+        high = max(e.bounds[1] for e in shown)
         scale_axis(axes, which, experiment.is_perplexity, low, high)
 
 
@@ -182,8 +174,8 @@ def draw_codebook_sizes(figure: Figure, data: Summary, curves: Curves) -> None:
                 x = [point.n_edits for point in points]
                 tint = tints[setting.editor]
                 axes.plot(x, [p.estimate.value for p in points], color=tint, zorder=layer(setting))
-                low = [_or_value(p.estimate.low, p.estimate) for p in points]
-                high = [_or_value(p.estimate.high, p.estimate) for p in points]
+                low = [p.estimate.bounds[0] for p in points]
+                high = [p.estimate.bounds[1] for p in points]
                 axes.fill_between(x, low, high, color=tint, alpha=0.15, linewidth=0)
         axes.plot([0, longest], [0, longest], color="black", linestyle=":", linewidth=1, zorder=3.5)
         axes.set_title(experiment.title)
@@ -214,7 +206,7 @@ def draw_trade_off(figure: Figure, data: Summary) -> None:
             (s, data.get(s, "trr", measure), data.get(s, "err", measure))
             for s in data.configured(experiment)
         ]
-        shown = [item for item in shown if _finite(item[1]) and _finite(item[2])]
+        shown = [item for item in shown if item[1].is_finite and item[2].is_finite]
         _scale(axes, "x", experiment, [trr for _, trr, _ in shown])
         _scale(axes, "y", experiment, [err for _, _, err in shown])
         _make_headroom(axes, experiment)
@@ -251,14 +243,14 @@ def _make_headroom(axes: Axes, experiment: Experiment) -> None:
 
 def _cross(trr: Estimate, err: Estimate) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """Return the ends of the two interval lines of a point."""
-    left, right = _or_value(trr.low, trr), _or_value(trr.high, trr)
-    bottom, top = _or_value(err.low, err), _or_value(err.high, err)
+    left, right = trr.bounds
+    bottom, top = err.bounds
     return [((left, err.value), (right, err.value)), ((trr.value, bottom), (trr.value, top))]
 
 
 def _draw_cross(axes: Axes, setting: Setting, trr: Estimate, err: Estimate, tint: str) -> None:
     def around(estimate: Estimate) -> list[list[float]]:
-        low, high = _or_value(estimate.low, estimate), _or_value(estimate.high, estimate)
+        low, high = estimate.bounds
         # A percentile interval need not hold its estimate.
         return [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
 
@@ -295,7 +287,7 @@ def draw_sweep(figure: Figure, data: Summary, cells: dict[Experiment, list[Setti
         for axes, metric in zip(row, ("trr", "err", third, "n_keys"), strict=True):
             measure = None if metric == "n_keys" else experiment.measure
             shown = [(s, data.get(s, metric, measure)) for s in settings]
-            shown = [item for item in shown if _finite(item[1])]
+            shown = [item for item in shown if item[1].is_finite]
             if not shown:
                 axes.set_axis_off()
                 continue
@@ -336,9 +328,11 @@ def _draw_sweep_line(
 ) -> None:
     x = [setting.values[swept] for setting, _ in line]
     y = [estimate.value for _, estimate in line]
-    low = [y_ - _or_value(e.low, e) for y_, (_, e) in zip(y, line, strict=True)]
-    high = [_or_value(e.high, e) - y_ for y_, (_, e) in zip(y, line, strict=True)]
-    spread = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
+    # A percentile interval need not hold its estimate.
+    spread = [
+        [max(0.0, e.value - e.bounds[0]) for _, e in line],
+        [max(0.0, e.bounds[1] - e.value) for _, e in line],
+    ]
     axes.errorbar(x, y, yerr=spread, color=tint, elinewidth=0.9, zorder=2)
     for setting, estimate in line:
         face = "white" if setting.in_sweep else tint

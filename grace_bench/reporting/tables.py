@@ -29,7 +29,6 @@ from grace_bench.reporting.table import (
     Table,
     best_in_bold,
     cell,
-    escape_latex,
     number,
     to_csv,
     to_latex,
@@ -112,17 +111,18 @@ def table_rows(data: Summary) -> list[tuple[str, str, dict[Experiment, Setting]]
     An editor is one row even where its hyperparameters differ between data sets; it is several
     only where several configured settings compete on one experiment.
     """
-    by_editor: dict[tuple[tuple[int, str], str], dict[Experiment, list[Setting]]] = {}
+    by_editor: dict[str, dict[Experiment, list[Setting]]] = {}
+    first = {s.editor: s for s in reversed(data.settings)}
     for setting in data.settings:
-        key = (editor_rank(setting.editor_class, setting.editor), setting.editor)
-        cells = by_editor.setdefault(key, {})
+        cells = by_editor.setdefault(setting.editor, {})
         if not setting.in_sweep:
             cells.setdefault(setting.experiment, []).append(setting)
     rows = []
-    for _, editor in sorted(by_editor):
-        cells = by_editor[editor_rank_of(data, editor), editor]
-        label, kind = next(
-            (s.editor_label, s.editor_class) for s in data.settings if s.editor == editor
+    for editor in sorted(by_editor, key=lambda name: editor_rank(first[name].editor_class, name)):
+        cells, label, kind = (
+            by_editor[editor],
+            first[editor].editor_label,
+            first[editor].editor_class,
         )
         if all(len(settings) == 1 for settings in cells.values()):
             rows.append((label, kind, {e: settings[0] for e, settings in cells.items()}))
@@ -131,11 +131,6 @@ def table_rows(data: Summary) -> list[tuple[str, str, dict[Experiment, Setting]]
             chosen = {e: s for e, ss in cells.items() for s in ss if s.variant == variant}
             rows.append((f"{label} ({variant})", kind, chosen))
     return rows
-
-
-def editor_rank_of(data: Summary, editor: str) -> tuple[int, str]:
-    """Return the rank of an editor by its name in the suite."""
-    return next(editor_rank(s.editor_class, s.editor) for s in data.settings if s.editor == editor)
 
 
 def main_tables(data: Summary) -> list[Table]:
@@ -346,6 +341,3 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
 
 def _plain(value: object) -> str:
     return "--" if value is None else str(value)
-
-
-__all__ = ["escape_latex", "main_tables", "measure_tables", "sweep_table", "write_tables"]

@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from grace_bench.reporting.tracked import (
 from grace_bench.runs import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
@@ -92,10 +93,16 @@ def track(
         exported: dict[str, Any] = {}
         for run in runs:
             files = _run_artifacts(run)
-            entry = (run.files_hash, run_tags(run), lambda c, i, r=run, f=files: _fill(c, i, r, f))
-            exported[run.id] = _ensure(client, experiment_id, run.id, known, *entry)
-        name = f"suite {suite}"
-        exported[name] = _ensure_suite(client, experiment_id, name, known, runs, summary_folder)
+            entry = _Entry(
+                run.id,
+                run.files_hash,
+                started_ms(run),
+                run_tags(run),
+                lambda mlflow_id, run=run, files=files: _fill(client, mlflow_id, run, files),
+            )
+            exported[run.id] = _ensure(client, experiment_id, known, entry)
+        entry = _suite_entry(client, runs, summary_folder)
+        exported[entry.name] = _ensure(client, experiment_id, known, entry)
         _mark_stale(client, known, exported)
     export = {
         "format": "grace-bench mlflow export",
@@ -124,7 +131,7 @@ def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
     """
     command = ui_command(tracking_uri, host, port)
     try:
-        return subprocess.run(command, env={**os.environ, **_QUIET}, check=False).returncode
+        return subprocess.run(command, env=ui_environment(), check=False).returncode
     except KeyboardInterrupt:
         return 0
 
@@ -139,6 +146,11 @@ def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> 
             raise DataError(f"{path}: no such file; run the track step first.")
     options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
     return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]
+
+
+def ui_environment() -> dict[str, str]:
+    """Return the environment of the web interface: no telemetry, no further processes."""
+    return {**os.environ, **_QUIET}
 
 
 def _client(uri: str) -> MlflowClient:
@@ -183,7 +195,9 @@ def _experiment(client: MlflowClient, suite: str, uri: str, folder: Path) -> str
     # A server knows best where its artifacts belong; a file has them beside it.
     local = uri.startswith("sqlite:///")
     location = (folder.resolve() / ARTIFACTS).as_uri() if local else None
-    return client.create_experiment(suite, artifact_location=location, tags={TAG + "suite": suite})
+    # The interface shows an experiment of this kind by its curves, not by language model traces.
+    tags = {TAG + "suite": suite, "mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(suite, artifact_location=location, tags=tags)
 
 
 def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]]:
@@ -200,19 +214,24 @@ def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]
             return known
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An MLflow run as it should be."""
+
+    name: str
+    files_hash: str
+    started_ms: int
+    tags: dict[str, str]
+    fill: Callable[[str], int]  # writes into the MLflow run of this id; returns when it ended
+
+
 def _ensure(
-    client: MlflowClient,
-    experiment_id: str,
-    name: str,
-    known: Mapping[str, list[Run]],
-    files_hash: str,
-    tags: Mapping[str, str],
-    fill: Any,
+    client: MlflowClient, experiment_id: str, known: Mapping[str, list[Run]], entry: _Entry
 ) -> dict[str, str]:
     """Leave the MLflow run of these files alone, or make it; delete all others of the name."""
     kept: Run | None = None
-    for found in known.get(name, []):
-        same = found.data.tags.get(TAG + "files_hash") == files_hash
+    for found in known.get(entry.name, []):
+        same = found.data.tags.get(TAG + "files_hash") == entry.files_hash
         # An unfinished one was being written when an earlier call was killed.
         if kept is None and same and found.info.status == "FINISHED":
             kept = found
@@ -221,14 +240,17 @@ def _ensure(
     if kept is not None:
         if TAG + "stale" in kept.data.tags:
             client.delete_tag(kept.info.run_id, TAG + "stale")
-        return {"mlflow_run_id": kept.info.run_id, "files_hash": files_hash}
-    start = int(tags[TAG + "started_ms"])
-    all_tags = {**tags, TAG + "run_id": name, TAG + "files_hash": files_hash}
-    made = client.create_run(experiment_id, start_time=start, run_name=name, tags=all_tags)
-    end = fill(client, made.info.run_id)
+        return {"mlflow_run_id": kept.info.run_id, "files_hash": entry.files_hash}
+    made = client.create_run(
+        experiment_id,
+        start_time=entry.started_ms,
+        run_name=entry.name,
+        tags={**entry.tags, TAG + "run_id": entry.name, TAG + "files_hash": entry.files_hash},
+    )
+    end = entry.fill(made.info.run_id)
     client.set_terminated(made.info.run_id, "FINISHED", end_time=end)
-    logger.info("%s: tracked as %s", name, made.info.run_id)
-    return {"mlflow_run_id": made.info.run_id, "files_hash": files_hash}
+    logger.info("%s: tracked as %s", entry.name, made.info.run_id)
+    return {"mlflow_run_id": made.info.run_id, "files_hash": entry.files_hash}
 
 
 def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[Path]) -> int:
@@ -269,15 +291,8 @@ def _run_artifacts(run: RunFolder) -> list[Path]:
     return paths
 
 
-def _ensure_suite(
-    client: MlflowClient,
-    experiment_id: str,
-    name: str,
-    known: Mapping[str, list[Run]],
-    runs: Sequence[RunFolder],
-    folder: Path,
-) -> dict[str, str]:
-    """Make the run that holds what is about all runs: summary, tables, figures."""
+def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) -> _Entry:
+    """Return the run that holds what is about all runs: summary, tables, figures."""
     present = [folder / part for part in SUITE_PARTS if (folder / part).exists()]
     files = sorted(
         path
@@ -287,16 +302,15 @@ def _ensure_suite(
     )
     hashes = {str(path.relative_to(folder)): records.sha256_of(path) for path in files}
     first = min(started_ms(run) for run in runs)
-    last = max(started_ms(run) for run in runs)
+    suite = runs[0].spec["suite"]
     tags = {
         TAG + "kind": "suite",
-        TAG + "suite": runs[0].spec["suite"],
-        TAG + "started_ms": str(first),
+        TAG + "suite": suite,
         TAG + "version": __version__,
         "mlflow.note.content": "Summary, tables and figures over all runs of the suite.",
     }
 
-    def fill(client: MlflowClient, mlflow_id: str) -> int:
+    def fill(mlflow_id: str) -> int:
         from mlflow.entities import Param
 
         described = {"n_runs": len(runs), "seeds": sorted({run.spec["seed"] for run in runs})}
@@ -305,9 +319,9 @@ def _ensure_suite(
         for path in files:
             inside = path.relative_to(folder).parent.as_posix()
             client.log_artifact(mlflow_id, str(path), None if inside == "." else inside)
-        return last
+        return first
 
-    return _ensure(client, experiment_id, name, known, digest(hashes, 16), tags, fill)
+    return _Entry(f"suite {suite}", digest(hashes, 16), first, tags, fill)
 
 
 def _mark_stale(

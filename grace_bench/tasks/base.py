@@ -13,14 +13,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from grace_bench import metrics
-from grace_bench.errors import DataError
+from grace_bench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 IGNORED = -100
 """Label of positions that no loss reads, by Hugging Face's convention."""
@@ -44,6 +46,9 @@ class Task(ABC):
         config: the model's configuration.
         max_length: longest sequence in tokens; longer ones are cut at their beginning for
             generative tasks (the prompt's end is what matters), at their end otherwise.
+
+    Raises:
+        ConfigError: the model has fewer positions than `max_length`.
     """
 
     name: ClassVar[str]
@@ -55,6 +60,12 @@ class Task(ABC):
         config: PretrainedConfig,
         max_length: int,
     ) -> None:
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and max_length > positions:
+            raise ConfigError(
+                f"max_length {max_length} is more than the model's {positions} positions; "
+                "lower the model's max_length."
+            )
         self.tokenizer = tokenizer
         self.config = config
         self.max_length = max_length
@@ -64,9 +75,7 @@ class Task(ABC):
         """Return model inputs with labels, right-padded, on the CPU; shapes (batch, length)."""
 
     @abstractmethod
-    def predict(
-        self, model: nn.Module, examples: Sequence[Example]
-    ) -> list[Prediction]:
+    def predict(self, model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
         """Return one prediction an example, in order."""
 
     @abstractmethod
@@ -107,14 +116,19 @@ class GenerativeTask(Task):
     separator: ClassVar[str] = " "
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Return the prompt's token ids; an empty prompt becomes the start token alone."""
+        """Return the prompt's token ids; an empty prompt becomes the start token alone.
+
+        A long prompt loses its beginning. A causal model's leaves room for an answer, the same
+        for every answer, so that the prompt is the same tokens whether scored or continued.
+        """
         if self.config.is_encoder_decoder:
             return self.tokenizer(example["text"])["input_ids"][-self.max_length :]
+        room = self.max_length - min(self.max_new_tokens, self.max_length // 2)
         ids = self.tokenizer(example["text"], add_special_tokens=False)["input_ids"]
         start = self.tokenizer.bos_token_id
         if start is None:
             start = self.tokenizer.eos_token_id
-        return [start, *ids] if self._starts_with_bos or not ids else ids
+        return ([start, *ids] if self._starts_with_bos or not ids else ids)[-room:]
 
     @property
     def _starts_with_bos(self) -> bool:
@@ -126,29 +140,20 @@ class GenerativeTask(Task):
         if not self.config.is_encoder_decoder and example["text"]:
             text = self.separator + text
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise DataError(
-                f"example '{example['example_id']}' has an answer without tokens."
-            )
+        if not ids or not example["label"].strip():
+            raise DataError(f"example '{example['example_id']}' has an empty answer; give it one.")
         return [*ids, self.tokenizer.eos_token_id]
 
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask and labels; (batch, length) each."""
         prompts = [self.prompt_ids(example) for example in examples]
-        answers = [
-            self.answer_ids(example)[: self.max_length - 1] for example in examples
-        ]
+        answers = [self.answer_ids(example) for example in examples]
         if self.config.is_encoder_decoder:
-            rows, labels = prompts, answers
+            rows, labels = prompts, [a[: self.max_length - 1] for a in answers]
         else:
-            kept = [
-                p[-(self.max_length - len(a)) :]
-                for p, a in zip(prompts, answers, strict=True)
-            ]
-            rows = [[*p, *a] for p, a in zip(kept, answers, strict=True)]
-            labels = [
-                [*[IGNORED] * len(p), *a] for p, a in zip(kept, answers, strict=True)
-            ]
+            answers = [a[: self.max_length - len(p)] for p, a in zip(prompts, answers, strict=True)]
+            rows = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+            labels = [[*[IGNORED] * len(p), *a] for p, a in zip(prompts, answers, strict=True)]
         return {
             "input_ids": pad(rows, self._pad_id),
             "attention_mask": attention(rows),
@@ -160,22 +165,17 @@ class GenerativeTask(Task):
         pad_id = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad_id is None else pad_id
 
-    def generate(
-        self, model: nn.Module, examples: Sequence[Example]
-    ) -> list[list[int]]:
+    def generate(self, model: nn.Module, examples: Sequence[Example]) -> list[list[int]]:
         """Return greedily generated token ids, each up to its end-of-sequence token, included."""
         left = not self.config.is_encoder_decoder
-        room = (
-            self.max_length if self.config.is_encoder_decoder else self.max_length - 1
-        )
-        prompts = [self.prompt_ids(example)[-room:] for example in examples]
+        prompts = [self.prompt_ids(example) for example in examples]
         batch = {
             "input_ids": pad(prompts, self._pad_id, left),
             "attention_mask": attention(prompts, left),
         }
         output = model.generate(
             **to_device(batch, model),
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self._room_to_generate(batch["input_ids"].shape[1]),
             do_sample=False,
             num_beams=1,
             pad_token_id=self._pad_id,
@@ -184,14 +184,19 @@ class GenerativeTask(Task):
         skip = 1 if self.config.is_encoder_decoder else batch["input_ids"].shape[1]
         return [self._until_end(row) for row in output[:, skip:].tolist()]
 
+    def _room_to_generate(self, width: int) -> int:
+        """Return how many tokens may follow a prompt: fewer than wanted if positions run out."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        if positions is None or self.config.is_encoder_decoder:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, positions - width)
+
     def _until_end(self, ids: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id
         return ids[: ids.index(end) + 1] if end in ids else ids
 
     @torch.no_grad()
-    def predict(
-        self, model: nn.Module, examples: Sequence[Example]
-    ) -> list[Prediction]:
+    def predict(self, model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
         """Generate an answer to each example and score it both ways."""
         generated = self.generate(model, examples)
         forced = self.score_forced(model, examples)
@@ -204,9 +209,7 @@ class GenerativeTask(Task):
             predictions.append(Prediction(text, scores))
         return predictions
 
-    def score_forced(
-        self, model: nn.Module, examples: Sequence[Example]
-    ) -> list[dict[str, float]]:
+    def score_forced(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, float]]:
         """Return loss, perplexity and token accuracy of each label under teacher forcing."""
         batch = to_device(self.encode(examples), model)
         logits, labels = model(**batch).logits, batch["labels"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.errors import DataError
 from grace_bench.tasks.base import Example, Prediction, Task, attention, pad, to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Classification(Task):
@@ -20,9 +23,9 @@ class Classification(Task):
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (batch, length) and labels (batch,)."""
         rows = [
-            self.tokenizer(
-                example["text"], truncation=True, max_length=self.max_length
-            )["input_ids"]
+            self.tokenizer(example["text"], truncation=True, max_length=self.max_length)[
+                "input_ids"
+            ]
             for example in examples
         ]
         return {
@@ -41,15 +44,11 @@ class Classification(Task):
             ) from error
 
     @torch.no_grad()
-    def predict(
-        self, model: nn.Module, examples: Sequence[Example]
-    ) -> list[Prediction]:
+    def predict(self, model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
         """Return the most likely class of each example."""
         batch = to_device(self.encode(examples), model)
         logits = model(**batch).logits.float()  # (batch, classes)
-        losses = nn.functional.cross_entropy(
-            logits, batch["labels"], reduction="none"
-        ).tolist()
+        losses = nn.functional.cross_entropy(logits, batch["labels"], reduction="none").tolist()
         chosen = logits.argmax(dim=-1)
         right = (chosen == batch["labels"]).tolist()
         return [

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,10 @@ from grace_bench import records
 from grace_bench.reporting.figures import write_figures
 from grace_bench.reporting.summary import summarise
 from grace_bench.reporting.tables import write_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TASKS = {
     "question_answering": ("facts-qa", "Facts QA", "facts-t5", "T5 (tiny)", "f1"),
@@ -283,6 +286,12 @@ def write_suite(
                         )
                     )
     return folders
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """The function that writes one run folder; a fixture, so that no test imports a conftest."""
+    return write_run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,146 @@
+"""Tiny random models, built from configs, and edits for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+VOCABULARY = 40
+LAYERS = {
+    "t5": "encoder.block[1].layer[1].DenseReluDense.wo.weight",
+    "bert": "bert.encoder.layer[0].output.dense.weight",
+    "gpt2": "transformer.h[0].mlp.c_fc.weight",
+}
+
+
+@dataclass
+class Case:
+    """A model, the layer to edit, and how to make batches for it."""
+
+    kind: str
+    model: nn.Module
+    layer: str
+
+    def inputs(self, prompt: list[int], label: list[int]) -> dict[str, Tensor]:
+        """Return the arguments of one example, unpadded."""
+        return self.batch([(prompt, label)])
+
+    def batch(
+        self, examples: list[tuple[list[int], list[int]]], side: str = "right"
+    ) -> dict[str, Tensor]:
+        """Return a padded batch; T5's labels are always padded at the right."""
+        if self.kind == "bert":
+            rows = [prompt for prompt, _ in examples]
+            labels = torch.tensor([(label[0] + 1) % 3 for _, label in examples])
+        elif self.kind == "t5":
+            rows = [prompt for prompt, _ in examples]
+            labels = pad([label for _, label in examples], -100, "right")
+        else:
+            rows = [prompt + label for prompt, label in examples]
+            labels = pad([[-100] * len(prompt) + label for prompt, label in examples], -100, side)
+        mask = pad([[1] * len(row) for row in rows], 0, side)
+        inputs = {"input_ids": pad(rows, 0, side), "attention_mask": mask, "labels": labels}
+        if self.kind != "t5":
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return inputs
+
+    def prompts(self, prompts: list[list[int]], side: str) -> dict[str, Tensor]:
+        """Return the arguments of generate()."""
+        mask = pad([[1] * len(row) for row in prompts], 0, side)
+        return {"input_ids": pad(prompts, 0, side), "attention_mask": mask}
+
+    @torch.no_grad()
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the model's logits."""
+        return self.model(**inputs).logits
+
+    @torch.no_grad()
+    def loss(self, inputs: dict[str, Tensor]) -> float:
+        """Return the model's loss."""
+        return self.model(**inputs).loss.item()
+
+
+def pad(rows: list[list[int]], fill: int, side: str) -> Tensor:
+    """Return rows of one length."""
+    width = max(map(len, rows))
+    return torch.tensor(
+        [
+            row + [fill] * (width - len(row))
+            if side == "right"
+            else [fill] * (width - len(row)) + row
+            for row in rows
+        ]
+    )
+
+
+def build(kind: str, seed: int = 0) -> Case:
+    """Build a tiny random model with weights large enough to make inputs differ."""
+    torch.manual_seed(seed)
+    if kind == "t5":
+        config = T5Config(
+            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+            dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        model = T5ForConditionalGeneration(config)
+    elif kind == "bert":
+        config = BertConfig(
+            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, num_labels=3, hidden_dropout_prob=0.0, pad_token_id=0,
+            attention_probs_dropout_prob=0.0, initializer_range=0.3,
+        )  # fmt: skip
+        model = BertForSequenceClassification(config)
+    else:
+        config = GPT2Config(
+            vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1, initializer_range=0.3,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+        model.generation_config.pad_token_id = 0
+    return Case(kind, model.eval(), LAYERS[kind])
+
+
+@pytest.fixture(params=["t5", "bert", "gpt2"])
+def case(request: pytest.FixtureRequest) -> Case:
+    """A fresh tiny model of each kind."""
+    return build(request.param)
+
+
+@pytest.fixture
+def t5() -> Case:
+    """A fresh tiny T5."""
+    return build("t5")
+
+
+@pytest.fixture
+def gpt2() -> Case:
+    """A fresh tiny GPT-2."""
+    return build("gpt2")
+
+
+@pytest.fixture
+def make_case():
+    """The builder itself, for tests that need two models alike."""
+    return build
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Run with one thread: other tests share the processor."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

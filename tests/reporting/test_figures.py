@@ -1,0 +1,73 @@
+"""Figures: which ones there are, valid files, the same bytes twice, names apart."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from grace_bench.errors import DataError
+from grace_bench.reporting.figures import write_figures
+from grace_bench.reporting.plotting import place_labels
+
+NAMES = (
+    "codebook-size",
+    "overview",
+    "retention-facts-t5-facts-qa",
+    "retention-terms-bert-terms_cls",
+    "sweep-grace",
+    "trade-off",
+)
+
+
+def test_every_figure_is_there_as_pdf_and_png(reported):
+    found = sorted(path.name for path in (reported / "figures").iterdir())
+    assert found == sorted(f"{name}.{kind}" for name in NAMES for kind in ("pdf", "png"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_whole_and_say_where_they_come_from(reported, name):
+    picture = (reported / "figures" / f"{name}.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert 1000 <= width <= 2400
+    assert 350 <= height <= 2000
+    assert len(picture) > 20_000  # not an empty canvas
+    assert b"suite: synthetic" in picture
+    assert b"data_hashes: facts-qa:" in picture
+    document = (reported / "figures" / f"{name}.pdf").read_bytes()
+    assert document[:5] == b"%PDF-"
+    assert b"/Type3" not in document.replace(b" ", b"")  # text is text
+    assert b"CreationDate" not in document
+
+
+def test_same_bytes_twice_and_old_figures_go(reported, tmp_path):
+    (tmp_path / "sweep-gone.png").write_bytes(b"old")
+    paths = write_figures(reported / "summary.parquet", reported / "curves.parquet", tmp_path)
+    assert not (tmp_path / "sweep-gone.png").exists()
+    for path in paths:
+        assert path.read_bytes() == (reported / "figures" / path.name).read_bytes()
+
+
+def test_missing_curves(reported, tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        write_figures(reported / "summary.parquet", tmp_path / "curves.parquet", tmp_path)
+
+
+def test_names_of_crowded_points_do_not_overlap():
+    figure = Figure(figsize=(3, 3))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    points = [(0.5, 0.5), (0.51, 0.5), (0.5, 0.52), (0.9, 0.9), (0.88, 0.9)]
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    place_labels(axes, points, ["Unedited", "Defer", "Memory", "GRACE", "FT+EWC"], ["k"] * 5)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    frame = axes.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        assert not any(box.overlaps(other) for other in boxes[:i])

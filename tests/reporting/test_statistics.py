@@ -1,0 +1,114 @@
+"""Bootstrap intervals against scipy, by coverage, and by how they must behave."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from grace_bench.reporting.statistics import (
+    draw_weights,
+    generator_for,
+    interval,
+    mean_interval,
+    over_seeds,
+    unit_indices,
+    weighted_means,
+    weighted_medians,
+)
+
+
+def test_agrees_with_scipy_for_the_mean_of_one_seed():
+    values = np.random.default_rng(0).gamma(2.0, 1.0, 300)
+    wanted = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    found = mean_interval([values], resamples=20_000)
+    assert found.value == pytest.approx(values.mean())
+    width = wanted.high - wanted.low
+    assert found.low == pytest.approx(wanted.low, abs=0.03 * width)
+    assert found.high == pytest.approx(wanted.high, abs=0.03 * width)
+
+
+def test_interval_covers_the_true_mean_in_95_of_100_cases():
+    rng = np.random.default_rng(2)
+    cases = [
+        mean_interval([rng.normal(1.0, 1.0, 80)], key=str(i), resamples=400) for i in range(400)
+    ]
+    covered = np.mean([case.low <= 1.0 <= case.high for case in cases])
+    assert 0.91 <= covered <= 0.98
+
+
+def test_interval_holds_the_mean_and_shrinks_with_more_examples():
+    rng = np.random.default_rng(3)
+    small, large = (mean_interval([rng.random(n)]) for n in (50, 5000))
+    for case in (small, large):
+        assert case.low < case.value < case.high
+    assert (large.high - large.low) < 0.2 * (small.high - small.low)
+
+
+def test_examples_of_one_fact_are_not_independent():
+    facts = np.random.default_rng(4).random(40)
+    values, names = np.repeat(facts, 10), np.repeat(np.arange(40), 10)
+    by_fact = mean_interval([values], [names.tolist()])
+    as_if_independent = mean_interval([values])
+    alone = mean_interval([facts])
+    assert by_fact.high - by_fact.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    assert by_fact.high - by_fact.low > 2.5 * (as_if_independent.high - as_if_independent.low)
+
+
+def test_the_same_answers_under_two_seeds_are_not_twice_the_evidence():
+    values = np.random.default_rng(5).random(200)
+    one, two = mean_interval([values]), mean_interval([values, values])
+    assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    values = np.random.default_rng(6).random(200)
+    near, far = mean_interval([values, values]), mean_interval([values, values + 1])
+    assert far.value == pytest.approx(values.mean() + 0.5)
+    assert far.high - far.low > 3 * (near.high - near.low)
+
+
+def test_same_key_same_numbers():
+    values = np.random.default_rng(7).random(30)
+    assert mean_interval([values], key="a") == mean_interval([values], key="a")
+    assert mean_interval([values], key="a") != mean_interval([values], key="b")
+
+
+def test_weighted_median_is_the_median_of_the_resample():
+    generator = generator_for("medians")
+    for n in (1, 2, 7, 30):
+        values = generator.normal(size=n)
+        units = np.arange(n)
+        weights = draw_weights(generator, n, 50)
+        wanted = [np.median(np.repeat(values, row.astype(int))) for row in weights]
+        assert weighted_medians(values, units, weights) == pytest.approx(wanted)
+
+
+def test_missing_and_infinite_values():
+    values = np.array([[1.0], [math.nan], [3.0], [math.inf]])
+    weights = np.array([[1, 1, 1, 0], [0, 2, 0, 0], [1, 1, 1, 1]], dtype=float)
+    means = weighted_means(values, np.arange(4), weights)[:, 0]
+    assert means[0] == 2.0
+    assert math.isnan(means[1])
+    assert means[2] == math.inf
+    assert interval(means) == (2.0, math.inf)
+    assert all(math.isnan(end) for end in interval(np.array([math.nan])))
+
+
+def test_mean_over_drawn_seeds():
+    per_seed = [np.array([1.0, 1.0, 1.0]), np.array([3.0, 3.0, math.nan])]
+    weights = np.array([[1, 1], [2, 0], [1, 1]], dtype=float)
+    assert over_seeds(per_seed, weights).tolist() == [2.0, 1.0, 1.0]
+
+
+def test_weights_are_counts_of_draws():
+    weights = draw_weights(generator_for("weights"), 9, 100)
+    assert weights.shape == (100, 9)
+    assert (weights.sum(axis=1) == 9).all()
+    indices, n_units = unit_indices(["b", "a", "b"])
+    assert indices.tolist() == [0, 1, 0]
+    assert n_units == 2

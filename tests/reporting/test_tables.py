@@ -1,0 +1,194 @@
+"""Tables: numbers as printed, bold where it belongs, and a PDF by a real pdflatex."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from grace_bench.errors import DataError
+from grace_bench.reporting.estimates import Estimate, Summary
+from grace_bench.reporting.summary import summarise
+from grace_bench.reporting.table import best_in_bold, cell, escape_latex, number
+from grace_bench.reporting.tables import table_rows, write_tables
+
+needs_pdflatex = pytest.mark.skipif(
+    not (shutil.which("pdflatex") and shutil.which("pdftotext")),
+    reason="pdflatex or pdftotext is not installed (texlive-latex-recommended, poppler-utils)",
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "printed"),
+    [
+        (0.824, "f1", ".82"),
+        (1.0, "accuracy", "1.00"),
+        (0.0, "f1", ".00"),
+        (0.999, "f1", "1.00"),
+        (15.984, "perplexity", "15.98"),
+        (9999.0, "perplexity", "9999.00"),
+        (123456.0, "perplexity", "1.2e+05"),
+        (math.inf, "perplexity", "inf"),
+        (None, "f1", "--"),
+        (math.nan, "f1", "--"),
+        (1000.0, "count", "1000"),
+        (59.33, "count", "59.3"),
+        (1.0434, "ratio", "1.04"),
+        (0.131, "seconds", ".13"),
+        (23.44, "seconds", "23.4"),
+    ],
+)
+def test_numbers_as_the_paper_prints_them(value, kind, printed):
+    assert number(value, kind) == printed
+
+
+def _cells(measure: str, *values: float | None):
+    return [cell(Estimate(value, None, None, 1, 1), measure) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "eligible", "bold"),
+    [
+        ("f1", (0.9, 0.5, 0.8), (False, True, True), (False, False, True)),
+        ("perplexity", (1.0, 30.0, 7.1), (False, True, True), (False, False, True)),
+        ("f1", (0.1, 0.812, 0.808), (False, True, True), (False, True, True)),
+        ("f1", (None, None, 0.2), (True, True, True), (False, False, True)),
+        ("perplexity", (None, math.inf), (True, True), (False, False)),
+    ],
+)
+def test_bold_goes_to_the_best_editor(measure, values, eligible, bold):
+    cells = best_in_bold(_cells(measure, *values), measure, eligible)
+    assert tuple(item.bold for item in cells) == bold
+
+
+def test_names_are_escaped():
+    assert escape_latex("a_b & 50% #1 {x} ~^\\") == (
+        r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert escape_latex("\u03b5=1") == r"$\epsilon$=1"
+    assert escape_latex("caf\u00e9 \u4e2d") == "caf\u00e9 ?"
+
+
+def test_main_table_has_the_configured_settings_only(reported):
+    text = (reported / "tables" / "main.md").read_text()
+    names = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line[:2] == "| "]
+    assert [name for name in names if name] == ["Editor", "Unedited", "FT", "Defer", "GRACE"]
+    summary = Summary(reported / "summary.parquet")
+    chosen = {s.variant for _, _, cells in table_rows(summary) for s in cells.values()}
+    assert chosen == {"default", "radius=1.0"}
+
+
+def test_csv_holds_unrounded_values(reported):
+    with open(reported / "tables" / "main.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    summary = Summary(reported / "summary.parquet")
+    (setting,) = [
+        s for s in summary.settings if s.editor == "ft" and s.experiment.dataset == "facts-qa"
+    ]
+    estimate = summary.get(setting, "trr", "f1")
+    (row,) = [r for r in rows if r["row"] == "FT" and r["column"].endswith("T5 (tiny): TRR")]
+    assert float(row["value"]) == estimate.value
+    assert (float(row["low"]), float(row["high"])) == (estimate.low, estimate.high)
+    assert row["printed"] == number(estimate.value, "f1")
+
+
+def test_bold_in_latex_is_the_best_of_the_column(reported):
+    with open(reported / "tables" / "main.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for column in {row["column"] for row in rows if row["column"].endswith(("TRR", "ERR", "Avg"))}:
+        edited = [r for r in rows if r["column"] == column and r["row"] != "Unedited"]
+        best = max(float(row["value"]) for row in edited)
+        bold = [row for row in edited if row["best"] == "true"]
+        assert best in [float(row["value"]) for row in bold]
+        assert len({row["printed"] for row in bold}) == 1
+    latex = (reported / "tables" / "main.tex").read_text()
+    assert latex.count(r"\textbf{") == sum(row["best"] == "true" for row in rows)
+
+
+def test_caption_and_comments_say_where_numbers_come_from(reported):
+    text = (reported / "tables" / "main.tex").read_text()
+    head = [line for line in text.splitlines() if line.startswith("%")]
+    assert any("grace-bench 0.1.0" in line for line in head)
+    assert "% suite: synthetic" in head
+    assert "% git commit of the runs: 0123456789abcdef" in head
+    assert any(line.startswith("% data: facts-qa:") for line in head)
+    assert not re.search(r"20\d\d-\d\d-\d\d", text)
+    caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
+    for said in ("n = 40 for TRR", "2 seeds", r"95\% percentile", "bootstrap", "F1"):
+        assert said in caption
+
+
+def test_all_measures_stand_beside_each_other(reported):
+    text = (reported / "tables" / "measures.md").read_text()
+    assert (
+        "| Metric | Editor | F1 \u2191 | EM \u2191 | F1 (released) \u2191 | Token acc. \u2191 |"
+        in text
+    )
+    assert "| ERR | Unedited |" in text
+
+
+def test_sweep_shows_what_varies_and_marks_the_configured_setting(reported):
+    text = (reported / "tables" / "sweep-grace.md").read_text()
+    assert "| radius | TRR" in text
+    first = [line.split(" | ")[0] for line in text.splitlines() if re.match(r"\| [\d.]+ ", line)]
+    assert first == ["| 0.5", "| 1 \\*", "| 3"] * 2
+    assert "#keys | edits/key | s/edit" in text
+
+
+def test_same_bytes_twice_and_old_sweeps_go(reported, tmp_path):
+    (tmp_path / "sweep-gone.tex").write_text("old")
+    paths = write_tables(reported / "summary.parquet", tmp_path)
+    assert not (tmp_path / "sweep-gone.tex").exists()
+    for path in paths:
+        assert path.read_bytes() == (reported / "tables" / path.name).read_bytes()
+
+
+def test_missing_summary(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        write_tables(tmp_path / "summary.parquet", tmp_path)
+
+
+def _text_of(folder) -> str:
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    subprocess.run(["pdftotext", "-layout", "document.pdf"], cwd=folder, check=True)
+    return (folder / "document.txt").read_text()
+
+
+@needs_pdflatex
+def test_tables_compile_and_show_their_numbers(reported, tmp_path):
+    write_tables(reported / "summary.parquet", tmp_path)
+    text = _text_of(tmp_path)
+    with open(tmp_path / "main.csv", newline="") as stream:
+        for row in csv.DictReader(stream):
+            line = next(line for line in text.splitlines() if line.strip().startswith(row["row"]))
+            assert row["printed"] in line
+    assert "Terms & Topics" in text
+    assert "edits/key)" in text
+
+
+@needs_pdflatex
+def test_awkward_names_wide_suites_and_huge_perplexities_compile(tmp_path, make_run):
+    folders = [
+        make_run(tmp_path, task, editor, name=name, shift=shift)
+        for task in ("question_answering", "classification", "language_modelling")
+        for editor, name, shift in (
+            ("unedited", None, 0.0),
+            ("ft", "ft_100%&#", -0.9),
+            ("grace", "\u03b5~^{x}\\|<$>", 0.0),
+        )
+    ]
+    folders += [make_run(tmp_path, "language_modelling", "memory", shift=-2.0)]
+    summary = tmp_path / "summary.parquet"
+    summarise(folders, summary)
+    write_tables(summary, tmp_path / "tables")
+    text = _text_of(tmp_path / "tables")
+    assert "100%&#" in text  # the underscore before it is a rule, not a letter
+    assert "\u00b7 10" in text or "\u00b710" in text  # a power of ten
+    assert "One seed." in text

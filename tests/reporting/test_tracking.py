@@ -1,0 +1,237 @@
+"""Tracking: everything arrives, a second call adds nothing, changed files replace."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from grace_bench import records
+from grace_bench.errors import DataError, ResultError
+from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EDITORS = ("unedited", "ft", "grace")
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised, empty database; making its schema takes seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    _client(folder).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def suite(tmp_path: Path, database: Path, make_run) -> Path:
+    """A suite's folder with three runs and a fresh copy of the database."""
+    for editor in EDITORS:
+        make_run(tmp_path, editor=editor)
+    folder = tmp_path / "synthetic"
+    shutil.copy(database, folder / "mlflow.db")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "main.tex").write_text("a table")
+    return folder
+
+
+def _client(suite: Path):
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{suite}/mlflow.db")
+
+
+def _runs(suite: Path) -> dict:
+    client = _client(suite)
+    runs = client.search_runs([client.get_experiment_by_name("synthetic").experiment_id])
+    names = Counter(run.info.run_name for run in runs)
+    assert set(names.values()) <= {1}, names
+    return {run.info.run_name: run for run in runs}
+
+
+def _folders(suite: Path) -> list[Path]:
+    return sorted(path.parent for path in suite.glob("runs/*/*/*/*/*/run.json"))
+
+
+def _state(suite: Path) -> dict:
+    client = _client(suite)
+    return {
+        name: (
+            run.info.run_id,
+            sorted(run.data.params.items()),
+            sorted(run.data.tags.items()),
+            {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics},
+            len(run.inputs.dataset_inputs),
+        )
+        for name, run in _runs(suite).items()
+    }
+
+
+def test_everything_arrives(suite):
+    export = track(_folders(suite), suite)
+    runs = _runs(suite)
+    names = {f"facts-t5/facts-qa/{editor}/default/seed-0" for editor in EDITORS}
+    assert set(runs) == names | {"suite synthetic"}
+    assert set(export["runs"]) == set(runs)
+    assert json.loads((suite / EXPORT).read_text()) == export
+
+    grace = runs["facts-t5/facts-qa/grace/default/seed-0"]
+    params = grace.data.params
+    assert params["editor.rules"] == "corrected"
+    assert params["editor.name"] == "grace"
+    assert params["model.name"] == "facts-t5"
+    assert params["dataset.task"] == "question_answering"
+    assert params["seed"] == "0"
+    assert params["stream.facts"] == "12"
+    tags = grace.data.tags
+    record = json.loads((suite / f"runs/{grace.info.run_name}/run.json").read_text())
+    assert tags["grace_bench.content_hash"] == record["content_hash"]
+    assert tags["grace_bench.data_hash"] == record["data_hash"]
+    assert tags["mlflow.source.git.commit"] == "0123456789abcdef"
+    assert (tags["model"], tags["dataset"], tags["editor"]) == ("facts-t5", "facts-qa", "grace")
+    assert tags["device"] == "cpu"
+    assert grace.info.status == "FINISHED"
+    assert grace.info.start_time == 1767268800000  # 2026-01-01T12:00:00Z
+
+    client = _client(suite)
+    history = client.get_metric_history(grace.info.run_id, "probe/trr")
+    probes = records.read_parquet(suite / f"runs/{grace.info.run_name}/probes.parquet").to_pylist()
+    wanted = {
+        row["n_edits"]: row["value"]
+        for row in probes
+        if row["metric"] == "trr" and row["measure"] == "f1"
+    }
+    assert {point.step: point.value for point in history} == wanted
+    assert len(history) == len(wanted) == 4
+    keys = client.get_metric_history(grace.info.run_id, "edit/n_keys")
+    assert [point.step for point in keys] == list(range(1, 25))
+    assert "probe/err.exact_match" in grace.data.metrics
+    assert grace.data.metrics["final/n_edits"] == 24
+    assert grace.data.metrics["final/trr"] == wanted[24]
+    assert "edit/es" not in runs["facts-t5/facts-qa/unedited/default/seed-0"].data.metrics
+
+    inputs = {
+        (item.dataset.name, item.dataset.digest, item.tags[0].value)
+        for item in grace.inputs.dataset_inputs
+    }
+    digest = record["data_hash"][:36]
+    assert inputs == {(f"facts-qa/{r}", digest, r) for r in ("edits", "holdout", "upstream")}
+    files = {item.path for item in client.list_artifacts(grace.info.run_id)}
+    assert files == {
+        "run.json", "steps.parquet", "probes.parquet", "codebook.parquet", "codebook.safetensors",
+    }  # fmt: skip
+    whole = runs["suite synthetic"]
+    assert whole.data.tags["grace_bench.kind"] == "suite"
+    assert [item.path for item in client.list_artifacts(whole.info.run_id, "tables")] == [
+        "tables/main.tex"
+    ]
+
+
+def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_run):
+    first = track(_folders(suite), suite)
+    before = _state(suite)
+    client = _client(suite)
+    note = before["facts-t5/facts-qa/ft/default/seed-0"][0]
+    client.set_tag(note, "my.note", "looks odd")
+    assert track(_folders(suite), suite) == first
+    after = _state(suite)
+    for name, state in after.items():
+        assert state[0] == before[name][0]
+        assert state[3:] == before[name][3:]
+
+    changed = "facts-t5/facts-qa/grace/default/seed-0"
+    make_run(suite.parent, editor="grace", edits=16)
+    track(_folders(suite), suite)
+    again = _state(suite)
+    assert again[changed][0] != before[changed][0]
+    assert again[changed][3]["edit/seconds"] == 16
+    others = set(before) - {changed}
+    assert {name: again[name][0] for name in others} == {name: before[name][0] for name in others}
+    assert client.get_run(note).data.tags["my.note"] == "looks odd"
+
+    # Runs that left the suite stay, tagged; they lose the tag when they come back.
+    track(_folders(suite)[:1], suite)
+    left = {n: "grace_bench.stale" in r.data.tags for n, r in _runs(suite).items()}
+    assert sum(left.values()) == 2
+    assert not left["suite synthetic"]
+    track(_folders(suite), suite)
+    assert not any("grace_bench.stale" in r.data.tags for r in _runs(suite).values())
+
+    # A run that an earlier call did not finish is made anew.
+    client.update_run(again[changed][0], status="RUNNING")
+    track(_folders(suite), suite)
+    assert _runs(suite)[changed].info.run_id != again[changed][0]
+
+    # The suite's own run follows its files.
+    whole = _runs(suite)["suite synthetic"].info.run_id
+    (suite / "tables" / "main.tex").write_text("another table")
+    track(_folders(suite), suite)
+    assert _runs(suite)["suite synthetic"].info.run_id != whole
+
+
+def test_values_that_are_not_finite_are_left_out_and_named(suite):
+    folder = _folders(suite)[0]
+    path = folder / "probes.parquet"
+    rows = records.read_parquet(path).to_pylist()
+    for row in rows:
+        if row["metric"] == "trr" and row["measure"] == "f1":
+            row["value"] = math.inf
+    records.write_parquet(path, rows, records.PROBES)
+    record = json.loads((folder / "run.json").read_text())
+    record["files"]["probes.parquet"] = records.sha256_of(path)
+    records.write_json(folder / "run.json", record)
+    track([folder], suite)
+    run = _runs(suite)[record["id"]]
+    assert "probe/trr" not in run.data.metrics
+    assert run.data.tags["grace_bench.not_finite"] == "final/trr, probe/trr"
+
+
+def test_artifact_that_is_gone(suite):
+    folder = next(f for f in _folders(suite) if "grace" in f.parts)
+    (folder / "codebook.safetensors").unlink()
+    with pytest.raises(DataError, match=r"codebook\.safetensors: no such file"):
+        track([folder], suite)
+
+
+def test_unreachable_server_is_one_sentence(suite):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(ResultError, match="MLflow cannot be written") as error:
+        track(_folders(suite), suite, uri)
+    assert "\n" not in str(error.value)
+
+
+def test_unwritable_database_is_one_sentence(suite):
+    with pytest.raises(ResultError, match="MLflow cannot be written") as error:
+        track(_folders(suite), suite, "sqlite:////proc/nowhere/mlflow.db")
+    assert "\n" not in str(error.value)
+
+
+def test_where_runs_go(tmp_path, monkeypatch):
+    assert tracking_uri_for(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert tracking_uri_for(tmp_path) == "http://elsewhere:5000"
+    assert tracking_uri_for(tmp_path, "sqlite:///x.db") == "sqlite:///x.db"
+
+
+def test_ui_needs_a_database_of_ours(tmp_path):
+    with pytest.raises(DataError, match="is a server already"):
+        ui_command("http://127.0.0.1:5000")
+    with pytest.raises(DataError, match="run the track step first"):
+        ui_command(f"sqlite:///{tmp_path}/mlflow.db")
+    (tmp_path / "mlflow.db").touch()
+    command = ui_command(f"sqlite:///{tmp_path}/mlflow.db", port=5001)
+    assert command[1:4] == ["-m", "mlflow", "ui"]
+    assert command[-2:] == ["--workers", "1"]

@@ -1,0 +1,452 @@
+"""Reading suites: what is accepted, what wins, and the sentence a mistake gets."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+
+from grace_bench.config import SuiteConfig, load_suite, merge, parse_value, set_value
+from grace_bench.errors import ConfigError
+from grace_bench.runs import expand
+
+MODEL = {
+    "name": "tiny",
+    "label": "Tiny",
+    "source": {"kind": "scratch", "architecture": "t5"},
+    "layer": "encoder.block.0.layer.1.DenseReluDense.wo",
+}
+DATASET = {"name": "qa", "label": "QA", "task": "question_answering", "builder": "facts_qa"}
+GRACE = {"name": "g", "label": "G", "editor": "grace"}
+
+
+def suite(**changes) -> dict:
+    """A suite that needs no file of the configuration folder."""
+    return {
+        "name": "s",
+        "experiments": [{"model": MODEL, "dataset": DATASET}],
+        "editors": [GRACE],
+        **changes,
+    }
+
+
+@pytest.fixture
+def config_dir(repository, tmp_path):
+    """A copy of the shipped configuration that a test may change."""
+    return shutil.copytree(repository / "config", tmp_path / "config")
+
+
+def refusal(source, config_dir="config", overrides=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        expand(load_suite(source, config_dir, overrides))
+    return str(caught.value)
+
+
+def test_every_shipped_file_is_used_in_a_valid_suite(repository):
+    config = repository / "config"
+    suites = [config / "config.yaml", *sorted((config / "suites").glob("*.yaml"))]
+    assert {path.stem for path in suites} >= {"config", "smoke", "real-small", "development"}
+    for path in suites:
+        assert expand(load_suite(path, config)), path
+    names = {kind: [p.stem for p in (config / f"{kind}s").glob("*.yaml")] for kind in ("model",)}
+    assert names["model"]
+    for kind in ("models", "datasets", "editors"):
+        for path in (config / kind).glob("*.yaml"):
+            part = kind.removesuffix("s")
+            experiment = {"model": MODEL, "dataset": DATASET}
+            if part != "editor":
+                experiment[part] = path.stem
+            editors = [path.stem] if part == "editor" else [GRACE]
+            assert expand(load_suite(suite(experiments=[experiment], editors=editors), config))
+
+
+def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repository):
+    config = repository / "config"
+    suites = [config / "config.yaml", *(config / "suites").glob("*.yaml")]
+    names = [load_suite(path, config).name for path in suites]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"streem": {"facts": 3}},
+            "config: streem: unknown key 'streem'; did you mean 'stream'? Available: compute, ",
+        ),
+        (
+            {"stream": {"fact": 3}},
+            "config: experiments[0].stream.fact: unknown key 'fact'; did you mean 'facts'? "
+            "Available: edit, facts, max_edits, order",
+        ),
+        (
+            {"compute": {"device": "gpu"}},
+            "config: compute.device: string should match pattern",
+        ),
+        (
+            {"editors": ["grce"]},
+            "config: editors[0]: unknown editor 'grce'; did you mean 'grace'? Available: defer, ",
+        ),
+        (
+            {"editors": [{**GRACE, "editor": "grce"}]},
+            "editors.g: unknown editor 'grce'; did you mean 'grace'? Available: defer, ",
+        ),
+        (
+            {"editors": [{**GRACE, "hyperparameters": {"radios": 3}}]},
+            "editors.g.radios: unknown key 'radios'; did you mean 'radius'? Available: ",
+        ),
+        (
+            {"editors": [{**GRACE, "hyperparameters": {"radius": 0}}]},
+            "editors.g.radius: input should be greater than 0 (got 0).",
+        ),
+        (
+            {"editors": [{**GRACE, "hyperparameters": {"radius": "wide"}}]},
+            "editors.g.radius: input should be a valid number",
+        ),
+        (
+            {"editors": [{**GRACE, "hyperparameters": {"split": "halves"}}]},
+            "editors.g.split: input should be 'shrink' or 'half' (got 'halves').",
+        ),
+        (
+            {"editors": [{**GRACE, "sweep": {"steps": [10, -1]}}]},
+            "editors.g.steps: input should be greater than or equal to 0 (got -1).",
+        ),
+        (
+            {"editors": [{**GRACE, "sweep": {"steps": []}}]},
+            "config: editors[0].sweep: the sweep over 'steps' has no values.",
+        ),
+        (
+            {"editors": [{**GRACE, "datasets": ["qq"]}]},
+            "config: editors[0].datasets: unknown data set 'qq'; did you mean 'qa'? Available: qa.",
+        ),
+        (
+            {"experiments": [{"model": "facts-t", "dataset": DATASET}]},
+            "config: experiments[0].model: unknown model 'facts-t'; did you mean 'facts-t5'?",
+        ),
+        (
+            {"experiments": [{"model": MODEL, "dataset": "fact-qa"}]},
+            "config: experiments[0].dataset: unknown data set 'fact-qa'; did you mean 'facts-qa'?",
+        ),
+        (
+            {"experiments": [{"model": {"name": "x", "base": "nope"}, "dataset": DATASET}]},
+            "config: experiments[0].model.base: unknown model 'nope'. Available: ",
+        ),
+        (
+            {"experiments": [{"model": MODEL, "dataset": {**DATASET, "builder": "fact_qa"}}]},
+            "datasets.qa.builder: unknown data set builder 'fact_qa'; did you mean 'facts_qa'?",
+        ),
+        (
+            {"experiments": [{"model": MODEL, "dataset": {**DATASET, "options": {"sed": 1}}}]},
+            "datasets.qa.options.sed: unknown key 'sed'; did you mean 'seed'? Available: ",
+        ),
+        (
+            {"experiments": [{"model": {**MODEL, "layer": 3}, "dataset": DATASET}]},
+            "config: experiments[0].model.layer: input should be a valid string (got 3).",
+        ),
+        (
+            {"experiments": [{"model": {**MODEL, "layers": "x"}, "dataset": DATASET}]},
+            "config: experiments[0].model.layers: unknown key 'layers'; did you mean 'layer'? "
+            "Available: label, layer, max_length, name, source, training",
+        ),
+        (
+            {
+                "experiments": [
+                    {
+                        "model": {**MODEL, "source": {**MODEL["source"], "vocabulary": 500}},
+                        "dataset": DATASET,
+                    }
+                ]
+            },
+            "unknown key 'vocabulary'; did you mean 'vocabulary_size'? "
+            "Available: architecture, kind, shape, vocabulary_size",
+        ),
+        (
+            {"experiments": [{"model": MODEL, "dataset": DATASET}] * 2},
+            "config: the same model and data set stand twice under 'experiments'.",
+        ),
+        ({"experiments": [{"model": MODEL}]}, "must be a mapping with 'model' and 'dataset'."),
+        ({"experiments": None}, "config: 'experiments' and 'editors' must be lists; add them."),
+        ({"editors": []}, "config: editors: list should have at least 1 item"),
+        ({"seeds": [-1]}, "config: seeds[0]: input should be greater than or equal to 0 (got -1)."),
+        ({"seeds": [1, 1]}, "config: a seed stands twice under 'seeds'."),
+        ({"seeds": 3}, "config: seeds: input should be a valid list (got 3)."),
+        ({"stream": [1]}, "config: stream: must be a section of keys and values (got [1])."),
+        ({"set": {"a": 1}}, "config: set: must be a list of key=value (got {'a': 1})."),
+        ({"set": ["editor.radius"]}, "--set editor.radius: write it as key=value"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_with_its_place_and_what_is_allowed(
+    repository, changes, sentence
+):
+    message = refusal(suite(**changes), repository / "config")
+    assert sentence in message
+    assert "\n" not in message
+
+
+def test_each_mistake_gets_a_line_of_its_own(repository):
+    message = refusal(suite(seeds=[-1], compute={"threads": 0}), repository / "config")
+    assert message.splitlines() == [
+        "config: seeds[0]: input should be greater than or equal to 0 (got -1).",
+        "config: compute.threads: input should be greater than or equal to 1 (got 0).",
+    ]
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path, repository):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(suite(seeds=["x"])))
+    assert refusal(path, repository / "config").startswith(f"{path}: seeds[0]: input should be a ")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("name: [", "not valid YAML"),
+        ("", "must hold a mapping"),
+        ("- 1", "must hold a mapping"),
+        ("name: 2024-02-30", "not valid YAML (day is out of range for month)"),
+        (b"\xff\xfe\x00", "mend it"),
+    ],
+)
+def test_a_file_that_is_no_suite_is_named(tmp_path, content, sentence):
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refusal(path)
+    assert message.startswith(f"{path}: ")
+    assert sentence in message or isinstance(content, bytes)
+    assert "no such file" in refusal(tmp_path / "none.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+
+
+HOSTILE = ("../x", "/etc/x", "", "a/b", "..", ".", ".hidden", "a" * 65, "a b", "a\n", "a\0b", "-x")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("part", ["suite", "model", "dataset", "editor"])
+def test_no_name_can_lead_out_of_the_results_folder(repository, part, name):
+    raw = suite()
+    if part == "suite":
+        raw["name"] = name
+    elif part == "editor":
+        raw["editors"] = [{**GRACE, "name": name}]
+    else:
+        whole = MODEL if part == "model" else DATASET
+        raw["experiments"] = [{"model": MODEL, "dataset": DATASET, part: {**whole, "name": name}}]
+    assert "name: string should match pattern" in refusal(raw, repository / "config")
+
+
+def test_a_hostile_value_is_shown_in_part(repository):
+    message = refusal(suite(seeds=["9" * 10**5 + "x"]), repository / "config")
+    assert len(message) < 400
+
+
+def test_models_and_data_sets_that_would_share_a_folder_are_refused(repository):
+    experiments = [
+        {"model": {**MODEL, "name": "a-b"}, "dataset": {**DATASET, "name": "c"}},
+        {"model": {**MODEL, "name": "a"}, "dataset": {**DATASET, "name": "b-c"}},
+    ]
+    message = refusal(suite(experiments=experiments), repository / "config")
+    assert message == (
+        "config: model 'a' on 'b-c' and model 'a-b' on 'c' would share a folder; "
+        "rename one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("2E3", 2000.0),
+        ("-1e-4", -1e-4),
+        (".5", 0.5),
+        ("3", 3),
+        ("3.0", 3.0),
+        ("1_000", 1000),
+        ("[0, 1e-3]", [0, 1e-3]),
+        ("{a: 1}", {"a": 1}),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("e4", "e4"),
+        ("1e-4x", "1e-4x"),
+        ("._", "._"),
+        ("'1e-4'", "1e-4"),
+        ("v1.2.3", "v1.2.3"),
+    ],
+)
+def test_values_are_read_as_people_mean_them(text, value):
+    found = parse_value(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[1", "{a: ", "2024-02-30"])
+def test_a_value_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="is not a value"):
+        parse_value(text)
+
+
+def test_numbers_without_a_dot_are_numbers_in_files(config_dir):
+    (config_dir / "mine.yaml").write_text(
+        "name: s\nexperiments: [{model: facts-t5, dataset: facts-qa}]\n"
+        "editors: [{name: ft, hyperparameters: {learning_rate: 1e-4}}]\n"
+    )
+    loaded = load_suite(config_dir / "mine.yaml", config_dir)
+    assert loaded.editors[0].hyperparameters["learning_rate"] == 1e-4
+
+
+def test_strings_from_the_command_line_become_what_the_key_takes(repository):
+    # `snakemake --config` reads 1e-4 as a string, and numbers as numbers.
+    raw = suite(
+        seeds=["0", "2"],
+        stream={"facts": "8"},
+        editors=[{**GRACE, "hyperparameters": {"learning_rate": "1e-4", "steps": "5"}}],
+    )
+    runs = expand(load_suite(raw, repository / "config"))
+    assert [run.spec.seed for run in runs] == [0, 2]
+    assert runs[0].spec.stream.facts == 8
+    assert runs[0].variant == "learning_rate=0.0001,steps=5"
+
+
+def test_a_mapping_without_experiments_is_laid_over_the_default_suite(repository):
+    config = repository / "config"
+    default = load_suite(config / "config.yaml", config)
+    changed = load_suite({"seeds": [7], "probes": {"every": 3}}, config)
+    assert changed.seeds == [7]
+    assert {e.probes.every for e in changed.experiments} == {3}
+    assert [e.model.name for e in changed.experiments] == [
+        e.model.name for e in default.experiments
+    ]
+    assert changed.editors == default.editors
+    assert load_suite({}, config) == default
+
+
+def test_set_reaches_every_kind_of_setting(repository):
+    overrides = ["editor.radius=2.5", "stream.facts=3", "seeds=[4, 5]", "compute.threads=2"]
+    loaded = load_suite(suite(set="probes.every=9"), repository / "config", overrides)
+    [experiment] = loaded.experiments
+    assert loaded.editors[0].hyperparameters == {"radius": 2.5}
+    assert (experiment.stream.facts, experiment.probes.every) == (3, 9)
+    assert (loaded.seeds, loaded.compute.threads) == ([4, 5], 2)
+
+
+@pytest.mark.parametrize("override", ["a", "=3", " =3", ""])
+def test_set_needs_a_key_and_a_value(repository, override):
+    assert "write it as key=value" in refusal(suite(), repository / "config", [override])
+
+
+def test_set_cannot_go_below_a_value(repository):
+    message = refusal(suite(), repository / "config", ["name.x=1"])
+    assert message == "--set name.x: 'name' is a value, not a section."
+
+
+def test_reading_a_mapping_leaves_it_as_it_was(repository):
+    raw = suite(stream={"facts": 1}, set=["stream.facts=2"])
+    before = yaml.safe_dump(raw)
+    load_suite(raw, repository / "config", ["stream.order=given", "editor.radius=2"])
+    assert yaml.safe_dump(raw) == before
+
+
+def test_sections_left_empty_in_yaml_are_empty(repository):
+    raw = suite(
+        stream=None,
+        probes=None,
+        set=None,
+        editors=[{**GRACE, "hyperparameters": None, "sweep": None, "per_dataset": {"qa": None}}],
+        experiments=[{"model": MODEL, "dataset": DATASET, "stream": None}],
+    )
+    assert load_suite(raw, repository / "config") == load_suite(
+        suite(editors=[{**GRACE, "per_dataset": {"qa": {}}}]), repository / "config"
+    )
+
+
+def test_merge_goes_into_sections_and_replaces_lists():
+    base = {"a": {"b": 1, "c": 2}, "d": [1, 2], "e": 3}
+    assert merge(base, {"a": {"c": 5}, "d": [9]}) == {"a": {"b": 1, "c": 5}, "d": [9], "e": 3}
+    assert base == {"a": {"b": 1, "c": 2}, "d": [1, 2], "e": 3}
+
+
+def test_a_source_of_another_kind_replaces_the_whole(repository):
+    model = {"name": "minilm", "source": {"kind": "folder", "id": "weights"}}
+    raw = suite(experiments=[{"model": model, "dataset": DATASET}])
+    source = load_suite(raw, repository / "config").experiments[0].model.source
+    assert source.sha256 is None  # of the package's weights, not of these
+    assert source.id == "weights"
+    same_kind = {"name": "minilm", "source": {"kind": "package", "subfolder": "other"}}
+    raw = suite(experiments=[{"model": same_kind, "dataset": DATASET}])
+    source = load_suite(raw, repository / "config").experiments[0].model.source
+    assert source.sha256 is not None
+    assert source.subfolder == "other"
+
+
+def test_set_value_makes_sections_on_the_way():
+    target: dict = {}
+    set_value(target, "a.b.c", 1)
+    set_value(target, "a.d", 2)
+    assert target == {"a": {"b": {"c": 1}, "d": 2}}
+
+
+def radii(config_dir, entry, overrides=()) -> dict[str, list[float]]:
+    """The radii of the runs on each data set, with an editor file that has some of its own."""
+    (config_dir / "editors" / "g.yaml").write_text(
+        yaml.safe_dump(
+            {**GRACE, "hyperparameters": {"radius": 2}, "per_dataset": {"one": {"radius": 3}}}
+        )
+    )
+    experiments = [
+        {"model": MODEL, "dataset": {**DATASET, "name": name}} for name in ("one", "two")
+    ]
+    raw = suite(experiments=experiments, editors=[entry])
+    found: dict[str, list[float]] = {"one": [], "two": []}
+    for run in expand(load_suite(raw, config_dir, overrides)):
+        found[run.spec.dataset.name].append(run.spec.editor.hyperparameters["radius"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "one", "two"),
+    [
+        ("g", [], [3], [2]),  # the file: per_dataset before hyperparameters
+        ({"name": "g", "hyperparameters": {"radius": 5}}, [], [5], [5]),
+        ({"name": "g", "hyperparameters": {"steps": 5}}, [], [3], [2]),
+        ({"name": "g", "per_dataset": {"two": {"radius": 6}}}, [], [3], [6]),
+        (
+            {
+                "name": "g",
+                "hyperparameters": {"radius": 5},
+                "per_dataset": {"two": {"radius": 6}},
+            },
+            [],
+            [5],
+            [6],
+        ),
+        ({"name": "g", "sweep": {"radius": [7, 8]}}, [], [3, 7, 8], [2, 7, 8]),
+        (
+            {
+                "name": "g",
+                "hyperparameters": {"radius": 5},
+                "per_dataset": {"two": {"radius": 6}},
+                "sweep": {"radius": [7]},
+            },
+            ["editor.radius=9"],
+            [9],
+            [9],
+        ),
+    ],
+)
+def test_what_wins_from_weak_to_strong(config_dir, entry, overrides, one, two):
+    assert radii(config_dir, entry, overrides) == {"one": one, "two": two}
+
+
+def test_an_experiment_wins_over_the_suite(repository):
+    experiment = {"model": MODEL, "dataset": DATASET, "stream": {"facts": 2}}
+    raw = suite(experiments=[experiment], stream={"facts": 9, "order": "given"})
+    stream = load_suite(raw, repository / "config").experiments[0].stream
+    assert (stream.facts, stream.order) == (2, "given")
+
+
+def test_a_suite_cannot_be_changed_after_it_was_checked(repository):
+    loaded = load_suite(suite(), repository / "config")
+    assert isinstance(loaded, SuiteConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.name = "../x"

@@ -1,0 +1,48 @@
+"""Fill the generated parts of README.md: `make readme` after a default run.
+
+The rule graph comes from Snakemake, the main table and the picture from results/default/.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "results" / "default"
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """Return `text` with the lines between the markers of `name` replaced."""
+    pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+    replaced, count = re.subn(pattern, lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{README}: lacks the markers of '{name}'; put them back.")
+    return replaced
+
+
+def rule_graph() -> str:
+    """Return the rule graph as a mermaid block, without the colours."""
+    command = [sys.executable, "-m", "snakemake", "--rulegraph", "mermaid-js"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    lines = done.stdout[done.stdout.index("flowchart") :].splitlines()
+    kept = [line for line in lines if "style" not in line]
+    return "\n".join(["```mermaid", *kept, "```", ""])
+
+
+def main() -> None:
+    """Update README.md and its pictures in place."""
+    text = replace_block(README.read_text(), "rule graph", rule_graph())
+    if (RESULTS / "tables" / "main.md").is_file():
+        table = (RESULTS / "tables" / "main.md").read_text()
+        text = replace_block(text, "main table", table.rstrip() + "\n")
+        shutil.copy(RESULTS / "figures" / "overview.png", REPOSITORY / "docs" / "images")
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
