@@ -171,7 +171,7 @@ def write_parquet(
     for row in rows:
         if extra := set(row) - known:
             raise ResultError(f"{path}: a record has unknown columns {sorted(extra)}.")
-    columns = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
+    columns = [_column(path, field, [row.get(field.name) for row in rows]) for field in schema]
     table = pa.Table.from_arrays(columns, schema=schema)
     for field in schema:
         if not field.nullable and table[field.name].null_count:
@@ -180,6 +180,15 @@ def write_parquet(
         table = table.replace_schema_metadata({**(schema.metadata or {}), **metadata})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def _column(path: Path | str, field: pa.Field, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ResultError(
+            f"{path}: column '{field.name}' cannot hold its records ({error})."
+        ) from error
 
 
 def read_parquet(path: Path | str, schema: pa.Schema | None = None) -> pa.Table:

@@ -96,7 +96,7 @@ def history_state(history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         f"history/{index:05d}/{name}": tensor.clone()
         for index, inputs in enumerate(history)
-        for name, tensor in inputs.items()
+        for name, tensor in sorted(inputs.items())
     }
 
 

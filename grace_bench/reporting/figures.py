@@ -34,6 +34,7 @@ from grace_bench.reporting.plotting import (
     colours,
     layer,
     line_style,
+    make_headroom,
     marker,
     new_figure,
     place_labels,
@@ -68,12 +69,14 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
             draw_retention(figure, data, points, experiment)
             paths += save(figure, folder, name, provenance)
     if any(metric == "n_keys" for _, metric in points):
-        with new_figure(PAGE, 2.7) as figure:
+        panels = len({s.experiment for s, metric in points if metric == "n_keys"})
+        with new_figure(PAGE * max(1.5, min(3, panels)) / 3, 2.7) as figure:
             draw_codebook_sizes(figure, data, points)
             paths += save(figure, folder, "codebook-size", provenance)
     for name, width, height in (("trade-off", PAGE, 2.7), ("overview", 10.0, 3.5)):
-        rows = math.ceil(len(data.experiments) / 3)
-        with new_figure(width, height * rows) as figure:
+        panels = len(data.experiments)
+        across = max(1.5, min(3, panels)) / 3  # one panel alone gets half the width
+        with new_figure(width * across, height * math.ceil(panels / 3)) as figure:
             draw_trade_off(figure, data)
             paths += save(figure, folder, name, provenance)
     for editor, cells in data.sweeps().items():
@@ -209,7 +212,7 @@ def draw_trade_off(figure: Figure, data: Summary) -> None:
         shown = [item for item in shown if item[1].is_finite and item[2].is_finite]
         _scale(axes, "x", experiment, [trr for _, trr, _ in shown])
         _scale(axes, "y", experiment, [err for _, _, err in shown])
-        _make_headroom(axes, experiment)
+        make_headroom(axes, experiment.is_perplexity)
         if experiment.is_perplexity:
             # Turned round: better is up and to the right here too.
             axes.invert_xaxis()
@@ -230,15 +233,6 @@ def draw_trade_off(figure: Figure, data: Summary) -> None:
         crosses = [line for _, trr, err in shown for line in _cross(trr, err)]
         shades = [tints[setting.editor] for setting, _, _ in shown]
         place_labels(axes, places, names, shades, crosses)
-
-
-def _make_headroom(axes: Axes, experiment: Experiment) -> None:
-    """Leave room for a name above the best editors, whose scores lie at the axes' end."""
-    low, high = axes.get_ylim()
-    if experiment.is_perplexity:
-        axes.set_ylim(low * (low / high) ** 0.06, high)
-    else:
-        axes.set_ylim(low, high + 0.06 * (high - low))
 
 
 def _cross(trr: Estimate, err: Estimate) -> list[tuple[tuple[float, float], tuple[float, float]]]:

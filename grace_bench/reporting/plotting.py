@@ -144,6 +144,15 @@ def scale_axis(axes: Axes, which: str, logarithmic: bool, low: float, high: floa
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
+def make_headroom(axes: Axes, logarithmic: bool) -> None:
+    """Leave room for a name above the best editors, whose scores lie at the axis's end."""
+    low, high = axes.get_ylim()
+    if logarithmic:  # to be turned round: the best are at the low end
+        axes.set_ylim(low * (low / high) ** 0.06, high)
+    else:
+        axes.set_ylim(low, high + 0.06 * (high - low))
+
+
 def _short(value: float, _: object) -> str:
     return f"{value:g}" if value < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
 

@@ -12,7 +12,8 @@ edits), so one draw of facts serves all seeds; drawing facts anew within each se
 unedited model's one TRR, met again under k seeds, for k independent ones, and make its interval
 sqrt(k) times too narrow. This is the pigeonhole bootstrap (Owen, "The pigeonhole bootstrap",
 Annals of Applied Statistics 2007), which errs on the wide side. With two or three seeds no
-bootstrap knows much about the spread between seeds; captions print the number of seeds.
+bootstrap knows much about the spread between seeds, and where all examples score alike no
+resample differs and the interval is a point; captions print the numbers of examples and seeds.
 
 A resample is kept as integer weights, so that every mean of every measure at every probe is one
 matrix product:

@@ -229,11 +229,14 @@ def _main_caption(
         )
         label = MEASURES[experiment.measure].label
         described.append(f"{experiment.title}: {label}{', ' + sizes if sizes else ''}")
+    perplexities = [experiment.is_perplexity for experiment in experiments]
+    explained = ["TRR: retention of upstream examples", "ERR: of all past edits"]
+    explained += [] if all(perplexities) else ["Avg: their mean"]
+    explained += ["ARR: of outputs that were right before"] if any(perplexities) else []
     return (
         f"Suite {data.provenance.get('suite', '')}: editors after all edits{which}. "
         + "; ".join(described)
-        + ". TRR: retention of upstream examples, ERR: of all past edits, Avg: their mean, "
-        + "ARR: of outputs that were right before, #E: edits made. "
+        + f". {', '.join(explained)}, #E: edits made. "
         + interval_sentence(data, shown)
         + " Best editor in bold, to the digits shown; hyperparameters as configured."
     )

@@ -17,7 +17,7 @@ ADAPTERS = ("grace", "defer", "memory")
 
 
 def settings(name, rules=None, **more):
-    given = {} if name == "unedited" else {"steps": 12, **more}
+    given = {} if name == "unedited" else {"steps": 5, **more}
     if rules and name != "unedited":
         given["rules"] = rules
     if name == "grace":
@@ -48,20 +48,20 @@ def test_an_edit_makes_the_label_more_likely(case, name, rules):
     editor, (result,) = edit_with(case, name, [PARIS], rules)
     after = case.loss(inputs)
     assert after < before or (name == "defer" and after == pytest.approx(before))
-    assert len(result.losses) <= 12
+    assert len(result.losses) <= 5
     assert editor.n_keys == (1 if name == "grace" else None)
 
 
 @pytest.mark.parametrize("name", ["ft", "ft_ewc", "ft_retrain"])
 def test_finetuning_stops_when_the_label_is_the_argmax(case, name):
     _, (result,) = edit_with(case, name, [PARIS], learning_rate=0.1)
-    assert 0 < len(result.losses)
+    assert len(result.losses) > 0
     inputs = case.inputs(*PARIS)
     logits, labels = case.logits(inputs), inputs["labels"]
     if case.kind == "gpt2":
         logits, labels = logits[:, :-1], labels[:, 1:]
     wanted = labels != -100
-    if len(result.losses) < 12:
+    if len(result.losses) < 5:
         assert (logits.argmax(-1) == labels)[wanted].all()
 
 
@@ -126,6 +126,8 @@ def test_the_same_seed_gives_the_same_state(case, make_case, name):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_padded_batch_equals_one_by_one(case, name, side):
+    if case.kind == "bert" and side == "left":
+        pytest.skip("BERT classifies by its first position, padding or not")
     edit_with(case, name, [PARIS, ROME])
     examples = [PARIS, ROME, OTHER]
     together = case.batch(examples, side)

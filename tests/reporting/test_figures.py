@@ -33,7 +33,7 @@ def test_files_are_whole_and_say_where_they_come_from(reported, name):
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture[-8:-4] == b"IEND"
     width, height = struct.unpack(">II", picture[16:24])
-    assert 1000 <= width <= 2400
+    assert 700 <= width <= 2400
     assert 350 <= height <= 2000
     assert len(picture) > 20_000  # not an empty canvas
     assert b"suite: synthetic" in picture

@@ -1,0 +1,85 @@
+"""Measures against hand-computed numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from grace_bench import metrics, records
+from grace_bench.metrics import aggregate, exact_match, f1_released, perplexity, squad_f1
+
+END = 1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "f1", "match"),
+    [
+        ("Paris", "paris", 1.0, 1.0),
+        ("The Hague!", "Hague", 1.0, 1.0),  # case, article, punctuation
+        ("a an the", "", 1.0, 1.0),  # nothing but articles is empty
+        ("  New\tYork ", "new york", 1.0, 1.0),
+        ("U.S.", "us", 1.0, 1.0),
+        ("theory", "ory", 0.0, 0.0),  # an article inside a word stays
+        ("New York City", "New York", 0.8, 0.0),  # P 2/3, R 1
+        ("York", "New York", 2 / 3, 0.0),  # P 1, R 1/2
+        ("the cat the cat", "cat", 2 / 3, 0.0),  # multiset: one of two counts; P 1/2, R 1
+        ("cat cat", "cat cat dog", 0.8, 0.0),  # P 1, R 2/3
+        ("York New", "New York", 1.0, 0.0),  # order is nothing to F1
+        ("Rome", "Paris", 0.0, 0.0),
+        ("", "Paris", 0.0, 0.0),
+        ("Paris", "", 0.0, 0.0),
+        ("", "", 1.0, 1.0),
+    ],
+)
+def test_squad_measures(prediction, answer, f1, match):
+    assert squad_f1(prediction, answer) == pytest.approx(f1)
+    assert exact_match(prediction, answer) == match
+
+
+@pytest.mark.parametrize(
+    ("predicted", "label", "score"),
+    [
+        ([5, 6, END], [5, 6, END], 1.0),
+        ([5, 5, END], [5, 5, END], 2 / 3),  # exact, with a repeated token
+        ([5, 6, 7, END], [8, 9, 10, END], 0.25),  # wrong, 3 tokens and the end
+        ([5, END], [6, END], 0.5),  # wrong, 1 token and the end
+        ([5, 6], [5, 6, END], 0.8),  # P 1, R 2/3
+        ([5, 6], [7, 8], 0.0),
+        ([END], [5, END], 0.0),  # a scalar has no len: the bare except
+        ([], [5, END], 0.0),
+        ([5, END], [], 0.0),
+    ],
+)
+def test_f1_of_the_released_code(predicted, label, score):
+    """Facts about the released code, M2."""
+    assert f1_released(predicted, label) == pytest.approx(score)
+
+
+def test_perplexity_averages():
+    losses = [0.0, math.log(2), math.log(8)]
+    perplexities = [perplexity(loss) for loss in losses]
+    assert aggregate(perplexities, "perplexity") == pytest.approx(11 / 3)
+    assert aggregate(losses, "perplexity_median") == pytest.approx(2.0)
+    assert aggregate(losses, "perplexity_log_mean") == pytest.approx(16 ** (1 / 3))
+    assert aggregate([0.0, math.log(4)], "perplexity_median") == pytest.approx(2.0)
+
+
+def test_one_outlier_decides_the_mean_and_not_the_others():
+    losses = [1.0] * 9 + [800.0]
+    assert math.isinf(perplexity(800.0))
+    assert math.isinf(aggregate([perplexity(x) for x in losses], "perplexity"))
+    assert aggregate(losses, "perplexity_median") == pytest.approx(math.e)
+
+
+def test_the_average_of_nothing_is_nan():
+    for measure in metrics.MEASURES:
+        assert math.isnan(aggregate([], measure))
+
+
+def test_every_measure_that_is_stored_is_described():
+    assert set(records.MEASURES) <= set(metrics.MEASURES)
+    roles = {*records.ROLES, "edit"}
+    assert all(metric.role in roles for metric in metrics.METRICS.values())
+    assert not metrics.MEASURES["perplexity"].higher_is_better
+    assert metrics.MEASURES["f1"].higher_is_better
