@@ -219,7 +219,7 @@ def summarise(options: argparse.Namespace) -> None:
     """`grace-bench summarise`."""
     from grace_bench.reporting.summary import summarise as gather
 
-    gather(options.plan, options.output)
+    gather(options.plan, options.output / "summary.parquet")
 
 
 def tables(options: argparse.Namespace) -> None:
@@ -266,8 +266,7 @@ def reference(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """`grace-bench ui`."""
-    from grace_bench.reporting.tracking import default_uri
+    from grace_bench.reporting.tracking import tracking_uri_for
     from grace_bench.reporting.tracking import ui as serve
 
-    uri = options.uri or default_uri(RESULTS / options.suite)
-    serve(uri, options.host, options.port)
+    serve(tracking_uri_for(RESULTS / options.suite, options.uri), options.host, options.port)

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from grace_bench import config
 from grace_bench.datasets import DATASETS
 from grace_bench.editors import EDITORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
 
 INTRODUCTION = """\
 # Settings
@@ -70,7 +73,11 @@ def _table(schema: type[BaseModel]) -> Iterator[str]:
     yield "| " + " | ".join(header) + " |"
     yield "|" + "---|" * len(header)
     for name, field in schema.model_fields.items():
-        default = "required" if field.is_required() else _literal(field.get_default(call_default_factory=True))
+        default = (
+            "required"
+            if field.is_required()
+            else _literal(field.get_default(call_default_factory=True))
+        )
         cells = [f"`{name}`", _type(field), default]
         if released:
             cells.append(_literal(released[name]) if name in released else "")

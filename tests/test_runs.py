@@ -276,7 +276,12 @@ stream: {facts: 50, order: given}
 set: [probes.every=7]
 """
     )
-    overrides = ["editor.radius=4", "model.training.steps=3", "stream.max_edits=2", "probes.upstream=1"]
+    overrides = [
+        "editor.radius=4",
+        "model.training.steps=3",
+        "stream.max_edits=2",
+        "probes.upstream=1",
+    ]
     found = pipeline.single_spec(path, config, "facts-t5", "facts-qa", "grace", 9, overrides)
     assert (found.suite, found.seed, found.model.max_length) == ("mine", 9, 32)
     assert (found.stream.facts, found.stream.order, found.stream.max_edits) == (5, "given", 2)

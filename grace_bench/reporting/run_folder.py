@@ -12,7 +12,7 @@ from grace_bench.errors import DataError
 from grace_bench.runs import canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -111,13 +111,38 @@ def read_run_folder(folder: Path | str) -> RunFolder:
     return RunFolder(folder, record)
 
 
-def read_run_folders(folders: Iterable[Path | str]) -> list[RunFolder]:
+def read_planned_run(entry: Mapping[str, Any]) -> RunFolder:
+    """Read one run of a plan, under the labels and with the sweep mark that the plan gives it.
+
+    Both may change without the run: they move no number.
+
+    Raises:
+        DataError: as `read_run_folder`, or the run was made with other settings.
+    """
+    run = read_run_folder(entry["folder"])
+    if run.record["content_hash"] != entry["content_hash"]:
+        raise DataError(
+            f"{run.folder}: was run with other settings than the plan's; run the edit step again."
+        )
+    parts = {part: {**run.spec[part], "label": label} for part, label in entry["labels"].items()}
+    spec = {**run.spec, **parts}
+    return RunFolder(run.folder, {**run.record, "spec": spec, "in_sweep": entry["in_sweep"]})
+
+
+def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
     """Read the runs of one suite, sorted by id.
+
+    Args:
+        folders: the runs' folders, or the path of the suite's plan.json.
 
     Raises:
         DataError: there are none, they belong to several suites, or two have the same id.
     """
-    runs = sorted((read_run_folder(folder) for folder in folders), key=lambda run: run.id)
+    if isinstance(folders, Path):
+        found = [read_planned_run(entry) for entry in records.read_json(folders)["runs"]]
+    else:
+        found = [read_run_folder(folder) for folder in folders]
+    runs = sorted(found, key=lambda run: run.id)
     if not runs:
         raise DataError("no run folders were given; run the edit step first.")
     suites = sorted({run.spec["suite"] for run in runs})

@@ -61,11 +61,11 @@ CURVES = _schema(*_KEYS, ("step", pa.int32(), False), ("n_edits", pa.int32(), Fa
 PROVENANCE = "grace_bench."  # prefix of the provenance keys in the files' metadata
 
 
-def summarise(run_folders: Sequence[Path], output: Path) -> Path:
+def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     """Write `output` (summary.parquet) and curves.parquet beside it.
 
     Args:
-        run_folders: folders of finished runs of one suite.
+        run_folders: folders of finished runs of one suite, or the path of its plan.json.
         output: path of summary.parquet.
 
     Returns:

@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 def track(
-    run_folders: Sequence[Path], summary_folder: Path, tracking_uri: str | None = None
+    run_folders: Path | Sequence[Path], summary_folder: Path, tracking_uri: str | None = None
 ) -> dict[str, Any]:
     """Bring MLflow in line with the runs of a suite.
 
@@ -71,7 +71,7 @@ def track(
     longer has is tagged `grace_bench.stale`.
 
     Args:
-        run_folders: folders of all finished runs of one suite.
+        run_folders: folders of all finished runs of one suite, or the path of its plan.json.
         summary_folder: the suite's folder; its summary, tables and figures become artifacts.
         tracking_uri: where to; default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
 

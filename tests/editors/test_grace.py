@@ -176,20 +176,16 @@ def test_which_tokens_a_causal_model_replaces(gpt2, settings, replaced):
     assert equal.nonzero().flatten().tolist() == replaced
 
 
-def test_the_released_query_of_a_label_with_masked_end_leaks_the_label(gpt2):
+def test_the_released_query_leaks_the_label(gpt2):
     inputs = gpt2.inputs(PROMPT, YES)
     inputs["labels"][0, -1] = -100  # the released code masks the end of sequence, too
-    released = grace(gpt2, query_position="released").observe(inputs).queries
     other = dict(inputs, input_ids=inputs["input_ids"].clone())
-    other["input_ids"][0, 4] = 33
-    editor = create_editor("unedited", gpt2.model, "transformer.h.1.mlp.c_fc")
-    assert editor.n_keys is None
-    gpt2.model.transformer.h[0].mlp.c_fc = gpt2.model.transformer.h[0].mlp.c_fc.base_layer
-    leaky = grace(gpt2, query_position="released")
-    assert not torch.equal(leaky.observe(other).queries, released)
-    leaky.remove()
-    right = grace(gpt2)
-    assert torch.equal(right.observe(other).queries, right.observe(inputs).queries)
+    other["input_ids"][0, 4] = 33  # the label's first token
+    for position, leaks in (("released", True), ("prompt_end", False)):
+        editor = grace(gpt2, query_position=position)
+        queries = [editor.observe(each).queries for each in (inputs, other)]
+        assert torch.equal(*queries) != leaks
+        editor.remove()
 
 
 def test_training_stops_at_a_loss(t5):

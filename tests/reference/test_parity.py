@@ -1,7 +1,9 @@
 """`rules: released` does, edit by edit, what the released code did on two small models.
 
-The traces were recorded on another processor, where even the unedited models differ by 1e-6; Adam
-at learning rate 1 amplifies that. Decisions, keys, radii and scores must agree nevertheless.
+Where this was written, even the unedited models' activations differ from the traces' by 1e-6,
+presumably because of another processor; Adam amplifies that, so nothing is compared bit for bit.
+Trained values, and weights but for those of `tolerances`, are printed and not asserted; TRR is
+not compared, as the traces don't carry its inputs.
 
 By default only the last edit of the crafted traces and the first ones of the others are trained;
 GRACE's others, whose decisions don't depend on it, take the trace's trained values.
@@ -255,7 +257,8 @@ def scorer(arch: str, model: nn.Module) -> Callable[[Mapping[str, Tensor]], floa
 
 OUTCOMES: list[Outcome] = []
 CHAOTIC = ("seq_ft_gpt2", "seq_memory_gpt2")
-"""100 steps on a whole matrix, no stop: rounding reaches the argmax of prompt tokens."""
+"""100 steps on a whole matrix without a stop. The first losses agree to 1e-6, later ones drift;
+argmax and scores differ, at label positions too. Drift by rounding is our reading, not proven."""
 
 
 def tolerances(name: str) -> dict[str, float]:
@@ -273,6 +276,8 @@ def tolerances(name: str) -> dict[str, float]:
         "ES": 1e-4,
         "ERR": 1e-4,
     }
+    if name in ("seq_ft_t5", "seq_ft_ewc_t5"):
+        limits |= {"losses": 1e-2, "weight norm": 1e-2, "final weights": 1e-2}
     if name in CHAOTIC:
         limits |= {"post_argmax": 0.25, "ES": 0.2, "ERR": 1.0}
     return limits

@@ -1,5 +1,6 @@
 # What all rules share: the suite, its runs, and where files are. Helper functions live here only.
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -34,9 +35,14 @@ THREADS = SUITE.compute.threads
 CONFIG_JSON = json.dumps({"name": SUITE.name, **config}, sort_keys=True)
 
 
+def either(names):
+    """Return the pattern of just these names, so that `model-dataset` splits in one way only."""
+    return "|".join(re.escape(name) for name in sorted(set(names)))
+
+
 wildcard_constraints:
-    model="[^/]+",
-    dataset="[^/]+",
+    model=either(run.spec.model.name for run in RUNS.values()),
+    dataset=either(run.spec.dataset.name for run in RUNS.values()),
     editor="[^/]+",
     variant="[^/]+",
     seed=r"\d+",

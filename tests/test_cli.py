@@ -1,0 +1,352 @@
+"""The commands as a user types them: results, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import grace_bench
+from grace_bench import pipeline
+from grace_bench.cli import build_parser, main
+from grace_bench.records import STEPS, read_json, read_parquet, sha256_of
+
+MODEL = {
+    "name": "tiny",
+    "label": "Tiny BERT",
+    "source": {
+        "kind": "scratch",
+        "architecture": "bert",
+        "vocabulary_size": 300,
+        "shape": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        },
+    },
+    "layer": "bert.encoder.layer.0.output.dense",
+    "max_length": 32,
+    "training": {"steps": 3, "batch_size": 4, "learning_rate": 1e-3},
+}
+DATASET = {
+    "name": "cases",
+    "label": "Cases",
+    "task": "classification",
+    "builder": "table",
+    "options": {
+        "path": "cases.jsonl",
+        "term_column": "term",
+        "train_before": 2000,
+        "upstream_size": 4,
+    },
+}
+SUITE = {
+    "name": "small",
+    "experiments": [{"model": "tiny", "dataset": "cases"}],
+    "editors": ["unedited", {"name": "ft", "sweep": {"steps": [1, 2]}}],
+    "stream": {"facts": 3},
+    "probes": {"every": 2},
+    "compute": {"device": "cpu"},
+}
+TOPICS = ("law", "war", "tax")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a small configuration and a table; nothing else."""
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path)
+    return tmp_path
+
+
+def make_folder(path: Path) -> None:
+    parts = {
+        "config.yaml": SUITE,
+        "models/tiny.yaml": MODEL,
+        "datasets/cases.yaml": DATASET,
+        **{
+            f"editors/{name}.yaml": {"name": name, "label": name.upper(), "editor": name}
+            for name in ("unedited", "ft", "grace")
+        },
+    }
+    for name, content in parts.items():
+        file = path / "config" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content))
+    rows = [
+        {"text": f"A case about {TOPICS[i % 3]}, number {i}", "label": TOPICS[i % 3], "term": term}
+        for i, term in enumerate(range(1990, 2008))
+    ]
+    (path / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+RUN = ["--model", "tiny", "--dataset", "cases"]
+FT = ["edit", *RUN, "--editor", "ft", "--set", "editor.steps=2"]
+
+
+def spec_text(*overrides: str, editor: str = "ft", seed: int = 0) -> str:
+    config = Path("config")
+    spec = pipeline.single_spec(
+        config / "config.yaml", config, "tiny", "cases", editor, seed, overrides
+    )
+    return pipeline.spec_json(spec)
+
+
+def changed_spec(**changes) -> str:
+    return json.dumps({**json.loads(spec_text()), **changes})
+
+
+def written(folder: Path) -> list[str]:
+    results = folder / "results"
+    return sorted(p.relative_to(results).as_posix() for p in results.rglob("*") if p.is_file())
+
+
+MISTAKES = {
+    "unknown editor": (
+        ["edit", *RUN, "--editor", "grcae"],
+        "unknown editor 'grcae'; did you mean 'grace'? Available: ft, grace, unedited",
+    ),
+    "unknown model": (
+        ["edit", "--model", "tiney", "--dataset", "cases"],
+        "unknown model 'tiney'; did you mean 'tiny'? Available: tiny",
+    ),
+    "unknown data set": (
+        ["edit", "--model", "tiny", "--dataset", "case"],
+        "unknown data set 'case'; did you mean 'cases'? Available: cases",
+    ),
+    "unknown hyperparameter": (
+        ["edit", *RUN, "--editor", "ft", "--set", "editor.stepz=2"],
+        "editors.ft.stepz: unknown key 'stepz'; did you mean 'steps'?",
+    ),
+    "wrong type": (
+        ["edit", *RUN, "--set", "stream.facts=many"],
+        "stream.facts: input should be a valid integer",
+    ),
+    "wrong range": (
+        ["edit", *RUN, "--editor", "ft", "--set", "editor.learning_rate=-1e-3"],
+        "editors.ft.learning_rate: input should be greater than 0 (got -0.001).",
+    ),
+    "negative seed": (
+        ["edit", *RUN, "--seed", "-1"],
+        "seeds[0]: input should be greater than or equal to 0 (got -1).",
+    ),
+    "wrong option": (
+        ["edit", *RUN, "--set", "dataset.options.upstream=2"],
+        "datasets.cases.options.upstream: unknown key 'upstream'",
+    ),
+    "option that makes no sense": (
+        ["edit", *RUN, "--set", "dataset.options.term_column=null"],
+        "datasets.cases.options: term_column and train_before belong together",
+    ),
+    "no model": (["edit", "--dataset", "cases"], "give --model and --dataset"),
+    "missing suite": (["plan", "--suite", "none.yaml"], "none.yaml: no such file; check the path."),
+    "missing config": (["plan", "--config-dir", "none"], "none/config.yaml: no such file"),
+    "a folder as suite": (["plan", "--suite", "config"], "config: cannot be read"),
+    "suite as broken JSON": (["plan", "--suite-json", "{"], "--suite-json: not valid JSON ("),
+    "spec as broken JSON": (["edit", "--spec", "{'a': 1}"], "--spec: not valid JSON ("),
+    "spec as a list": (["edit", "--spec", "[]"], "--spec: must be a JSON object."),
+    "empty spec": (["edit", "--spec", "{}"], "--spec: suite: is missing; add it."),
+    "set without a value": (["plan", "--set", "seeds"], "--set seeds: write it as key=value"),
+    "missing plan": (
+        ["summarise", "--plan", "plan.json", "--output", "results/x"],
+        "plan.json: no such file",
+    ),
+    "missing data": (["prepare-model", *RUN], "manifest.json: no such file; run the step that"),
+    "missing model": (["baseline", *RUN], "training.json: no such file; run the step that"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence_and_writes_nothing(folder, capsys, mistake):
+    arguments, sentence = MISTAKES[mistake]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"suite": "../x"}, "--spec: suite: string should match pattern"),
+        ({"seed": -1}, "--spec: seed: input should be greater than or equal to 0 (got -1)."),
+        ({"sead": 1}, "--spec: sead: unknown key 'sead'; did you mean 'seed'?"),
+        (
+            {"editor": {"name": "x", "label": "x", "editor": "fft", "hyperparameters": {}}},
+            "editors.x: unknown editor 'fft'; did you mean 'ft'?",
+        ),
+        (
+            {"editor": {"name": "x", "label": "x", "editor": "ft", "hyperparameters": {"a": 1}}},
+            "editors.x.a: unknown key 'a'.",
+        ),
+        (
+            {"dataset": {**DATASET, "options": {"pth": 1}}},
+            "datasets.cases.options.pth: unknown key 'pth'; did you mean 'path'?",
+        ),
+        ({"model": {**MODEL, "name": "/etc"}}, "--spec: model.name: string should match pattern"),
+    ],
+)
+def test_a_spec_is_checked_whole_before_anything_is_done(folder, capsys, changes, sentence):
+    assert main(["edit", "--spec", changed_spec(**changes)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert not (folder / "results").exists()
+
+
+def test_a_wrong_layer_names_the_nearest_and_makes_no_model(folder, capsys):
+    layer = "bert.encoder.layer.0.output.dens"
+    assert main(["edit", *RUN, "--set", f"model.layer={layer}"]) == 2
+    assert f"unknown layer '{layer}'; did you mean '{MODEL['layer']}'?" in capsys.readouterr().err
+    assert not [name for name in written(folder) if name.startswith(("small/models", "small/runs"))]
+
+
+def test_the_wrong_usage_of_an_option_is_told(folder, capsys):
+    for arguments in (["edit", "--seed", "one"], ["edit", "--nonsense"], ["nonsense"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "error: " in capsys.readouterr().err
+    assert not (folder / "results").exists()
+
+
+def test_a_process_of_its_own_says_the_same(folder):
+    command = [sys.executable, "-m", "grace_bench"]
+    done = subprocess.run(
+        [*command, "edit", *RUN, "--editor", "grcae"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config: editors[0]: unknown editor 'grcae'; did you")
+    assert done.stderr.count("\n") == 1
+    done = subprocess.run([*command, "plan"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "tiny/cases/unedited/default/seed-0"
+    assert done.stderr == "4 runs in suite 'small'\n"
+
+
+def test_debug_shows_where_a_mistake_was_found(folder):
+    with pytest.raises(grace_bench.errors.ConfigError):
+        main(["plan", "--debug", "--suite", "none.yaml"])
+
+
+def test_a_result_that_cannot_be_written_ends_with_1(folder, capsys):
+    (folder / "results").write_text("a file where the folder should be")
+    assert main(["plan", "--output", "results/plan.json"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: results/plan.json: cannot be written (")
+    assert error.count("\n") == 1
+
+
+def test_the_version_and_every_command_explain_themselves(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"grace-bench {grace_bench.__version__}\n"
+    [commands] = [a for a in build_parser()._actions if a.dest == "command"]
+    assert {"prepare-data", "prepare-model", "baseline", "edit", "plan", "track", "report"} <= set(
+        commands.choices
+    )
+    for name, command in commands.choices.items():
+        assert command.description, name
+
+
+def test_the_plan_lists_runs_and_can_be_written(folder, capsys):
+    assert main(["plan", "--set", "seeds=[0, 1]"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        f"tiny/cases/{rest}/seed-{seed}"
+        for rest in ("ft/default", "ft/steps=1", "ft/steps=2", "unedited/default")
+        for seed in (0, 1)
+    ]
+    assert "8 runs in suite 'small'" in said.err
+    assert main(["plan", "--suite-json", '{"seeds": [5]}', "--output", "out/plan.json"]) == 0
+    plan = read_json(folder / "out/plan.json")
+    assert (plan["suite"], len(plan["runs"])) == ("small", 4)
+    assert plan["runs"][0]["id"].endswith("seed-5")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which `edit` by names has made all that a run needs, and the run."""
+    folder = tmp_path_factory.mktemp("by-names")
+    make_folder(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*FT, "--seed", "3"]) == 0
+    return folder
+
+
+RUN_FOLDER = "results/small/runs/tiny/cases/ft/steps=2/seed-3"
+
+
+def test_edit_by_names_makes_what_it_needs_and_the_run(finished):
+    made = written(finished)
+    roles = ("train", "upstream", "edits", "holdout", "accurate")
+    expected = {
+        *(f"small/data/cases/{role}.parquet" for role in roles),
+        "small/data/cases/manifest.json",
+        "small/models/tiny-cases/model.safetensors",
+        "small/models/tiny-cases/training.json",
+        "small/baselines/tiny-cases/baseline.json",
+        "small/runs/tiny/cases/ft/steps=2/seed-3/run.json",
+    }
+    assert expected <= set(made)
+    assert not [name for name in made if name.endswith(".tmp")]
+    assert read_json(finished / RUN_FOLDER / "run.json")["counts"]["steps"] == 3
+
+
+def test_edit_by_spec_writes_the_same_bytes(finished, folder):
+    spec = spec_text("editor.steps=2", seed=3)
+    for command in ("prepare-data", "prepare-model", "baseline", "edit"):
+        assert main([command, "--spec", spec]) == 0, command
+    ours, theirs = folder / RUN_FOLDER, finished / RUN_FOLDER
+    for name in ("predictions.parquet", "probes.parquet", "editor.safetensors"):
+        assert sha256_of(ours / name) == sha256_of(theirs / name), name
+    steps = [
+        read_parquet(f / "steps.parquet", STEPS).drop_columns(["edit_seconds"])
+        for f in (ours, theirs)
+    ]
+    assert steps[0].equals(steps[1])
+    records = [read_json(f / "run.json") for f in (ours, theirs)]
+    for key in ("id", "content_hash", "spec", "counts", "data_hash", "model_hash"):
+        assert records[0][key] == records[1][key], key
+
+
+def test_what_is_there_is_not_made_again(finished, monkeypatch, caplog):
+    monkeypatch.chdir(finished)
+    weights = Path("results/small/models/tiny-cases/model.safetensors")
+    before = weights.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO, logger="grace_bench"):
+        assert main(["edit", *RUN, "--editor", "unedited"]) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert not [r for r in caplog.records if r.getMessage().startswith("prepar")]
+
+
+def test_a_model_of_older_data_is_made_again(folder):
+    """As after a kill between the making of the data and of the model."""
+    assert main(FT) == 0
+    changed = "dataset.options.upstream_size=5"
+    assert main(["prepare-data", *RUN, "--set", changed]) == 0
+    assert main([*FT, "--set", changed]) == 0
+    small = folder / "results/small"
+    data_hash = read_json(small / "data/cases/manifest.json")["data_hash"]
+    assert read_json(small / "models/tiny-cases/training.json")["data_hash"] == data_hash
+    baseline = read_json(small / "baselines/tiny-cases/baseline.json")
+    assert baseline["data_hash"] == data_hash
+    assert baseline["averages"]["upstream"]["n"] == 5
+
+
+def test_results_land_in_the_suites_folder(folder):
+    suite = folder / "mine.yaml"
+    suite.write_text(yaml.safe_dump({**SUITE, "name": "mine"}))
+    assert main(["prepare-data", *RUN, "--suite", "mine.yaml"]) == 0
+    assert {Path(name).parts[0] for name in written(folder)} - {".cache"} == {"mine"}
