@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
-from pathlib import Path
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +27,9 @@ from grace_bench.records import (
     write_parquet,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 ROW = {"example_id": "e", "fact_id": "f", "text": "t", "label": "l"}
 PROBE = {"step": 1, "n_edits": 1, "metric": "es", "measure": "f1", "value": 0.5, "n": 1}
 
@@ -38,7 +44,9 @@ def test_a_write_makes_its_folder_and_leaves_one_file(tmp_path):
         assert temporary.parent == path.parent
         temporary.write_text("new")
         assert not path.exists()
+        written = temporary.stat().st_ino
     assert path.read_text() == "new"
+    assert path.stat().st_ino == written  # renamed, not copied: there is no half of it at any time
     assert names_in(path.parent) == ["file.txt"]
 
 
@@ -46,9 +54,14 @@ def test_a_write_makes_its_folder_and_leaves_one_file(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(type(error)), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["file.txt"]
 
@@ -79,28 +92,27 @@ def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, 
     assert names_in(tmp_path) == ["record.parquet"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_disk_that_is_really_full(tmp_path):
-    path = tmp_path / "record.json"
+@contextmanager
+def no_room(limit: int):
+    """Let the system refuse files above `limit` bytes, as a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write", ["json", "parquet"])
+def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path, write):
+    path = tmp_path / "record"
     path.write_text("old")
-    with pytest.raises(ResultError, match="the disk is full"), atomic_path(path) as temporary:
-        temporary.symlink_to("/dev/full")
-        temporary.write_text("x" * 100_000)
+    rows = [{**PROBE, "value": math.sin(i)} for i in range(4096)]
+    writers = {"json": write_json, "parquet": lambda p, rows: write_parquet(p, rows, PROBES)}
+    with no_room(4096), pytest.raises(ResultError, match=r"record: .* run again"):
+        writers[write](path, rows)
     assert path.read_text() == "old"
-    assert names_in(tmp_path) == ["record.json"]
-
-
-def test_a_full_disk_while_parquet_is_written(tmp_path, monkeypatch):
-    if not Path("/dev/full").exists():
-        pytest.skip("needs Linux")
-    path = tmp_path / "record.parquet"
-    write_table = pq.write_table
-    monkeypatch.setattr(
-        records.pq, "write_table", lambda table, _, **options: write_table(table, "/dev/full")
-    )
-    with pytest.raises(ResultError, match=r"record\.parquet: the disk is full"):
-        write_parquet(path, [PROBE], PROBES)
-    assert names_in(tmp_path) == []
+    assert names_in(tmp_path) == ["record"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):

@@ -31,6 +31,8 @@ def set_up(compute: ComputeConfig) -> torch.device:
     """Fix threads and deterministic kernels for this process and return the device."""
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor is for finding reads of uninitialised memory, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return resolve_device(compute.device)
 
 

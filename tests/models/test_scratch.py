@@ -10,7 +10,7 @@ from grace_bench.config import ScratchSource
 from grace_bench.errors import ConfigError
 from grace_bench.models.scratch import build_model, train_tokenizer
 
-TEXTS = ["What is the capital of France?", "Paris", "It's 3.14 – naïve 日本 🦀, or  two  spaces\n"]
+TEXTS = ["What is the capital of France?", "Paris", "It's 3.14 — naïve 日本 🦀, or  two  spaces\n"]
 SMALL = {
     "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
     "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},

@@ -339,7 +339,7 @@ def test_a_hub_model_is_taken_at_its_revision_and_checked(made, monkeypatch):
 
     monkeypatch.setattr(loading, "cached_file", cached)
     source = pretrained(kind="hub", id="a/b", revision="main", subfolder="s", sha256="0" * 64)
-    with pytest.raises(ModelError, match="the config expects 0{12}"):
+    with pytest.raises(ModelError, match=r"the config expects 0{12}"):
         load_pretrained(source, "question_answering", None)
     assert asked == [("a/b", "model.safetensors", {"revision": "main", "subfolder": "s"})]
 
