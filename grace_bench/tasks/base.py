@@ -116,8 +116,9 @@ class GenerativeTask(Task):
     separator: ClassVar[str] = " "
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Return the prompt's token ids; an empty prompt becomes the start token alone.
+        """Return the prompt's token ids; a causal model's begin with the start token.
 
+        Texts it was trained on began with it too, and an empty prompt is that token alone.
         A long prompt loses its beginning. A causal model's leaves room for an answer, the same
         for every answer, so that the prompt is the same tokens whether scored or continued.
         """
@@ -128,11 +129,7 @@ class GenerativeTask(Task):
         start = self.tokenizer.bos_token_id
         if start is None:
             start = self.tokenizer.eos_token_id
-        return ([start, *ids] if self._starts_with_bos or not ids else ids)[-room:]
-
-    @property
-    def _starts_with_bos(self) -> bool:
-        return bool(getattr(self.tokenizer, "add_bos_token", False))
+        return [start, *ids][-room:]
 
     def answer_ids(self, example: Example) -> list[int]:
         """Return the answer's token ids, the end-of-sequence token included."""

@@ -8,7 +8,7 @@ not compared, as the traces don't carry its inputs.
 By default only the last edit of the crafted traces and the first ones of the others are trained;
 GRACE's others, whose decisions don't depend on it, take the trace's trained values.
 GRACE_BENCH_FULL=1 trains all.
-With `-s` the last test prints the largest deviation of each quantity in each trace.
+The largest deviation of each quantity in each trace is printed when the tests have ended.
 """
 
 from __future__ import annotations
@@ -255,10 +255,9 @@ def scorer(arch: str, model: nn.Module) -> Callable[[Mapping[str, Tensor]], floa
     return f1 if arch == "t5" else ppl
 
 
-OUTCOMES: list[Outcome] = []
 CHAOTIC = ("seq_ft_gpt2", "seq_memory_gpt2")
-"""100 steps on a whole matrix without a stop. The first losses agree to 1e-6, later ones drift;
-argmax and scores differ, at label positions too. Drift by rounding is our reading, not proven."""
+"""100 steps on a whole matrix without a stop. The first losses agree to 1e-6, later ones drift,
+and argmax and scores with them: a test shows that noise in the last bit moves them as far."""
 
 
 def tolerances(name: str) -> dict[str, float]:
@@ -298,9 +297,10 @@ def test_there_are_traces_of_every_released_editor():
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_released_rules_reproduce_the_trace(path):
+def test_released_rules_reproduce_the_trace(path, record_property):
     outcome = replay(path, REFERENCE / "models")
-    OUTCOMES.append(outcome)
+    listed = ", ".join(f"{what} {deviation:.1e}" for what, deviation in outcome.deviations.items())
+    record_property("deviations", f"{outcome.name}: {listed}")  # conftest.py prints them
     assert outcome.wrong == []
     limits = tolerances(outcome.name)
     too_far = {
@@ -311,8 +311,25 @@ def test_released_rules_reproduce_the_trace(path):
     assert too_far == {}
 
 
-@pytest.mark.skipif(not TRACES, reason="GRACE_BENCH_SHARED names no folder with reference/traces")
-def test_print_the_largest_deviations():
-    for outcome in OUTCOMES:
-        listed = ", ".join(f"{k} {v:.1e}" for k, v in outcome.deviations.items())
-        print(f"{outcome.name}: {listed}")
+@pytest.mark.parametrize(
+    "path", [path for path in TRACES if path.stem in CHAOTIC], ids=lambda path: path.stem
+)
+def test_drift_from_the_trace_is_no_more_than_rounding_makes(path):
+    trace = Trace(path)
+    ours, moved = losses_of_first_edit(trace, 0.0), losses_of_first_edit(trace, 1e-7)
+    by_rounding = np.abs(ours - moved).max()
+    assert 0 < by_rounding
+    assert np.abs(ours - trace.array(0, "losses")).max() <= 10 * by_rounding
+
+
+def losses_of_first_edit(trace: Trace, noise: float) -> np.ndarray:
+    """Make the first edit on a model whose weights are moved by relative `noise`."""
+    arch, layer = trace.meta["arch"], trace.meta["config"]["model"]["inner_params"][0]
+    model = CLASSES[arch].from_pretrained(REFERENCE / "models" / arch).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + noise * torch.randn(parameter.shape, generator=generator))
+    editor = create_editor(trace.meta["editor"], model, layer, trace.hyperparameters())
+    start(trace, editor)
+    return np.asarray(editor.edit(EditBatch(trace.inputs(0), ("first",), step=1)).losses)

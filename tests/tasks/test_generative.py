@@ -34,7 +34,7 @@ def test_a_causal_model_learns_the_answer_and_its_end_only(tiny, example):
     tokenizer = setting.tokenizer
     batch = setting.task.encode([example(*PAIRS[0])])
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    prompt = tokenizer(PAIRS[0][0])["input_ids"]
+    prompt = [tokenizer.eos_token_id, *tokenizer(PAIRS[0][0])["input_ids"]]  # its start token
     answer = [*tokenizer(" Paris")["input_ids"], tokenizer.eos_token_id]
     assert batch["input_ids"].tolist() == [prompt + answer]
     assert batch["labels"].tolist() == [[IGNORED] * len(prompt) + answer]
