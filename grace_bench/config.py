@@ -55,6 +55,9 @@ class TrainingConfig(Section):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="keeps a small model from being certain of everything"
+    )
     freeze: tuple[str, ...] = Field((), description="name prefixes of parameters kept as they are")
     seed: int = Field(0, ge=0, description="seed of weights and of the order of examples")
 

@@ -80,7 +80,8 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
                     _row("train", fact, number, question)
                     for fact in taught
                     for number, question in taught_questions[fact]
-                ],
+                ]
+                + self._spoken([*taught, *test, *development]),
                 "upstream": self._upstream(taught, taught_questions),
                 "edits": edits,
                 "holdout": holdout,
@@ -126,6 +127,26 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         numbered = list(enumerate(fact.questions()))
         count = min(self.options.max_phrasings_taught, len(numbered))
         return sorted(self._rng(f"taught/{fact.fact_id}").sample(numbered, count))
+
+    def _spoken(self, facts: list[Fact]) -> list[dict[str, Any]]:
+        """Teach the model to say every answer, without what it is the answer to.
+
+        A pretrained model can say any name; one trained from scratch could not be corrected to
+        an answer whose tokens it never produced.
+        """
+        if not self.options.spoken_answers:
+            return []
+        return [
+            {
+                "example_id": f"train/say:{answer}",
+                "fact_id": f"say:{answer}",
+                "text": f"Say {answer}.",
+                "label": answer,
+                "subject": answer,
+                "relation": "say",
+            }
+            for answer in sorted({fact.answer for fact in facts})
+        ]
 
     def _upstream(
         self, taught: list[Fact], questions: dict[Fact, list[tuple[int, str]]]

@@ -39,6 +39,11 @@ class FactsQaOptions(PartitionedOptions):
     max_phrasings_taught: int = Field(
         default=4, ge=1, description="Most phrasings of a taught fact in `train`."
     )
+    spoken_answers: bool = Field(
+        default=True,
+        description="Teach the base model to say every answer ('Say Oslo.' -> Oslo), as a "
+        "pretrained model can, but not what it is the answer to.",
+    )
     edit_facts: int = Field(
         default=500, ge=1, description="Untaught facts in the stream of partition test."
     )

@@ -114,15 +114,9 @@ def build_model(
         config = schema(**settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = model_class(task, config.is_encoder_decoder).from_config(config)
+            return model_class(task, config.is_encoder_decoder).from_config(config)
     except (ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{source.architecture} shape: no model can be built of it ({reason})."
         ) from error
-    if source.architecture == "t5" and not config.tie_word_embeddings:
-        # An untied head starts with logits of standard deviation sqrt(d_model). Long pretraining
-        # mends that; after minutes the model stays so sure of itself that no edit takes.
-        with torch.no_grad():
-            model.lm_head.weight.mul_(config.d_model**-0.5)
-    return model

@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grace_bench import provenance
 from grace_bench.config import (
@@ -33,7 +33,7 @@ from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.records import atomic_path, read_json, sha256_of, write_json
 from grace_bench.tasks import TASKS
-from grace_bench.tasks.base import Task, to_device
+from grace_bench.tasks.base import IGNORED, Task, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def train_model(
         for step in range(1, training.steps + 1):
             batch = to_device(task.encode(next(batches)), model)
             with autocast(compute, device):
-                loss = model(**batch).loss
+                loss = training_loss(model, batch, training.label_smoothing)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -166,6 +166,22 @@ def choose_parameters(model: nn.Module, freeze: Sequence[str]) -> list[nn.Parame
     if not trained:
         raise ModelError("training.freeze: leaves no parameter to train; freeze fewer.")
     return trained
+
+
+def training_loss(model: nn.Module, batch: dict[str, Tensor], smoothing: float) -> Tensor:
+    """Return the model's own loss, or the same with smoothed labels."""
+    output = model(**batch)
+    if smoothing == 0.0:
+        return output.loss
+    logits, labels = output.logits, batch["labels"]
+    if labels.dim() == 2 and not model.config.is_encoder_decoder:
+        logits, labels = logits[:, :-1], labels[:, 1:]  # the token at i is predicted at i - 1
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=smoothing,
+    )
 
 
 def _rate(index: int, training: TrainingConfig) -> float:
