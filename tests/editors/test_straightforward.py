@@ -39,11 +39,11 @@ def test_one_vector_trains_as_the_whole_codebook_would(make_case, case):
     other = make_case(case.kind)
     settings = {"rules": "released", "replacement": "all", "steps": STEPS, "radius": 1e-3}
     editor = create_editor("grace", case.model, case.layer, settings, seed=0)
+    draw = editor.draw_value
     edits = [case.inputs([3 + i, 9, 5], [7 + i, 1]) for i in range(4)]
     for index, inputs in enumerate(edits):
         drawn = []
-        draw = type(editor).draw_value
-        editor.draw_value = lambda drawn=drawn: drawn.append(draw(editor)) or drawn[-1]
+        editor.draw_value = lambda drawn=drawn: drawn.append(draw()) or drawn[-1]
         before = editor.codebook.values.clone()
         result = editor.edit(EditBatch(inputs, (f"e{index}",)))
         start = torch.cat([before, drawn[0][None]])

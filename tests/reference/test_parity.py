@@ -318,7 +318,7 @@ def test_drift_from_the_trace_is_no_more_than_rounding_makes(path):
     trace = Trace(path)
     ours, moved = losses_of_first_edit(trace, 0.0), losses_of_first_edit(trace, 1e-7)
     by_rounding = np.abs(ours - moved).max()
-    assert 0 < by_rounding
+    assert by_rounding > 0
     assert np.abs(ours - trace.array(0, "losses")).max() <= 10 * by_rounding
 
 

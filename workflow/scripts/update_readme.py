@@ -26,12 +26,13 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def rule_graph() -> str:
-    """Return the rule graph as a mermaid block, without the colours."""
+    """Return Snakemake's rule graph as a mermaid block: without colours, and in a fixed order."""
     command = [sys.executable, "-m", "snakemake", "--rulegraph", "mermaid-js"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    lines = done.stdout[done.stdout.index("flowchart") :].splitlines()
-    kept = [line for line in lines if "style" not in line]
-    return "\n".join(["```mermaid", *kept, "```", ""])
+    names = dict(re.findall(r"^\s*(id\d+)\[(\w+)\]", done.stdout, re.MULTILINE))
+    arrows = re.findall(r"^\s*(id\d+) --> (id\d+)", done.stdout, re.MULTILINE)
+    edges = sorted(f"    {names[tail]} --> {names[head]}" for tail, head in arrows)
+    return "\n".join(["```mermaid", "flowchart TB", *edges, "```", ""])
 
 
 def main() -> None:
