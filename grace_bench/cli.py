@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.config import RunSpec, SuiteConfig, load_suite
 from grace_bench.errors import ConfigError, GraceBenchError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
+from grace_bench.suites import load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from grace_bench.config import RunSpec, SuiteConfig
 
 logger = logging.getLogger(__name__)
 

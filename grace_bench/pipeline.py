@@ -15,12 +15,6 @@ from grace_bench.config import (
     PretrainedSource,
     RunSpec,
     SuiteConfig,
-    load_suite,
-    merge,
-    own_overrides,
-    read_yaml,
-    set_value,
-    split_override,
     validate,
 )
 from grace_bench.records import read_json, write_json
@@ -34,6 +28,14 @@ from grace_bench.runs import (
     find_model,
     resolve_editor,
     without_labels,
+)
+from grace_bench.suites import (
+    load_suite,
+    merge,
+    own_overrides,
+    read_yaml,
+    set_value,
+    split_override,
 )
 
 if TYPE_CHECKING:

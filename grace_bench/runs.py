@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,6 @@ from grace_bench.config import (
     ModelConfig,
     RunSpec,
     SuiteConfig,
-    canonical,
     validate,
 )
 from grace_bench.datasets import DATASETS
@@ -43,6 +44,25 @@ LONGEST_VARIANT = 80
 
 RUN_FILES = ("run.json", "steps.parquet", "probes.parquet", "predictions.parquet")
 """What every run writes; codebook editors add codebook.*, weight editors editor.safetensors."""
+
+
+def canonical(value: Any) -> Any:
+    """Return `value` with numbers and mappings in the one form that is hashed.
+
+    1, 1.0 and "1.0" are different values to YAML but the first two are the same setting; floats
+    that are whole become ints, so that `radius: 3` and `radius: 3.0` are one run.
+    """
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(f"{value} is not a number that a setting can have.")
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    if isinstance(value, Mapping):
+        return {str(key): canonical(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    return value
 
 
 def canonical_json(value: Any) -> str:

@@ -7,9 +7,10 @@ import shutil
 import pytest
 import yaml
 
-from grace_bench.config import SuiteConfig, load_suite, merge, parse_value, set_value
+from grace_bench.config import SuiteConfig
 from grace_bench.errors import ConfigError
 from grace_bench.runs import expand
+from grace_bench.suites import load_suite, merge, parse_value, set_value
 
 MODEL = {
     "name": "tiny",

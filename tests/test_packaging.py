@@ -17,7 +17,17 @@ import grace_bench
 
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "pandas", "matplotlib", "snakemake")
 LIGHT_MODULES = (
-    *("errors", "registry", "records", "metrics", "config", "runs", "provenance", "pipeline"),
+    *(
+        "errors",
+        "registry",
+        "records",
+        "metrics",
+        "config",
+        "suites",
+        "runs",
+        "provenance",
+        "pipeline",
+    ),
     *("cli", "tasks", "editors", "datasets", "editors.hyperparameters", "datasets.options"),
 )
 
@@ -35,7 +45,7 @@ def heavy_after(code: str, repository) -> set[str]:
 def test_planning_imports_nothing_heavy(repository):
     imports = "".join(f"import grace_bench.{name}\n" for name in LIGHT_MODULES)
     plan = (
-        "from grace_bench.config import load_suite\n"
+        "from grace_bench.suites import load_suite\n"
         "from grace_bench.runs import expand\n"
         "assert expand(load_suite('config/config.yaml'))\n"
     )

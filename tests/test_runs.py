@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from grace_bench import pipeline, runs
-from grace_bench.config import EditorConfig, RunSpec, SuiteConfig, load_suite
+from grace_bench.config import EditorConfig, RunSpec, SuiteConfig
 from grace_bench.errors import ConfigError
 from grace_bench.runs import Run, canonical_json, content_hash, digest, expand, resolve_editor
+from grace_bench.suites import load_suite
 
 MODEL = {
     "name": "tiny",

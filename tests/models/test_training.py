@@ -12,13 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grace_bench.config import (
-    ComputeConfig,
-    DatasetConfig,
-    ModelConfig,
-    PretrainedSource,
-    load_named,
-)
+from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, PretrainedSource
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, ModelError
@@ -26,6 +20,7 @@ from grace_bench.models import loading, training
 from grace_bench.models.loading import load_model, load_pretrained, resolve_source
 from grace_bench.models.training import prepare_model
 from grace_bench.records import EXAMPLES, read_json, sha256_of, write_parquet
+from grace_bench.suites import load_named
 
 CPU = ComputeConfig(device="cpu")
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}

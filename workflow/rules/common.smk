@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from grace_bench import pipeline
-from grace_bench.config import load_suite
+from grace_bench.suites import load_suite
 from grace_bench.errors import GraceBenchError
 from grace_bench.runs import expand as expand_runs
 

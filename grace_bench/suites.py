@@ -1,0 +1,248 @@
+"""How a suite is composed from the files in `config/`.
+
+A suite names models, data sets and editors; each name is a file `config/<kind>s/<name>.yaml`, and
+a mapping with a `name` overrides keys of that file:
+
+    experiments:
+      - {model: facts-t5, dataset: facts-qa}
+      - {model: {name: facts-t5, training: {steps: 100}}, dataset: facts-qa}
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grace_bench.config import SuiteConfig, shown, validate
+from grace_bench.errors import ConfigError, unknown_name
+
+DEFAULT_SUITE = Path("config.yaml")
+KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as everybody who writes it means it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?)$"
+    ),
+    list("-+0123456789."),
+)
+# Integers come before floats in the list of resolvers, so "3" stays an int.
+
+
+def parse_value(text: str) -> Any:
+    """Parse one YAML value as it would be read from a file: "3.0", "1e-4", "[1, 2]", "true"."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"'{text}' is not a value: {_first_line(error)}.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=_Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); check the file.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-02-30
+        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); mend it.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values.")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `overrides` laid over it; mappings merge, all else is replaced.
+
+    A mapping of another `kind` (a source, say) replaces the whole: its keys are others.
+    """
+    if overrides.get("kind", base.get("kind")) != base.get("kind"):
+        return copy.deepcopy(dict(overrides))
+    merged = copy.deepcopy(dict(base))
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `target["a"]["b"]` for "a.b", making mappings on the way."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = target.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {dotted}: '{parent}' is a value, not a section.")
+        target = child
+    target[last] = value
+
+
+def available(config_dir: Path, kind: str) -> list[str]:
+    """Return the names that `config/<kind>s/` offers."""
+    return sorted(path.stem for path in (config_dir / KIND_FOLDERS[kind]).glob("*.yaml"))
+
+
+def load_named(
+    config_dir: Path, kind: str, entry: str | Mapping[str, Any], where: str = ""
+) -> dict[str, Any]:
+    """Return the mapping of a named file with the entry's own keys laid over it.
+
+    Args:
+        config_dir: the folder that holds `models/`, `datasets/` and `editors/`.
+        kind: "model", "dataset" or "editor".
+        entry: a name, or a mapping with a `name` and overrides. A mapping that brings all keys
+            itself may carry a name that has no file.
+        where: place of the entry, for messages.
+    """
+    overrides: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(overrides, Mapping) or not isinstance(overrides.get("name"), str):
+        raise ConfigError(f"{where or kind}: must be a name or a mapping with a 'name'.")
+    name = overrides["name"]
+    names = available(config_dir, kind)
+    if name in names:
+        return merge(read_yaml(config_dir / KIND_FOLDERS[kind] / f"{name}.yaml"), overrides)
+    if "base" in overrides:
+        base = load_named(config_dir, kind, overrides["base"], f"{where}.base")
+        rest = {key: value for key, value in overrides.items() if key != "base"}
+        return merge(base, rest)
+    if len(overrides) > 1 and {"source", "builder", "editor"} & set(overrides):
+        return dict(overrides)
+    label = "data set" if kind == "dataset" else kind
+    raise ConfigError(unknown_name(label, name, names, where))
+
+
+def load_suite(
+    source: Path | str | Mapping[str, Any],
+    config_dir: Path | str = "config",
+    overrides: Iterable[str] = (),
+) -> SuiteConfig:
+    """Read a suite file (or mapping) and resolve every name in it.
+
+    A mapping without `experiments` (what `snakemake --config seeds=[0]` gives) is laid over the
+    default suite, `config/config.yaml`.
+
+    Args:
+        source: path of a suite file, or its content.
+        config_dir: folder of the named parts.
+        overrides: "editor.radius=3.0", "stream.facts=8", "seeds=[0,1]": laid over at the end,
+            like the list under the source's own key `set`.
+
+    Raises:
+        ConfigError: one line per mistake, each with its place and what is allowed.
+    """
+    config_dir = Path(config_dir)
+    if isinstance(source, Mapping):
+        raw, where = copy.deepcopy(dict(source)), "config"
+        if "experiments" not in raw:
+            raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
+    else:
+        raw, where = read_yaml(Path(source)), str(source)
+    editor_overrides: dict[str, Any] = {}
+    for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
+        key, value = split_override(override)
+        if key.startswith("editor."):
+            set_value(editor_overrides, key.removeprefix("editor."), value)
+        else:
+            set_value(raw, key, value)
+    return _compose(raw, editor_overrides, config_dir, where)
+
+
+def own_overrides(given: Any, where: str) -> list[str]:
+    """Return the overrides under a suite's key `set`: none, one, or a list."""
+    overrides = [given] if isinstance(given, str) else given or []
+    if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
+        raise ConfigError(f"{where}: set: must be a list of key=value (got {shown(given)}).")
+    return overrides
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """Split "editor.radius=3.0" into its key and its parsed value."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write it as key=value, e.g. editor.radius=3.0.")
+    return key.strip(), parse_value(value)
+
+
+def _compose(
+    raw: dict[str, Any], editor_overrides: dict[str, Any], config_dir: Path, where: str
+) -> SuiteConfig:
+    stream = _section(raw.pop("stream", None), f"{where}: stream")
+    probes = _section(raw.pop("probes", None), f"{where}: probes")
+    experiments = raw.get("experiments")
+    editors = raw.get("editors")
+    if not isinstance(experiments, list) or not isinstance(editors, list):
+        raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
+    raw["experiments"] = [
+        _compose_experiment(entry, stream, probes, config_dir, f"{where}: experiments[{i}]")
+        for i, entry in enumerate(experiments)
+    ]
+    raw["editors"] = [
+        _compose_editor(entry, editor_overrides, config_dir, f"{where}: editors[{i}]")
+        for i, entry in enumerate(editors)
+    ]
+    return validate(SuiteConfig, raw, where, ": ")
+
+
+def _section(value: Any, where: str) -> dict[str, Any]:
+    """Return a section as a dict; one that is left empty, which YAML reads as null, is empty."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: must be a section of keys and values (got {shown(value)}).")
+    return dict(value or {})
+
+
+def _compose_editor(
+    entry: Any, overrides: Mapping[str, Any], config_dir: Path, where: str
+) -> dict[str, Any]:
+    """Lay a suite's own hyperparameters, and then `--set`, over an editor's file.
+
+    What is laid over also wins over the file's `per_dataset` (not over the suite's own), and
+    `--set` over everything.
+    """
+    editor = load_named(config_dir, "editor", entry, where)
+    for part in ("hyperparameters", "per_dataset", "sweep"):
+        editor[part] = _section(editor.get(part), f"{where}.{part}")
+    given = entry if isinstance(entry, Mapping) else {}
+    own = given.get("hyperparameters") or {}
+    own_per_dataset = given.get("per_dataset") or {}
+    editor["hyperparameters"] |= overrides
+    for dataset, value in editor["per_dataset"].items():
+        settings = _section(value, f"{where}.per_dataset.{dataset}")
+        dropped = overrides.keys() | (own.keys() - (own_per_dataset.get(dataset) or {}).keys())
+        editor["per_dataset"][dataset] = {k: v for k, v in settings.items() if k not in dropped}
+    editor["sweep"] = {k: v for k, v in editor["sweep"].items() if k not in overrides}
+    return editor
+
+
+def _compose_experiment(
+    entry: Any,
+    stream: Mapping[str, Any],
+    probes: Mapping[str, Any],
+    config_dir: Path,
+    where: str,
+) -> dict[str, Any]:
+    if not isinstance(entry, Mapping) or not {"model", "dataset"} <= set(entry):
+        raise ConfigError(f"{where}: must be a mapping with 'model' and 'dataset'.")
+    return {
+        **entry,
+        "model": load_named(config_dir, "model", entry["model"], f"{where}.model"),
+        "dataset": load_named(config_dir, "dataset", entry["dataset"], f"{where}.dataset"),
+        "stream": merge(stream, _section(entry.get("stream"), f"{where}.stream")),
+        "probes": merge(probes, _section(entry.get("probes"), f"{where}.probes")),
+    }
