@@ -29,7 +29,7 @@ smoke: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs --configfile config/suites/smoke.yaml
 
 test: install
-	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup --cov --cov-report=term:skip-covered \
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --cov --cov-report=term:skip-covered \
 		--cov-fail-under=85 $(PYTEST)
 
 lint: install

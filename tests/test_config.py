@@ -312,9 +312,9 @@ def test_strings_from_the_command_line_become_what_the_key_takes(repository):
 def test_a_mapping_without_experiments_is_laid_over_the_default_suite(repository):
     config = repository / "config"
     default = load_suite(config / "config.yaml", config)
-    changed = load_suite({"seeds": [7], "probes": {"every": 3}}, config)
+    changed = load_suite({"seeds": [7], "probes": {"batch_size": 3}}, config)
     assert changed.seeds == [7]
-    assert {e.probes.every for e in changed.experiments} == {3}
+    assert {e.probes.batch_size for e in changed.experiments} == {3}
     assert [e.model.name for e in changed.experiments] == [
         e.model.name for e in default.experiments
     ]

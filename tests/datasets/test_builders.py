@@ -97,7 +97,8 @@ def test_qa_has_the_sizes_of_the_experiments(built):
     assert len(facts(roles["edits"])) >= 300
     assert len(facts(built["facts_qa", "development"].roles["edits"])) >= 100
     assert len(roles["upstream"]) >= 1000
-    assert 600 <= len(facts(roles["train"])) <= 800
+    taught = [row for row in roles["train"] if row["relation"] != "say"]
+    assert 600 <= len(facts(taught)) <= 800
     for role in ("train", "edits"):
         assert len({row["relation"] for row in roles[role]}) >= 8
     assert max(len(row["label"].split()) for row in roles["train"] + roles["edits"]) <= 3
@@ -122,10 +123,20 @@ def test_qa_upstream_is_a_part_of_what_was_taught(built):
 def test_qa_one_question_has_one_answer_which_the_question_does_not_give(built):
     roles = built["facts_qa", "test"].roles
     answers = defaultdict(set)
-    for row in roles["train"] + roles["edits"] + roles["holdout"]:
+    taught = [row for row in roles["train"] if row["relation"] != "say"]
+    for row in taught + roles["edits"] + roles["holdout"]:
         answers[row["text"].casefold()].add(row["label"])
         assert row["label"].casefold() != row["subject"].casefold()
     assert max(map(len, answers.values())) == 1
+
+
+def test_qa_teaches_to_say_every_answer_and_nothing_about_it(built):
+    roles = built["facts_qa", "test"].roles
+    spoken = [row for row in roles["train"] if row["relation"] == "say"]
+    assert {row["label"] for row in spoken} >= {row["label"] for row in roles["edits"]}
+    for row in spoken:
+        assert row["text"] == f"Say {row['label']}."
+        assert row["subject"] == row["label"]
 
 
 def test_qa_does_not_teach_an_edited_fact_in_reverse(built):
