@@ -1,5 +1,5 @@
 # make bench   install everything and run the default suite (offline once installed)
-# make smoke   the same with very small models, under two minutes once installed
+# make smoke   the same with very small models, about two minutes once installed
 # make test    install and run all tests
 # make lint    every style check
 # make ui      open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
