@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLAN = "plan.json"
 DATASETS_CACHE = ".cache/datasets"
 
 

@@ -7,7 +7,6 @@ unpickled and no code of a repository is ever run.
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +137,3 @@ def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> L
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(model, tokenizer, found)
-
-
-def id2label_of(folder: Path) -> dict[str, str]:
-    """Return the class names of a prepared classification model, for messages."""
-    return json.loads((folder / "config.json").read_text())["id2label"]
