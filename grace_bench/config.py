@@ -145,6 +145,12 @@ class ComputeConfig(Section):
         "float32", description="autocast type of forward passes; weights stay float32"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a run")
+    engine: Literal["lean", "replay", "direct"] = Field(
+        "lean",
+        description="gradient steps: direct runs the whole model at each; replay computes only "
+        "what the edit can change, with equal results bit for bit; lean also leaves out logits "
+        "that no loss reads, which may change the last bits",
+    )
 
 
 class RunSpec(Section):

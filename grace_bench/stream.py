@@ -313,6 +313,7 @@ def run_stream(
         spec.model.layer,
         spec.editor.hyperparameters,
         torch.Generator().manual_seed(spec.seed),
+        spec.compute.engine,
     )
     run = StreamRun(spec, task, editor, roles)
     loading_seconds = time.perf_counter() - started

@@ -57,6 +57,7 @@ def create_editor(
     layer: str,
     hyperparameters: EditorHyperparameters | Mapping[str, Any] | None = None,
     seed: int | torch.Generator = 0,
+    engine: str = "lean",
 ) -> Editor:
     """Make the editor called `name` the owner of `model`.
 
@@ -66,6 +67,7 @@ def create_editor(
         layer: name of the edited module, dotted or bracketed, with or without .weight.
         hyperparameters: an instance of the editor's class, or its fields; None for defaults.
         seed: of the editor's own random generator, or the generator itself (CPU).
+        engine: how gradient steps run the model: lean, replay or direct (`prefix.py`).
 
     Raises:
         ConfigError: no editor is called `name`, or the hyperparameters are another editor's.
@@ -74,6 +76,7 @@ def create_editor(
     import torch
 
     from grace_bench.models.layers import layer_name
+    from grace_bench.prefix import Prefix
 
     spec = EDITORS.get(name)
     wanted = spec.hyperparameters_class()
@@ -85,4 +88,6 @@ def create_editor(
             "give it its own hyperparameters."
         )
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    return spec.editor_class()(model, layer_name(layer), hyperparameters, generator)
+    editor = spec.editor_class()(model, layer_name(layer), hyperparameters, generator)
+    editor.prefix = Prefix(model, engine)
+    return editor

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import safetensors.torch
 
+from grace_bench.prefix import Prefix
 from grace_bench.records import atomic_path
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Editor(ABC):
         layer: dotted name of the edited module.
         hyperparameters: validated settings of this editor.
         generator: source of all randomness of this editor (CPU).
+
+    Attributes:
+        prefix: runs the model for gradient steps; `create_editor` sets its engine.
     """
 
     name: ClassVar[str]
@@ -82,6 +86,7 @@ class Editor(ABC):
         self.layer = layer
         self.hyperparameters = hyperparameters
         self.generator = generator
+        self.prefix = Prefix(model)
 
     @abstractmethod
     def edit(self, batch: EditBatch) -> EditResult:

@@ -50,7 +50,7 @@ class FinetuneEditor(Editor):
         """Take the edit's gradient steps within `training_weight`; return their losses."""
         settings = self.hyperparameters
         return train_on_edit(
-            self.model,
+            self.prefix,
             inputs,
             [self.weight],
             learning_rate=settings.learning_rate,

@@ -60,10 +60,17 @@ class Retrieval:
 
 @dataclass
 class Trial:
-    """A value in training: it takes its key's place without touching the codebook."""
+    """Values in training, one a row: they answer without touching the codebook.
 
-    key: int
-    value: nn.Parameter
+    Args:
+        values: (B, d_out).
+        fires: (B,) whether a key answers the row at all.
+        replaced: (B, L) columns that take the value; worked out in the first call.
+    """
+
+    values: nn.Parameter
+    fires: Tensor
+    replaced: Tensor | None = None
 
 
 class GraceAdapter(LayerAdapter):
@@ -85,6 +92,8 @@ class GraceAdapter(LayerAdapter):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (B, L, d_in) to (B, L, d_out), or (B, d_in) to (B, d_out)."""
         output = self.base_layer(hidden)
+        if self.trial is not None:
+            return self._try(output, hidden, self.trial)
         if len(self.codebook) == 0 and not self.observing:
             return output
         view = self.view(hidden)
@@ -95,7 +104,14 @@ class GraceAdapter(LayerAdapter):
         retrieval = view.memo.get("retrieval")
         if retrieval is None or len(self.codebook) == 0:
             return output
-        return self._apply(output, retrieval, view.replaced)
+        values = self.codebook.values[retrieval.keys]  # (B, d_out)
+        return replace_columns(output, values, view.replaced & retrieval.fires[:, None])
+
+    def _try(self, output: Tensor, hidden: Tensor, trial: Trial) -> Tensor:
+        """Answer with the values in training; the same inputs come at every step."""
+        if trial.replaced is None:
+            trial.replaced = self.view(hidden).replaced & trial.fires[:, None]
+        return replace_columns(output, trial.values, trial.replaced)
 
     @torch.no_grad()
     def _retrieve(self, queries: Tensor, outputs: Tensor) -> Retrieval:
@@ -107,13 +123,6 @@ class GraceAdapter(LayerAdapter):
         distances, keys = codebook.nearest(queries, self.settings.distance)
         fires = codebook.inside(distances, keys, self.settings.boundary)
         return Retrieval(queries, outputs, keys, distances, fires)
-
-    def _apply(self, output: Tensor, retrieval: Retrieval, replaced: Tensor) -> Tensor:
-        values = self.codebook.values[retrieval.keys]  # (B, d_out)
-        if self.trial is not None:
-            chosen = (retrieval.keys == self.trial.key)[:, None]
-            values = torch.where(chosen, self.trial.value, values)
-        return replace_columns(output, values, replaced & retrieval.fires[:, None])
 
 
 class GraceEditor(AdapterEditor):
@@ -170,7 +179,7 @@ class GraceEditor(AdapterEditor):
         key = int(keys[0])
         losses: list[float] = []
         if branch not in ("expand", "reuse") or self.hyperparameters.train_on_expand:
-            losses = self._train_value(key, batch.inputs)
+            losses = self._train_value(key, fires, batch.inputs)
         return EditResult(
             losses=losses,
             branch=branch,
@@ -255,17 +264,17 @@ class GraceEditor(AdapterEditor):
     def _new_value(self, seen: Retrieval) -> Tensor:
         return seen.outputs[0] if self.hyperparameters.value_init == "warm" else self.draw_value()
 
-    def _train_value(self, key: int, inputs: Mapping[str, Tensor]) -> list[float]:
+    def _train_value(self, key: int, fires: Tensor, inputs: Mapping[str, Tensor]) -> list[float]:
         """Train one key's value on the edit; no other value and no base weight moves."""
         settings, adapter = self.hyperparameters, self.adapter
-        value = nn.Parameter(self.codebook.values[key].clone())
-        adapter.trial = Trial(key, value)
+        values = nn.Parameter(self.codebook.values[key][None].clone())
+        adapter.trial = Trial(values, fires)
         try:
             with frozen(self.model):
                 losses = train_on_edit(
-                    self.model,
+                    self.prefix,
                     inputs,
-                    [value],
+                    [values],
                     learning_rate=settings.learning_rate,
                     steps=settings.steps,
                     early_stop=settings.early_stop,
@@ -273,5 +282,5 @@ class GraceEditor(AdapterEditor):
                 )
         finally:
             adapter.trial = None
-        self.codebook.set_value(key, value)
+        self.codebook.set_value(key, values[0])
         return losses

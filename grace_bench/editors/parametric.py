@@ -64,7 +64,7 @@ class ParametricEditor(AdapterEditor):
                 for parameter in parameters:
                     parameter.requires_grad_(True)
                 losses = train_on_edit(
-                    self.model,
+                    self.prefix,
                     batch.inputs,
                     parameters,
                     learning_rate=settings.learning_rate,

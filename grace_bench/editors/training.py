@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from grace_bench.codebook import IGNORED
 from grace_bench.errors import EditorError
+from grace_bench.prefix import labelled_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from grace_bench.prefix import Prefix
+
 
 def train_on_edit(
-    model: nn.Module,
+    prefix: Prefix,
     inputs: Mapping[str, Tensor],
     parameters: Sequence[nn.Parameter],
     *,
@@ -26,12 +29,12 @@ def train_on_edit(
     shift_labels: bool = True,
     penalty: Callable[[], Tensor] | None = None,
 ) -> list[float]:
-    """Fit `parameters` to one edit by Adam on the model's own loss; full forward at each step.
+    """Fit `parameters` to one edit by Adam on the model's own loss.
 
     Whether to stop is asked before each step, at no further cost.
 
     Args:
-        model: called as model(**inputs), must return a loss.
+        prefix: runs the model, which must return a loss.
         inputs: one edit, labels included.
         parameters: what is trained, in place; the rest must be frozen.
         learning_rate: of Adam, whose moments are new for each edit (as released).
@@ -48,12 +51,13 @@ def train_on_edit(
         EditorError: the model returns no loss for the edit.
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    shifted = shift_labels and is_causal(prefix.model)
+    forward = prefix.on(inputs, all_logits=not shift_labels)
     losses: list[float] = []
     for _ in range(steps):
         with torch.enable_grad():
-            output = model(**inputs)
+            output = forward()
             loss = _loss(output) if penalty is None else _loss(output) + penalty()
-        shifted = shift_labels and is_causal(model)
         if early_stop == "loss" and loss.item() <= early_stop_loss:
             break
         if early_stop == "argmax" and answers_label(output.logits, inputs["labels"], shifted):
@@ -69,13 +73,17 @@ def answers_label(logits: Tensor, labels: Tensor, shifted: bool) -> bool:
     """Say whether the argmax of the logits is the label wherever it isn't masked.
 
     Args:
-        logits: (B, L, V), or (B, C) of a classifier.
+        logits: (B, L, V), or (B, C) of a classifier; of a causal model also (B, K, V), at the
+            columns that predict a label only.
         labels: (B, L) or (B,).
         shifted: position t predicts label t + 1, as in a causal language model.
     """
     predicted = logits.argmax(-1)
     if shifted and labels.dim() == 2:
-        predicted, labels = predicted[:, :-1], labels[:, 1:]
+        if predicted.shape != labels.shape:
+            labels = labels[:, labelled_columns(labels) + 1]
+        else:
+            predicted, labels = predicted[:, :-1], labels[:, 1:]
     wanted = labels != IGNORED
     return bool((predicted == labels)[wanted].all())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -35,10 +36,11 @@ def straightforward_values(case, inputs, values, key):
     return codebook.detach(), losses
 
 
-def test_one_vector_trains_as_the_whole_codebook_would(make_case, case):
+@pytest.mark.parametrize("engine", ["direct", "replay"])
+def test_one_vector_trains_as_the_whole_codebook_would(make_case, case, engine):
     other = make_case(case.kind)
     settings = {"rules": "released", "replacement": "all", "steps": STEPS, "radius": 1e-3}
-    editor = create_editor("grace", case.model, case.layer, settings, seed=0)
+    editor = create_editor("grace", case.model, case.layer, settings, 0, engine)
     draw = editor.draw_value
     edits = [case.inputs([3 + i, 9, 5], [7 + i, 1]) for i in range(4)]
     for index, inputs in enumerate(edits):

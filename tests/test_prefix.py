@@ -1,0 +1,247 @@
+"""Replaying what no trained parameter reaches: the same results, with less computed."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from grace_bench.editors import create_editor
+from grace_bench.editors.base import EditBatch
+from grace_bench.prefix import Prefix, labelled_columns
+
+VOCABULARY = 40
+
+
+def t5() -> nn.Module:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=16,
+            d_kv=4,
+            d_ff=24,
+            num_layers=3,
+            num_decoder_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def bert() -> nn.Module:
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=24,
+            num_labels=3,
+        )
+    )
+
+
+def gpt2() -> nn.Module:
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=4, n_head=4, n_positions=64)
+    )
+
+
+def llama() -> nn.Module:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
+
+
+MODELS = {
+    "t5-encoder": (t5, "encoder.block.1.layer.1.DenseReluDense.wo"),
+    "t5-decoder": (t5, "decoder.block.1.layer.2.DenseReluDense.wo"),
+    "bert": (bert, "bert.encoder.layer.2.output.dense"),
+    "gpt2": (gpt2, "transformer.h.2.mlp.c_fc"),
+    "llama": (llama, "model.layers.2.mlp.down_proj"),
+}
+EDITORS = {
+    "grace": {},
+    "ft": {"early_stop": "none"},
+    "ft_ewc": {"early_stop": "none"},
+    "ft_retrain": {"early_stop": "none", "retrain_every": 2},
+    "defer": {},
+    "memory": {},
+}
+
+
+def build(kind: str) -> tuple[nn.Module, str]:
+    make, layer = MODELS[kind]
+    torch.manual_seed(0)
+    return make().eval(), layer
+
+
+def batch(kind: str, number: int = 0) -> dict[str, torch.Tensor]:
+    prompt, answer = [3 + number, 9, 5, 11, 6], [7 + number, 12, 1]
+    if kind == "bert":
+        return {"input_ids": torch.tensor([prompt]), "labels": torch.tensor([number % 3])}
+    if kind.startswith("t5"):
+        return {"input_ids": torch.tensor([prompt]), "labels": torch.tensor([answer])}
+    labels = [[-100] * len(prompt) + answer]
+    return {"input_ids": torch.tensor([prompt + answer]), "labels": torch.tensor(labels)}
+
+
+def after_three_edits(kind: str, editor: str, engine: str):
+    model, layer = build(kind)
+    settings = {"steps": 6, **EDITORS[editor]}
+    made = create_editor(editor, model, layer, settings, 0, engine)
+    losses = [made.edit(EditBatch(batch(kind, i), (f"e{i}",), step=i)).losses for i in range(3)]
+    return made, losses
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_replaying_changes_no_bit(kind, editor):
+    direct, expected = after_three_edits(kind, editor, "direct")
+    replayed, losses = after_three_edits(kind, editor, "replay")
+    assert replayed.prefix.reason is None
+    assert losses == expected
+    state = replayed.state_dict()
+    for name, tensor in direct.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_that_no_loss_reads_change_no_more_than_rounding(kind):
+    _, expected = after_three_edits(kind, "ft", "direct")
+    lean, losses = after_three_edits(kind, "ft", "lean")
+    assert lean.prefix.reason is None
+    assert torch.allclose(torch.tensor(losses), torch.tensor(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_comes_before_the_layer_is_computed_once(kind):
+    model, layer = build(kind)
+    editor = create_editor("ft", model, layer, {"early_stop": "none", "steps": 10}, 0, "replay")
+    layers = {
+        "t5-encoder": ("encoder.block.0", "encoder.block.1.layer.0", "encoder.block.2"),
+        "t5-decoder": ("encoder", "decoder.block.1.layer.1", "lm_head"),
+        "bert": ("bert.encoder.layer.1", "bert.encoder.layer.2.intermediate", "classifier"),
+        "gpt2": ("transformer.h.1", "transformer.h.2.attn", "transformer.h.3"),
+        "llama": ("model.layers.1", "model.layers.2.mlp.up_proj", "model.layers.3"),
+    }[kind]
+    calls = dict.fromkeys(layers, 0)
+
+    def counting(name, forward):
+        def run(*args, **kwargs):
+            calls[name] += 1
+            return forward(*args, **kwargs)
+
+        return run
+
+    for name in layers:
+        module = model.get_submodule(name)
+        module.forward = counting(name, module.forward)
+    editor.edit(EditBatch(batch(kind)))
+    before, own, behind = (calls[name] for name in layers)
+    assert (before, own) == (2, 2)  # to record, and to check the first replayed step of a model
+    assert behind == 11
+    assert all("forward" in model.get_submodule(name).__dict__ for name in layers)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_causal_model_computes_only_logits_that_predict_a_label(kind):
+    model, layer = build(kind)
+    model.requires_grad_(False)
+    model.get_submodule(layer).weight.requires_grad_(True)
+    inputs = batch(kind)
+    forward = Prefix(model).on(inputs)
+    full = model(**inputs)
+    for output in (forward(), forward()):
+        assert output.logits.shape[1] == 3
+        assert torch.allclose(output.logits, full.logits[:, 4:7], atol=1e-6)
+        assert torch.allclose(output.loss, full.loss)
+    assert labelled_columns(inputs["labels"]).tolist() == [4, 5, 6]
+
+
+class Sneaky(nn.Module):
+    """A model part of which autograd does not see: the hint depends on the weight, detached."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale = nn.Linear(4, 4)
+        self.change = change
+        self.calls = 0
+        self.requires_grad_(False)
+        self.layer.weight.requires_grad_(True)
+
+    def forward(self, hidden, labels=None):
+        self.calls += 1
+        output = self.layer(hidden)
+        if self.change == "detached":
+            output = output * self.scale(output.detach())
+        elif self.change == "in place":
+            output = output + self.scale(hidden).mul_(2.0)
+        elif self.change == "fewer calls" and self.calls < 2:
+            output = output + self.scale(hidden)
+        elif self.change == "more calls":
+            for _ in range(self.calls):
+                output = output + self.scale(hidden)
+        return type("Output", (), {"loss": output.square().mean(), "logits": output})()
+
+
+@pytest.mark.parametrize("change", ["detached", "in place", "fewer calls", "more calls"])
+def test_a_model_that_cannot_be_replayed_is_run_in_full_and_says_why(change, caplog):
+    torch.manual_seed(0)
+    model = Sneaky(change).eval()
+    hidden = torch.randn(2, 4)
+    prefix = Prefix(model)
+    forward = prefix.on({"hidden": hidden})
+    optimizer = torch.optim.Adam([model.layer.weight], lr=0.1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            loss = forward().loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert prefix.reason is not None
+    assert caplog.text.count("runs the whole model") == 1
+    model.calls = 9  # as many calls as any
+    with torch.no_grad():
+        assert forward().loss == model(hidden).loss or change == "more calls"
+
+
+def test_a_model_with_dropout_at_work_is_run_in_full(caplog):
+    model, layer = build("gpt2")
+    model.train()
+    editor = create_editor("ft", model, layer, {"early_stop": "none", "steps": 2})
+    with caplog.at_level(logging.WARNING):
+        editor.edit(EditBatch(batch("gpt2")))
+    assert "training mode" in caplog.text
+
+
+def test_another_edit_is_recorded_anew():
+    model, layer = build("bert")
+    editor = create_editor("ft", model, layer, {"early_stop": "none", "steps": 3})
+    other, _ = build("bert")
+    straight = create_editor("ft", other, layer, {"early_stop": "none", "steps": 3}, 0, "direct")
+    for number in range(4):
+        inputs = batch("bert", number)
+        assert editor.edit(EditBatch(inputs)).losses == straight.edit(EditBatch(inputs)).losses
