@@ -1,7 +1,8 @@
 """The codebook: keys, values, deferral radii, and what is known about each key.
 
 It knows nothing of models; rules that change it are pure geometry (GRACE, Algorithm 1). One key
-is one row; storage grows by doubling, so that an edit costs one row and not the whole codebook.
+is one row; storage grows by a share of itself, so that an edit costs one row and not the whole
+codebook. Looking keys up is the business of key_search.py.
 
     codebook = Codebook(d_in=1024, d_out=512)
     i = codebook.add(query, value, radius=1.0, info=KeyInfo(Label.of(labels, "Paris")))
@@ -10,16 +11,19 @@ is one row; storage grows by doubling, so that an edit costs one row and not the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grace_bench.errors import EditorError
+from grace_bench.key_search import KeySearch, close_gap, inside, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
 IGNORED = -100
 """Label id that Hugging Face losses leave out."""
@@ -27,8 +31,11 @@ IGNORED = -100
 MM_ROWS = 25
 """Above so many rows torch.cdist takes the matrix product on its own (G8)."""
 
+MANY_EXAMPLES = 16
+"""Above so many examples behind a key, its names are shared between versions of its KeyInfo."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """What a key stands for.
 
@@ -53,26 +60,82 @@ class Label:
         return self.mean == other.mean if rule == "mean" else self.ids == other.ids
 
 
-@dataclass(frozen=True)
+class ExampleIds(Sequence[str]):
+    """A tuple of names for a key with many examples: adding one doesn't copy the others."""
+
+    __slots__ = ("_n", "_names", "_places")
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names: list[str] = []
+        self._places: dict[str, int] = {}
+        self._n = 0
+        self._append(names)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[str]:
+        return islice(self._names, self._n)
+
+    def __contains__(self, name: object) -> bool:
+        return self._places.get(name, self._n) < self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names[: self._n][index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple | ExampleIds) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __add__(self, names: Iterable[str]) -> ExampleIds:
+        """Return these names and further ones; they share one list as long as none branches."""
+        if len(self._names) != self._n:
+            return ExampleIds([*self, *names])
+        longer = ExampleIds()
+        longer._names, longer._places = self._names, self._places
+        longer._append(names)
+        return longer
+
+    def _append(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._places.setdefault(name, len(self._names))
+            self._names.append(name)
+        self._n = len(self._names)
+
+
+@dataclass(frozen=True, slots=True)
 class KeyInfo:
     """Where a key comes from: its label, the examples behind it, and when it was changed."""
 
     label: Label
-    example_ids: tuple[str, ...] = ()
+    example_ids: tuple[str, ...] | ExampleIds = ()
     made_at_step: int = 0
     changed_at_step: int = 0
 
 
+_STORED = ("_keys", "_values", "_radii", "_stamps")
+
+
 class Codebook:
-    """Keys (N, d_in), values (N, d_out) and radii (N,), all float32, with a KeyInfo per key."""
+    """Keys (N, d_in), values (N, d_out) and radii (N,), all float32, with a KeyInfo per key.
+
+    `moves` counts the changes after which a key that was there is elsewhere, or is another: what
+    was the nearest key before need not be so now. Keys added at the end don't count.
+    """
 
     def __init__(self, d_in: int, d_out: int, device: torch.device | str = "cpu") -> None:
         self.d_in = d_in
         self.d_out = d_out
         self.info: list[KeyInfo] = []
+        self.moves = 0
         self._keys = torch.zeros(0, d_in, device=device)
         self._values = torch.zeros(0, d_out, device=device)
         self._radii = torch.zeros(0, device=device)
+        self._stamps = torch.zeros(0, dtype=torch.int64, device=device)
+        self._last_stamp = 0
+        self._search = KeySearch(d_in, device)
 
     def __len__(self) -> int:
         """Return the number of keys."""
@@ -93,14 +156,28 @@ class Codebook:
         """The deferral radii, a view (N,)."""
         return self._radii[: len(self)]
 
+    @property
+    def stamps(self) -> Tensor:
+        """The values' stamps, a view (N,) int64: a number for each version of each value."""
+        return self._stamps[: len(self)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held, spare room included; what `info` takes comes on top."""
+        return sum(getattr(self, name).nbytes for name in _STORED) + self._search.nbytes
+
     def to(self, device: torch.device | str) -> Codebook:
         """Move the tensors to `device` in place."""
-        self._keys = self._keys.to(device)
-        self._values = self._values.to(device)
-        self._radii = self._radii.to(device)
+        before = self._keys.device
+        for name in _STORED:
+            setattr(self, name, getattr(self, name).to(device))
+        if self._keys.device != before:
+            self._search = KeySearch(self.d_in, self._keys.device)
         return self
 
-    def nearest(self, queries: Tensor, distance: str = "exact") -> tuple[Tensor, Tensor]:
+    def nearest(
+        self, queries: Tensor, distance: str = "exact", start: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Return the Euclidean distance to, and the index of, each query's nearest key.
 
         Of equally near keys the oldest wins. A query's result doesn't depend on the other rows.
@@ -108,30 +185,45 @@ class Codebook:
         Args:
             queries: (B, d_in).
             distance: `exact`, or `matrix_product` as torch.cdist does it above 25 keys (G8).
+            start: look at keys from this one on; for `exact`.
 
         Returns:
-            distances (B,) and indices (B,).
+            distances (B,) and indices (B,); infinite and -1 without keys.
         """
-        by_product = distance == "matrix_product" and len(self) > MM_ROWS
-        mode = "use_mm_for_euclid_dist" if by_product else "donot_use_mm_for_euclid_dist"
-        distances = torch.cdist(self.keys, queries.to(self._keys), p=2.0, compute_mode=mode)
+        queries = queries.to(self._keys)
+        if distance != "matrix_product" or len(self) <= MM_ROWS:
+            return self._search.nearest(self.keys, queries, start)
+        distances = torch.cdist(self.keys, queries, p=2.0, compute_mode="use_mm_for_euclid_dist")
         # min() may return any of several equal minima; the first is the oldest key.
         smallest = distances.amin(0)
         first = (distances == smallest).int().argmax(0)
         return smallest, first
 
+    def answering(self, queries: Tensor, boundary: str = "open") -> tuple[Tensor, Tensor]:
+        """Return the exact distance to, and the index of, each query's nearest key if it answers.
+
+        The same as `nearest` and `inside`, and far quicker where most keys are far away.
+
+        Args:
+            queries: (B, d_in).
+            boundary: as in `inside`.
+
+        Returns:
+            distances (B,) and indices (B,); infinite and -1 where the nearest key doesn't answer.
+        """
+        return self._search.answering(self.keys, self.radii, queries.to(self._keys), boundary)
+
     def inside(self, distances: Tensor, indices: Tensor, boundary: str = "open") -> Tensor:
         """Say which queries a key answers: d < radius (`open`, Eq. 1) or d <= radius (P4)."""
-        radii = self.radii[indices]
-        return distances <= radii if boundary == "closed" else distances < radii
+        return inside(distances, self.radii[indices], boundary)
 
     def add(self, key: Tensor, value: Tensor, radius: float | Tensor, info: KeyInfo) -> int:
         """Append a key (d_in,) with its value (d_out,); return its index."""
         index = len(self)
-        if index == len(self._radii):
-            self._grow(max(8, 2 * index))
+        for name in _STORED:
+            setattr(self, name, reserve(getattr(self, name), index, index + 1))
         self._keys[index] = key.detach()
-        self._values[index] = value.detach()
+        self.set_value(index, value)
         self._radii[index] = radius
         self.info.append(info)
         return index
@@ -160,6 +252,8 @@ class Codebook:
             self._radii[index] = distance
             if rule == "moving_average":
                 self._keys[index] = 0.5 * self._keys[index] + 0.5 * query.to(self._keys)
+                self._search.moved(index, self._keys[index])
+                self.moves += 1
         elif rule != "none":
             raise EditorError(f"unknown expansion rule '{rule}'; use one of the documented ones.")
 
@@ -192,20 +286,24 @@ class Codebook:
 
     def overwrite(self, index: int, value: Tensor, info: KeyInfo) -> None:
         """Give a key another value and label; its place, radius and age stay."""
-        self._values[index] = value.detach()
+        self.set_value(index, value)
         self.info[index] = replace(info, made_at_step=self.info[index].made_at_step)
 
     def set_value(self, index: int, value: Tensor) -> None:
-        """Store a trained value (d_out,)."""
+        """Store a trained value (d_out,); it gets a stamp of its own."""
         self._values[index] = value.detach()
+        self._last_stamp += 1
+        self._stamps[index] = self._last_stamp
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Record further examples behind a key, and that it was changed at `step`."""
         info = self.info[index]
-        news = tuple(name for name in example_ids if name not in info.example_ids)
+        ids = info.example_ids
+        if len(ids) > MANY_EXAMPLES and isinstance(ids, tuple):
+            ids = ExampleIds(ids)
         self.info[index] = replace(
             info,
-            example_ids=info.example_ids + news,
+            example_ids=ids + tuple(name for name in example_ids if name not in ids),
             changed_at_step=step if changed else info.changed_at_step,
         )
 
@@ -218,8 +316,10 @@ class Codebook:
         n = len(self)
         if not 0 <= index < n:
             raise EditorError(f"there is no key {index}; the codebook has {n}, counted from 0.")
-        for storage in (self._keys, self._values, self._radii):
-            storage[index : n - 1] = storage[index + 1 : n].clone()
+        for name in _STORED:
+            close_gap(getattr(self, name), index, n)
+        self._search.removed(index)
+        self.moves += 1
         return self.info.pop(index)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -241,15 +341,9 @@ class Codebook:
     def of(cls, keys: Tensor, values: Tensor, radii: Tensor, info: Sequence[KeyInfo]) -> Codebook:
         """Build a codebook from whole tensors, copied: (N, d_in), (N, d_out), (N,)."""
         codebook = cls(keys.shape[1], values.shape[1], keys.device)
-        codebook._keys = keys.detach().float().clone()
-        codebook._values = values.detach().float().clone()
-        codebook._radii = radii.detach().float().clone()
+        for name, tensor in (("_keys", keys), ("_values", values), ("_radii", radii)):
+            setattr(codebook, name, tensor.detach().to(torch.float32, copy=True))
+        codebook._stamps = torch.arange(1, len(keys) + 1, device=keys.device)
+        codebook._last_stamp = len(keys)
         codebook.info = list(info)
         return codebook
-
-    def _grow(self, capacity: int) -> None:
-        for name in ("_keys", "_values", "_radii"):
-            old = getattr(self, name)
-            new = old.new_zeros(capacity, *old.shape[1:])
-            new[: len(old)] = old
-            setattr(self, name, new)

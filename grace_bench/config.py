@@ -151,6 +151,11 @@ class ComputeConfig(Section):
         "what the edit can change, with equal results bit for bit; lean also leaves out logits "
         "that no loss reads, which may change the last bits",
     )
+    edits_at_once: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="edits whose values an editor may train in one batch before they are made "
+        "one by one; auto: as many as fit into 512 tokens",
+    )
 
 
 class RunSpec(Section):

@@ -6,17 +6,21 @@ All editors are scored here, by the same code, through the model as any user wou
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from grace_bench import metrics
+from grace_bench.prefix import PrefixCache
+from grace_bench.tasks.base import Prediction, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from grace_bench.tasks.base import Prediction, Task
+    from grace_bench.editors.base import Editor
+    from grace_bench.tasks.base import Example, Task
 
 
 @torch.no_grad()
@@ -29,6 +33,87 @@ def predict_all(
         for start in range(0, len(examples), batch_size)
         for prediction in task.predict(model, examples[start : start + batch_size])
     ]
+
+
+class Evaluator:
+    """Predicts with an edited model, again only where an edit can have changed the answer.
+
+    The weights below a codebook never change, so that an input's output hangs on the value that
+    answers it and on nothing else. Each input's query is kept, and its prediction together with
+    the value's stamp (0: no key answers, the base model does). Editors without such a codebook
+    are asked anew each time, the layers that they leave alone computed once.
+
+    Args:
+        editor: owns the model.
+        task: turns examples into tensors and scores.
+        batch_size: examples predicted at once.
+    """
+
+    def __init__(self, editor: Editor, task: Task, batch_size: int) -> None:
+        self.editor = editor
+        self.task = task
+        self.batch_size = batch_size
+        self._tracked = editor.track()
+        replays = editor.trained and editor.prefix.reason is None
+        self._model = PrefixCache(editor.model, editor.trained) if replays else editor.model
+        self._known: dict[tuple[str, str], _Known] = {}
+
+    @property
+    def incremental(self) -> bool:
+        """Whether an evaluation costs no more than what edits changed since the last one."""
+        return self._tracked is not None
+
+    def learn(self, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take over the unedited model's predictions: rows of `predictions.parquet`."""
+        if self._tracked is None:
+            return
+        self._track(examples)
+        for example, row in zip(examples, rows, strict=True):
+            scores = {name: row[name] for name in metrics.MEASURES if row.get(name) is not None}
+            known = self._known[_content(example)]
+            known.stamp, known.prediction = 0, Prediction(row["prediction"], scores)
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        """Return one prediction an example, in order."""
+        if self._tracked is None or not examples:
+            return predict_all(self._model, self.task, examples, self.batch_size)
+        self._track(examples)
+        stamps = self._tracked.stamps().tolist()
+        known = [self._known[_content(example)] for example in examples]
+        stale = {
+            _content(example): example
+            for example, old in zip(examples, known, strict=True)
+            if old.stamp != stamps[old.index]
+        }
+        fresh = predict_all(self._model, self.task, list(stale.values()), self.batch_size)
+        for content, prediction in zip(stale, fresh, strict=True):
+            old = self._known[content]
+            old.stamp, old.prediction = stamps[old.index], prediction
+        return [old.prediction for old in known]
+
+    def _track(self, examples: Sequence[Example]) -> None:
+        """Find out the queries of examples that are new here."""
+        new = {_content(e): e for e in examples if _content(e) not in self._known}
+        rows = list(new.values())
+        for start in range(0, len(rows), self.batch_size):
+            some = rows[start : start + self.batch_size]
+            inputs = to_device(self.task.encode(some), self.editor.model)
+            places = self._tracked.add(self.editor.queries(inputs))
+            for example, place in zip(some, places, strict=True):
+                self._known[_content(example)] = _Known(place)
+
+
+@dataclass
+class _Known:
+    """Where an example's query is tracked, and what was predicted under which value."""
+
+    index: int
+    stamp: int = -1
+    prediction: Prediction | None = None
+
+
+def _content(example: Example) -> tuple[str, str]:
+    return example["text"], example["label"]
 
 
 def average(predictions: Sequence[Prediction], measure: str) -> float:

@@ -76,7 +76,7 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     """Predict every role with the unedited model of a run."""
-    from grace_bench.stream import run_baseline
+    from grace_bench.baseline import run_baseline
 
     run = Run(spec, results)
     run_baseline(spec, run.dataset_folder, run.model_folder, baseline_folder(run))

@@ -20,48 +20,24 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook import IGNORED
+from grace_bench.replay import Calls, CannotReplay, only_trainable, recorded, replayed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
-PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
-"""What a module may be given, beside tensors, and still be replayed."""
+MOST_BYTES = 4 << 30
+"""Of kept activations in evaluations."""
 
-RELATIVE_TOLERANCE = 1e-4
-"""Of the loss at labelled positions only, when a model's first replayed output is checked."""
-
-
-class CannotReplay(Exception):
-    """Why a model is run in full; the message is a clause."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The output of one module call, and its tensors' versions: a later change would show."""
-
-    output: Any
-    versions: tuple[int, ...]
-
-    def unchanged(self) -> Any:
-        """Return the output as it was kept."""
-        if self.versions != tuple(tensor._version for tensor in _tensors(self.output)):
-            raise CannotReplay("a kept output is changed in place afterwards")
-        return self.output
-
-
-Calls = dict[nn.Module, list[Kept | None]]
-"""For each module its calls in order; None: compute it, a trained parameter reaches it."""
+TOLERANCE = 1e-4
+"""Of logits, relative to the largest, where the first replayed output may be rounded otherwise."""
 
 
 class Prefix:
@@ -104,15 +80,14 @@ class Prefix:
         if self._checked:
             return
         with torch.no_grad():
-            full = self.model(**inputs)
-        tolerance = 0.0 if replayed.loss.device.type == "cpu" else RELATIVE_TOLERANCE
-        if replayed.logits.shape != full.logits.shape:
-            tolerance = RELATIVE_TOLERANCE  # logits at labelled positions only
-        if not torch.allclose(replayed.loss, full.loss, rtol=tolerance, atol=0.0, equal_nan=True):
-            raise CannotReplay(
-                "its replayed loss differs from that of a full forward "
-                f"({replayed.loss.item():.9g} instead of {full.loss.item():.9g})"
-            )
+            logits = self.model(**inputs).logits
+        exact = logits.device.type == "cpu" and replayed.logits.shape == logits.shape
+        if replayed.logits.shape != logits.shape:
+            logits = logits[:, labelled_columns(inputs["labels"])]
+        tolerance = 0.0 if exact else TOLERANCE * logits.abs().max().item()
+        difference = (replayed.logits - logits).abs().max().item()
+        if not difference <= tolerance and logits.isfinite().all():
+            raise CannotReplay(f"its replayed logits are {difference:.2g} off those of a full call")
         self._checked = True
 
 
@@ -134,7 +109,7 @@ class _Session:
             try:
                 if self._calls is None:
                     return self._record()
-                with _replayed(self._calls):
+                with replayed(self._calls):
                     output = self._model(**self._short)
                 prefix.check(output, self._inputs)
                 return output
@@ -147,10 +122,136 @@ class _Session:
             raise CannotReplay("it is in training mode, where dropout differs at each step")
         less = _only_what_is_read(self._model, self._inputs, self._all_logits)
         self._short = {**self._inputs, **less}
-        with _recorded(self._model) as calls:
+        with recorded(self._model) as calls:
             output = self._model(**self._short)
         self._calls = calls
         return output
+
+
+class PrefixCache:
+    """Stands for a model in evaluations that come again and again, some of its weights changed.
+
+    For each batch it keeps what no trained parameter reaches, as far as anything reads it: of the
+    blocks before the edited layer the last one's output, none of the others.
+
+    Args:
+        model: any model in eval mode.
+        trained: its parameters that change between evaluations.
+        most_bytes: kept at most; further batches are run in full.
+    """
+
+    def __init__(
+        self, model: nn.Module, trained: Sequence[nn.Parameter], most_bytes: int = MOST_BYTES
+    ) -> None:
+        self.model = model
+        self.nbytes = 0
+        self._trained = trained
+        self._most_bytes = most_bytes
+        self._batches: dict[tuple[Any, ...], Calls] = {}
+        self._unread: list[tuple[nn.Module, int]] | None = None
+        self._sound = True
+        self._checked = False
+        self._takes_use_cache = "use_cache" in inspect.signature(model.forward).parameters
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the model's parameters."""
+        return self.model.parameters()
+
+    def generate(self, **inputs: Any) -> Any:
+        """Generate; every token is computed."""
+        return self.model.generate(**inputs)
+
+    @torch.no_grad()
+    def __call__(self, **inputs: Tensor) -> Any:
+        """Return `model(**inputs)` without gradients."""
+        if self._takes_use_cache:
+            inputs = {**inputs, "use_cache": False}
+        batch = tuple(
+            (name, part.shape, _content(part))
+            for name, part in inputs.items()
+            if isinstance(part, Tensor)
+        )
+        calls = self._batches.get(batch)
+        if calls is not None:
+            with replayed(calls):
+                output = self.model(**inputs)
+            return output if self._checked else self._check(output, inputs)
+        if not self._sound or self.nbytes >= self._most_bytes:
+            return self.model(**inputs)
+        calls = self._record(inputs)
+        if not calls:
+            return self.model(**inputs)
+        self._batches[batch] = calls
+        self.nbytes += sum(kept.nbytes for turn in calls.values() for kept in turn if kept)
+        # Not what was recorded: where gradients are taken, the last bits may differ.
+        with replayed(calls):
+            return self.model(**inputs)
+
+    def _record(self, inputs: Mapping[str, Any]) -> Calls:
+        with only_trainable(self.model, self._trained), torch.enable_grad():
+            with recorded(self.model, wide=False) as calls:
+                output = self.model(**inputs)
+            reached = output.logits.requires_grad
+        if not reached:
+            return {}  # an adapter that never was trained leaves every answer alone
+        if self._unread is None:
+            self._find_unread(calls, inputs, self.model(**inputs).logits)
+        for module, index in self._unread or ():
+            calls[module][index] = calls[module][index].without_content()
+        return calls if self._sound else {}
+
+    def _find_unread(self, calls: Calls, inputs: Mapping[str, Any], logits: Tensor) -> None:
+        """Spoil what whole blocks return, one after the other: what no logit feels is not read.
+
+        Within a block a gate that happens to be shut could hide that something is read.
+        """
+        self._unread = []
+        if not self._gives(calls, inputs, logits):
+            self._run_in_full()
+            return
+        lists = [part for part in self.model.modules() if isinstance(part, nn.ModuleList)]
+        blocks = {block for part in lists for block in part}
+        for module in blocks & calls.keys():
+            turn = calls[module]
+            for index, kept in enumerate(turn):
+                if kept is None:
+                    continue
+                turn[index] = kept.without_content()
+                if self._gives(calls, inputs, logits):
+                    self._unread.append((module, index))
+                else:
+                    turn[index] = kept
+
+    def _check(self, replayed_output: Any, inputs: Mapping[str, Any]) -> Any:
+        """Compare the first replayed output with a full one: the weights have changed meanwhile."""
+        full = self.model(**inputs)
+        self._checked = True
+        if not _equal(replayed_output.logits, full.logits):
+            self._run_in_full()
+        return full
+
+    def _run_in_full(self) -> None:
+        self._sound = False
+        self._batches.clear()
+        logger.warning("every evaluation runs the whole model: replayed, its logits differ.")
+
+    def _gives(self, calls: Calls, inputs: Mapping[str, Any], logits: Tensor) -> bool:
+        try:
+            with replayed(calls):
+                found = self.model(**inputs).logits
+        except (CannotReplay, RuntimeError, ValueError):
+            return False
+        return _equal(found, logits)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Say whether logits are equal, on a CPU bit for bit."""
+    tolerance = 0.0 if one.device.type == "cpu" else TOLERANCE
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def _content(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().numpy().tobytes()
 
 
 def labelled_columns(labels: Tensor) -> Tensor:
@@ -173,91 +274,3 @@ def _only_what_is_read(
         if len(columns):
             extra |= {"logits_to_keep": columns, "shift_labels": labels[:, columns + 1]}
     return extra
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Iterator[Calls]:
-    """Let the next call of the model fill in what its modules may hand out again."""
-    log: list[tuple[nn.Module, Kept | None]] = []
-    began: list[int] = []
-    calls: Calls = {}
-
-    def enter(_module: nn.Module, _args: Any, _kwargs: Any) -> None:
-        began.append(len(log))
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        start = began.pop()
-        within = all(kept is not None for _, kept in log[start:])
-        if within and _is_fixed((args, kwargs)) and _is_fixed(output):
-            del log[start:]  # what it called is inside of what it returned
-            log.append((module, Kept(output, tuple(t._version for t in _tensors(output)))))
-        else:
-            log.append((module, None))
-
-    handles = []
-    try:
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True))
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-    for module, kept in log:
-        calls.setdefault(module, []).append(kept)
-
-
-@contextmanager
-def _replayed(calls: Calls) -> Iterator[None]:
-    """Let modules hand out what they returned before, each call in its turn.
-
-    Raises:
-        CannotReplay: the modules were not called as they were before.
-    """
-    replaced: list[tuple[nn.Module, Any]] = []
-    turns = {module: iter(kept) for module, kept in calls.items() if any(kept)}
-    try:
-        for module, turn in turns.items():
-            replaced.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = _hand_out(turn, module.forward)
-        yield
-    finally:
-        for module, before in replaced:
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
-    if any(next(turn, turn) is not turn for turn in turns.values()):
-        raise CannotReplay("it calls fewer modules at one step than at another")
-
-
-def _hand_out(turn: Iterator[Kept | None], forward: Callable[..., Any]) -> Callable[..., Any]:
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        kept = next(turn, turn)
-        if kept is turn:
-            raise CannotReplay("it calls more modules at one step than at another")
-        return forward(*args, **kwargs) if kept is None else kept.unchanged()
-
-    return stand_in
-
-
-def _is_fixed(value: Any) -> bool:
-    """Say whether nothing in `value` can depend on a trained parameter."""
-    if isinstance(value, Tensor):
-        return not value.requires_grad
-    if isinstance(value, Mapping):
-        return all(_is_fixed(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(_is_fixed(item) for item in value)
-    return isinstance(value, PLAIN)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -12,68 +12,56 @@ from __future__ import annotations
 import logging
 import random
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from grace_bench import provenance
+from grace_bench.baseline import load_baseline
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.errors import DataError
-from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
+from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.metrics import METRICS
-from grace_bench.models.compute import autocast, set_up, synchronize
+from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.loading import load_model
+from grace_bench.progress import Progress, Records, Stopwatch
 from grace_bench.records import (
     PREDICTIONS,
     PROBES,
     STEPS,
     read_json,
-    read_parquet,
     sha256_of,
     write_json,
     write_parquet,
 )
 from grace_bench.runs import Run, content_hash
 from grace_bench.tasks import TASKS
-from grace_bench.tasks.base import Task, to_device
+from grace_bench.tasks.base import Prediction, Task, to_device
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from grace_bench.config import ProbeConfig, RunSpec, StreamConfig
+    from grace_bench.config import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
+PREPARATION_WINDOW = 4
+"""How many coming examples are looked at for each edit that is trained at once."""
+
+TOKENS_AT_ONCE = 512
+"""In one batch of edits: about as much as keeps a CPU busy; memory grows with it."""
+
+MOST_AT_ONCE = 32
+
 PROBED_ROLES = ("upstream", "accurate", "holdout")
-
-
-class Stopwatch:
-    """Seconds by part of a run, the device waited for at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, float] = {"edit": 0.0, "evaluation": 0.0}
-        self.last = 0.0
-
-    @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Add the time of the block to `part`; `last` holds it afterwards."""
-        synchronize(self._device)
-        started = time.perf_counter()
-        yield
-        synchronize(self._device)
-        self.last = time.perf_counter() - started
-        self.seconds[part] += self.last
 
 
 def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[Row]:
@@ -93,25 +81,34 @@ def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[
     return selected
 
 
-class Records:
-    """What a run has to tell, gathered while it goes."""
+@dataclass
+class Preparation:
+    """What the editor has done ahead.
 
-    def __init__(self) -> None:
-        self.steps: list[dict[str, Any]] = []
-        self.predictions: list[dict[str, Any]] = []
-        self.probes: list[dict[str, Any]] = []
+    Args:
+        until: the first step for which nothing is prepared.
+        steps: those with an edit prepared.
+        seconds: spent on all of them.
+    """
 
-    def add_probe(self, metric: str, rows: list[dict[str, Any]], step: int, n_edits: int) -> None:
-        """Keep a role's predictions and their averages."""
-        self.predictions += rows
-        self.probes += probe_rows(rows, metric, step, n_edits)
+    until: int = 0
+    steps: frozenset[int] = frozenset()
+    seconds: float = 0.0
 
-    def latest(self, metric: str, measure: str) -> float | None:
-        """Return the newest probed value of a metric, for progress lines."""
-        for row in reversed(self.probes):
-            if row["metric"] == metric and row["measure"] == measure:
-                return row["value"]
-        return None
+    def seconds_of(self, step: int) -> float:
+        """Return a step's share of the time."""
+        return self.seconds / len(self.steps) if step in self.steps else 0.0
+
+
+def edits_at_once(compute: ComputeConfig, task: Task, example: Row) -> int:
+    """Return how many edits are trained in one batch; 1 where each is trained for itself."""
+    if compute.engine == "direct":
+        return 1
+    if compute.edits_at_once != "auto":
+        return compute.edits_at_once
+    inputs = task.encode([example])
+    tokens = inputs["input_ids"].numel() + inputs["labels"].numel()
+    return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // tokens))
 
 
 class StreamRun:
@@ -139,9 +136,11 @@ class StreamRun:
         self.watch = Stopwatch(self.device)
         self.records = Records()
         self.edited: list[Row] = []
+        self.evaluator = Evaluator(editor, task, spec.probes.batch_size)
+        self._prepared = Preparation()
 
-    def start(self, baseline: Sequence[Row]) -> None:
-        """Take the probe before any edit from the baseline: the model is the same for all."""
+    def start(self, baseline: Sequence[Row], stream: Sequence[Row]) -> None:
+        """Take what is known of the unedited model from the baseline: it is the same for all."""
         by_role: dict[str, dict[str, Row]] = {}
         for row in baseline:
             by_role.setdefault(row["role"], {})[row["example_id"]] = row
@@ -150,6 +149,10 @@ class StreamRun:
             found = by_role.get(role, {})
             rows = [dict(found[example["example_id"]]) for example in self.roles[role]]
             self.records.add_probe(metric, rows, step=0, n_edits=0)
+        with self.watch.measure("evaluation"), autocast(self.spec.compute, self.device):
+            for role, examples in (*self.roles.items(), ("edits", stream)):
+                found = by_role.get(role, {})
+                self.evaluator.learn(examples, [found[e["example_id"]] for e in examples])
 
     def step(self, step: int, example: Row) -> bool:
         """Meet one example; edit if it is an error. Returns whether an edit was made."""
@@ -176,11 +179,12 @@ class StreamRun:
         batch = EditBatch(inputs, (example["example_id"],), example["label"], step)
         with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
-        seconds = self.watch.last
+        seconds = self.watch.last + self._prepared.seconds_of(step)
         self.edited.append(example)
         with self.watch.measure("evaluation"):
             after = self.predict([example])
         rows = prediction_rows([example], after, "edit", step, len(self.edited))
+        self.records.edits += rows
         self.records.predictions += rows
         return {
             "branch": result.branch,
@@ -194,8 +198,41 @@ class StreamRun:
             "es": rows[0][self.task.main_measure],
         }
 
-    def probe(self, step: int) -> None:
-        """Score all past edits, and what must not have changed."""
+    def prepare(self, step: int, coming: Sequence[Row]) -> None:
+        """Let the editor do ahead what the next edits will need, the one at `step` first."""
+        if not self.editor.can_prepare or step < self._prepared.until:
+            return
+        size = edits_at_once(self.spec.compute, self.task, coming[0])
+        if self.spec.stream.max_edits is not None:
+            size = min(size, self.spec.stream.max_edits - len(self.edited))
+        if size == 1:
+            return
+        window = coming[: PREPARATION_WINDOW * size]
+        with self.watch.measure("evaluation"):
+            found = self.predict(window)
+        wanted = [
+            (step + offset, example)
+            for offset, (example, prediction) in enumerate(zip(window, found, strict=True))
+            if self.spec.stream.edit == "all" or self.task.is_error(prediction)
+        ][:size]
+        steps = [number for number, _ in wanted]
+        self._prepared = Preparation(step + len(window), frozenset(steps))
+        if not wanted:
+            return
+        if len(wanted) == size:
+            self._prepared.until = steps[-1] + 1
+        inputs = to_device(self.task.encode([row for _, row in wanted]), self.editor.model)
+        with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
+            self.editor.prepare(inputs, steps)
+        self._prepared.seconds = self.watch.last
+
+    def probe(self, step: int, keep: bool = True) -> None:
+        """Score all past edits, and what must not have changed.
+
+        Args:
+            step: after which step.
+            keep: every prediction, not only the averages.
+        """
         n_edits = len(self.edited)
         facts = {example["fact_id"] for example in self.edited}
         limit = self.spec.probes.holdout
@@ -205,73 +242,37 @@ class StreamRun:
             "arr": self.roles["accurate"],
             "holdout": [r for r in self.roles["holdout"] if r["fact_id"] in facts][:limit],
         }
-        edits = [row for row in self.records.predictions if row["role"] == "edit"]
-        self.records.probes += probe_rows(edits, "es", step, n_edits)
+        self.records.probes += probe_rows(self.records.edits, "es", step, n_edits)
         with self.watch.measure("evaluation"):
             for metric, chosen in examples.items():
                 rows = prediction_rows(
                     chosen, self.predict(chosen), METRICS[metric].role, step, n_edits
                 )
-                self.records.add_probe(metric, rows, step, n_edits)
+                self.records.add_probe(metric, rows, step, n_edits, keep)
 
-    def predict(self, examples: Sequence[Row]) -> list:
+    def predict(self, examples: Sequence[Row]) -> list[Prediction]:
         """Predict in the run's precision."""
         with autocast(self.spec.compute, self.device):
-            return predict_all(self.editor.model, self.task, examples, self.spec.probes.batch_size)
+            return self.evaluator.predict(examples)
 
     def go(self, stream: Sequence[Row]) -> None:
-        """Run the whole stream, probing on schedule and at the end."""
+        """Run the whole stream, probing on schedule and at the end.
+
+        Where an evaluation is cheap, averages are taken after every edit.
+        """
         every, most = self.spec.probes.every, self.spec.stream.max_edits
-        probed = 0
-        step = 0
         with Progress(len(stream), self.task.main_measure) as progress:
             for step, example in enumerate(stream, start=1):
+                self.prepare(step, stream[step - 1 :])
                 edited = self.step(step, example)
-                if edited and len(self.edited) % every == 0:
+                last = step == len(stream) or len(self.edited) == most
+                if last or (edited and len(self.edited) % every == 0):
                     self.probe(step)
-                    probed = step
+                elif edited and self.evaluator.incremental:
+                    self.probe(step, keep=False)
                 progress.update(step, len(self.edited), self.records)
-                if most is not None and len(self.edited) >= most:
+                if last:
                     break
-        if probed != step:
-            self.probe(step)
-
-
-class Progress:
-    """A bar on a terminal, plain lines in a job's log: ES, ERR, edits a second, time left."""
-
-    def __init__(self, total: int, measure: str) -> None:
-        self.total = total
-        self.measure = measure
-        self.bar = tqdm(total=total, unit="step", disable=not sys.stderr.isatty())
-        self.started = time.perf_counter()
-        self.every = max(1, total // 10)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def update(self, step: int, n_edits: int, records: Records) -> None:
-        """Tell where the run is."""
-        scores = [row["es"] for row in records.steps if row.get("es") is not None]
-        es = statistics.fmean(scores) if scores else None
-        err = records.latest("err", self.measure)
-        told = f"ES {_short(es)}, ERR {_short(err)}"
-        seconds = time.perf_counter() - self.started
-        self.bar.set_postfix_str(f"{n_edits} edits, {told}")
-        self.bar.update(1)
-        if self.bar.disable and (step % self.every == 0 or step == self.total):
-            logger.info(
-                "step %d/%d, %d edits, %s, %.2f edits/s, %.0f s left",
-                *(step, self.total, n_edits, told, n_edits / seconds),
-                seconds / step * (self.total - step),
-            )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def load_probed_roles(data_folder: Path, probes: ProbeConfig) -> dict[str, list[Row]]:
@@ -317,7 +318,7 @@ def run_stream(
     )
     run = StreamRun(spec, task, editor, roles)
     loading_seconds = time.perf_counter() - started
-    run.start(baseline)
+    run.start(baseline, stream)
     run.go(stream)
     run_id = Run(spec).id
     files = write_run(run, output, loaded.sha256)
@@ -385,53 +386,3 @@ def write_run(run: StreamRun, output: Path, model_hash: str) -> dict[str, str]:
     names = ["steps.parquet", "probes.parquet", "predictions.parquet"]
     names += run.editor.save(output, model_hash)
     return {name: sha256_of(output / name) for name in names}
-
-
-def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Row]:
-    """Return the unedited model's predictions.
-
-    Raises:
-        DataError: they were made of other data or by another model.
-    """
-    record = read_json(folder / "baseline.json")
-    if (record.get("data_hash"), record.get("model_hash")) != (data_hash, model_hash):
-        raise DataError(
-            f"{folder}: the baseline was made with other data or another model; make it again."
-        )
-    return read_parquet(folder / "predictions.parquet", PREDICTIONS).to_pylist()
-
-
-def run_baseline(
-    spec: RunSpec, data_folder: Path, model_folder: Path, output: Path
-) -> dict[str, Any]:
-    """Predict every role with the unedited model; written once per model x data set.
-
-    `output` receives predictions.parquet and, last, baseline.json with the averages.
-    """
-    device = set_up(spec.compute)
-    loaded = load_model(model_folder, spec.dataset.task, device)
-    task = TASKS.get(spec.dataset.task)(
-        loaded.tokenizer, loaded.model.config, spec.model.max_length
-    )
-    rows: list[dict[str, Any]] = []
-    averages: dict[str, dict[str, float | None]] = {}
-    for role in ("upstream", "edits", "holdout", "accurate"):
-        examples = list(load_role(data_folder, role))
-        with autocast(spec.compute, device):
-            predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
-        found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
-        rows += found
-        averages[role] = {r["measure"]: r["value"] for r in probe_rows(found, role, 0, 0)}
-        averages[role]["n"] = len(examples)
-        if role == "edits":
-            averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
-        logger.info("%s: %s", role, averages[role])
-    write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
-    record = {
-        "model_hash": loaded.sha256,
-        "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
-        "averages": averages,
-        "measure": task.main_measure,
-    }
-    write_json(output / "baseline.json", record)
-    return record

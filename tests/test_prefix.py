@@ -20,7 +20,7 @@ from transformers import (
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.prefix import Prefix, labelled_columns
+from grace_bench.prefix import Prefix, PrefixCache, labelled_columns
 
 VOCABULARY = 40
 
@@ -245,3 +245,73 @@ def test_another_edit_is_recorded_anew():
     for number in range(4):
         inputs = batch("bert", number)
         assert editor.edit(EditBatch(inputs)).losses == straight.edit(EditBatch(inputs)).losses
+
+
+def evaluations(kind: str, editor: str, cached: bool):
+    """Edit three times; after each edit, ask the model about two padded batches."""
+    model, layer = build(kind)
+    settings = {"steps": 4, **EDITORS[editor]}
+    made = create_editor(editor, model, layer, settings)
+    asked = PrefixCache(model, made.trained) if cached else model
+    found = []
+    for number in range(4):
+        for inputs in (batch(kind, 7), batch(kind, 8)):
+            mask = torch.ones_like(inputs["input_ids"])
+            with torch.no_grad():
+                found.append(asked(**inputs, attention_mask=mask).logits)
+        made.edit(EditBatch(batch(kind, number), step=number + 1))
+    return asked, found
+
+
+@pytest.mark.parametrize("editor", ["ft", "defer", "memory"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_kept_evaluation_changes_no_bit(kind, editor, caplog):
+    _, expected = evaluations(kind, editor, cached=False)
+    _, found = evaluations(kind, editor, cached=True)
+    assert (kind, editor) == ("llama", "defer") or not torch.equal(expected[0], expected[-2])
+    assert "whole model" not in caplog.text
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_evaluation_keeps_only_what_is_read(kind):
+    asked, _ = evaluations(kind, "ft", cached=True)
+    calls = dict.fromkeys(range(6), 0)
+    numbered = [m for m in asked.model.modules() if isinstance(m, nn.ModuleList)]
+    everything = sum(p.numel() for p in asked.model.parameters()) * 4
+    assert 0 < asked.nbytes < everything
+    block = numbered[0][0]
+    forward = block.forward
+
+    def counting(*args, **kwargs):
+        calls[0] += 1
+        return forward(*args, **kwargs)
+
+    block.forward = counting
+    inputs = batch(kind, 7)
+    asked(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]))
+    assert calls[0] == 0
+
+
+def test_no_more_is_kept_than_asked_for():
+    model, layer = build("bert")
+    editor = create_editor("ft", model, layer, {"steps": 2})
+    asked = PrefixCache(model, editor.trained, most_bytes=1)
+    for number in range(3):
+        inputs = batch("bert", number)
+        assert torch.equal(asked(**inputs).logits, model(**inputs).logits)
+    first = asked.nbytes
+    asked(**batch("bert", 9))
+    assert asked.nbytes == first > 0
+
+
+def test_an_evaluation_that_autograd_does_not_see_through_is_run_in_full(caplog):
+    torch.manual_seed(0)
+    model = Sneaky("detached").eval()
+    asked = PrefixCache(model, [model.layer.weight])
+    hidden = torch.randn(2, 4)
+    for _ in range(3):
+        assert torch.equal(asked(hidden=hidden).logits, model(hidden).logits)
+        with torch.no_grad():
+            model.layer.weight += 1.0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from grace_bench.baseline import run_baseline
 from grace_bench.config import DatasetConfig, ModelConfig, RunSpec, StreamConfig
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
 from grace_bench.datasets.options import DatasetOptions
@@ -29,7 +30,7 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
-from grace_bench.stream import run_baseline, run_stream, select_stream
+from grace_bench.stream import run_stream, select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
 
 CITIES = ["Paris", "Rome", "Madrid", "Lima", "Oslo", "Cairo", "Quito", "Tokyo"]
@@ -287,8 +288,8 @@ def test_the_unedited_model_scores_what_the_baseline_says(prepared, tmp_path):
         assert row["prediction"] == before["prediction"]
         assert row["loss"] == pytest.approx(before["loss"], abs=1e-5)
     trr = [p["value"] for p in probes if (p["metric"], p["measure"]) == ("trr", "loss")]
-    assert len(trr) == 3
-    assert trr == pytest.approx([trr[0]] * 3)
+    assert len(trr) == 7  # before any edit and after each
+    assert trr == pytest.approx([trr[0]] * 7)
     assert all(step["loss_first"] is None for step in steps)
 
 
@@ -349,15 +350,45 @@ def test_no_more_edits_than_asked_for(prepared, tmp_path):
     steps, probes, _ = tables(tmp_path)
     assert record["counts"]["edits"] == steps[-1]["n_edits"] == 3
     assert steps[-1]["edited"]
-    assert {p["n_edits"] for p in probes} == {0, 3}
+    assert {p["n_edits"] for p in probes} == {0, 1, 2, 3}
 
 
 def test_a_probe_at_the_last_step_is_made_once(prepared, tmp_path):
     run_stream(spec("unedited", probes={"every": 3}), *prepared, tmp_path)
     _, probes, predictions = tables(tmp_path)
-    assert sorted({p["step"] for p in probes}) == [0, 3, 6]
+    assert sorted({p["step"] for p in predictions if p["role"] == "upstream"}) == [0, 3, 6]
+    assert len({(p["step"], p["metric"], p["measure"]) for p in probes}) == len(probes)
     keys = [(p["step"], p["role"], p["example_id"]) for p in predictions]
     assert len(set(keys)) == len(keys)
+
+
+def test_with_a_codebook_averages_are_exact_after_every_edit(prepared, tmp_path):
+    run_stream(spec("grace", probes={"every": 4, "batch_size": 8}), *prepared, tmp_path / "one")
+    run_stream(spec("grace", probes={"every": 1, "batch_size": 8}), *prepared, tmp_path / "two")
+    every_fourth, every = tables(tmp_path / "one"), tables(tmp_path / "two")
+    assert every_fourth[1] == every[1]
+    assert {p["n_edits"] for p in every[1]} == set(range(every[0][-1]["n_edits"] + 1))
+    told = {(p["step"], p["role"], p["example_id"]): p for p in every[2]}
+    for row in every_fourth[2]:
+        assert told[row["step"], row["role"], row["example_id"]] == row
+
+
+@pytest.mark.parametrize("engine", ["lean", "replay"])
+def test_the_quick_ways_find_what_the_direct_one_finds(prepared, tmp_path, engine):
+    ways = {"direct": 1, engine: 3}
+    for way, at_once in ways.items():
+        compute = {"device": "cpu", "engine": way, "edits_at_once": at_once}
+        run_stream(spec("grace", compute=compute), *prepared, tmp_path / way)
+    direct, quick = tables(tmp_path / "direct"), tables(tmp_path / engine)
+    names = ("step", "example_id", "branch", "key", "nearest_key", "distance", "es", "n_keys")
+    for one, other in zip(direct[0], quick[0], strict=True):
+        assert {n: other[n] for n in names} == {n: one[n] for n in names}
+        assert (other["loss_last"] is None) == (one["loss_last"] is None)
+        if one["loss_last"] is not None:
+            assert other["loss_last"] == pytest.approx(one["loss_last"], rel=1e-3)
+    assert any(step["edited"] for step in direct[0])
+    for one, other in zip(direct[2], quick[2], strict=True):
+        assert other["prediction"] == one["prediction"]
 
 
 def test_probes_take_no_more_examples_than_asked_for(prepared, tmp_path):
@@ -449,7 +480,7 @@ def test_editors_with_other_notions_go_through_the_same_loop(prepared, tmp_path,
 
 
 def test_progress_is_told_in_the_log(prepared, tmp_path, caplog):
-    with caplog.at_level("INFO", logger="grace_bench.stream"):
+    with caplog.at_level("INFO", logger="grace_bench"):
         run_stream(spec("unedited"), *prepared, tmp_path)
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 6/6, 6 edits, ES 0.") and "s left" in line for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ from grace_bench.editors.prompt import Prompt, PromptLocator, first_column, last
 from grace_bench.models.layers import find_layer, layer_dims, replace_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from grace_bench.editors.hyperparameters import (
         AdapterHyperparameters,
         EditorHyperparameters,
@@ -129,18 +126,6 @@ class AdapterEditor(Editor):
         if find_layer(self.model, self.layer) is self.adapter:
             replace_layer(self.model, self.layer, self.adapter.base_layer)
             self.locator.detach()
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter of `model` take a gradient while the block lasts."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in before:
-            parameter.requires_grad_(flag)
 
 
 def at_column(tensor: Tensor, column: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from grace_bench.prefix import Prefix
 from grace_bench.records import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
     from torch import Tensor, nn
 
     from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.key_search import TrackedQueries
 
 STATE_FILE = "editor.safetensors"
 
@@ -91,6 +92,37 @@ class Editor(ABC):
     @abstractmethod
     def edit(self, batch: EditBatch) -> EditResult:
         """Make the model say `batch.inputs["labels"]` from now on."""
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The model's parameters that edits change, if it is a fixed set of them."""
+        return []
+
+    @property
+    def can_prepare(self) -> bool:
+        """Whether `prepare` saves time."""
+        return False
+
+    def prepare(self, inputs: Mapping[str, Tensor], steps: Sequence[int]) -> None:  # noqa: B027
+        """Do ahead, in one batch, what edits that probably come next will need.
+
+        Changes nothing: an edit does the same with or without it, but for rounding.
+
+        Args:
+            inputs: the edits in one padded batch, labels included.
+            steps: of each row, the `EditBatch.step` it will come with.
+        """
+
+    def queries(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Return what each input (B, d) is looked up by; None: editors of this kind look up none.
+
+        Together with `track` it lets an evaluation run again only what an edit can have changed.
+        """
+        return None
+
+    def track(self) -> TrackedQueries | None:
+        """Return what tells, as edits go on, which value answers each of many queries."""
+        return None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:

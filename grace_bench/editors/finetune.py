@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from grace_bench.editors.adapter import frozen
 from grace_bench.editors.base import EditBatch, Editor, EditResult
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.models.layers import find_layer, layer_dims
+from grace_bench.replay import only_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -64,12 +64,16 @@ class FinetuneEditor(Editor):
     @contextmanager
     def training_weight(self) -> Iterator[None]:
         """Let the weight, and nothing else, take gradients while the block lasts."""
-        with frozen(self.model):
-            self.weight.requires_grad_(True)
+        with only_trainable(self.model, self.trained):
             try:
                 yield
             finally:
                 self.weight.grad = None
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The weight."""
+        return [self.weight]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weight as edited."""

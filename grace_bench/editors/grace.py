@@ -8,8 +8,9 @@ value. Where the released code does something else, a switch of GraceHyperparame
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +21,17 @@ from grace_bench.editors.adapter import (
     AdapterEditor,
     LayerAdapter,
     at_column,
-    frozen,
     replace_columns,
 )
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.training import train_on_edit
+from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
+from grace_bench.key_search import TrackedQueries
 from grace_bench.records import CODEBOOK, write_parquet
+from grace_bench.replay import only_trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from grace_bench.editors.hyperparameters import GraceHyperparameters
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 ZERO_DISTANCE = 1e-5
 """Relative to the key's norm: nearer than this, two inputs are the same but for rounding."""
+
+SEED_STRIDE = 1_000_003
+"""Between the seeds of two editors' draws, so that steps below it never meet."""
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Retrieval:
     Args:
         queries: (B, d_in).
         outputs: (B, d_out), the base layer's own output at the query.
-        keys: (B,) the nearest keys; -1 without any.
+        keys: (B,) the nearest keys; -1 without any, and at inference where none answers.
         distances: (B,) to them; infinite without any.
         fires: (B,) whether the key answers.
     """
@@ -56,6 +61,18 @@ class Retrieval:
     keys: Tensor
     distances: Tensor
     fires: Tensor
+
+
+class _QuerySeen(Exception):
+    """The layer has seen its input; what the model would do with the output is not wanted."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A value trained ahead of its edit, and the loss before each step."""
+
+    value: Tensor
+    losses: list[float]
 
 
 @dataclass
@@ -100,6 +117,8 @@ class GraceAdapter(LayerAdapter):
         if not view.continues:
             query, own = at_column(hidden, view.column), at_column(output, view.column)
             self.retrieval = view.memo["retrieval"] = self._retrieve(query, own)
+        if self.observing:
+            raise _QuerySeen
         # Without a memo there was no key yet when the prompt was read.
         retrieval = view.memo.get("retrieval")
         if retrieval is None or len(self.codebook) == 0:
@@ -120,8 +139,12 @@ class GraceAdapter(LayerAdapter):
             none = queries.new_full((len(queries),), torch.inf)
             return Retrieval(queries, outputs, none.int().fill_(-1), none, none < 0)
         codebook = self.codebook.to(queries.device)
+        boundary = self.settings.boundary
+        if not self.observing and self.settings.distance == "exact":
+            distances, keys = codebook.answering(queries, boundary)
+            return Retrieval(queries, outputs, keys, distances, keys >= 0)
         distances, keys = codebook.nearest(queries, self.settings.distance)
-        fires = codebook.inside(distances, keys, self.settings.boundary)
+        fires = codebook.inside(distances, keys, boundary)
         return Retrieval(queries, outputs, keys, distances, fires)
 
 
@@ -131,6 +154,16 @@ class GraceEditor(AdapterEditor):
     name: ClassVar[str] = "grace"
     hyperparameters: GraceHyperparameters
     adapter: GraceAdapter
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        hyperparameters: GraceHyperparameters,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(model, layer, hyperparameters, generator)
+        self._prepared: dict[int, Prepared] = {}
 
     def make_adapter(self, base_layer: nn.Module) -> GraceAdapter:
         """Return the adapter with an empty codebook."""
@@ -172,13 +205,17 @@ class GraceEditor(AdapterEditor):
             Label.of(labels, batch.label), tuple(batch.example_ids), batch.step, batch.step
         )
         had_keys = self.n_keys > 0
-        branch = self._change_codebook(seen, info)
+        branch, target = self._change_codebook(seen, info)
         # What answers now: with zero_distance 'ignore' or expand 'none' that may be nothing.
         distances, keys = self.codebook.nearest(seen.queries, self.hyperparameters.distance)
         fires = self.codebook.inside(distances, keys, self.hyperparameters.boundary)
         key = int(keys[0])
+        prepared = self._prepared.pop(batch.step, None)
         losses: list[float] = []
-        if branch not in ("expand", "reuse") or self.hyperparameters.train_on_expand:
+        if prepared is not None and target == key and bool(fires[0]):
+            self.codebook.set_value(key, prepared.value)
+            losses = prepared.losses
+        elif target is not None or self.hyperparameters.train_on_expand:
             losses = self._train_value(key, fires, batch.inputs)
         return EditResult(
             losses=losses,
@@ -190,21 +227,77 @@ class GraceEditor(AdapterEditor):
 
     @torch.no_grad()
     def observe(self, inputs: Mapping[str, Tensor]) -> Retrieval:
-        """Return what the layer would look up for `inputs`, without editing anything."""
-        self.adapter.retrieval, self.adapter.observing = None, True
+        """Return what the layer would look up for `inputs`; the model runs up to the layer."""
+        self.adapter.observing = True
         try:
             self.model(**inputs)
+        except _QuerySeen:
+            return self.adapter.retrieval
         finally:
             self.adapter.observing = False
-        if self.adapter.retrieval is None:
-            raise EditorError(
-                f"layer '{self.layer}' takes no part in the model's answer; choose another layer."
-            )
-        return self.adapter.retrieval
+        raise EditorError(
+            f"layer '{self.layer}' takes no part in the model's answer; choose another layer."
+        )
 
-    def draw_value(self) -> Tensor:
-        """Draw a value (d_out,) for a new key: U[0, 1), as released."""
-        return torch.rand(self.dims.d_out, generator=self.generator)
+    def queries(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the queries (B, d_in); None where padding has a part in them (released)."""
+        released = self.hyperparameters.query_position == "released"
+        return None if released else self.observe(inputs).queries
+
+    def track(self) -> TrackedQueries | None:
+        """Return what tells which value answers each query; None for the released rules."""
+        settings = self.hyperparameters
+        if settings.query_position == "released" or settings.distance != "exact":
+            return None
+        return TrackedQueries(self.codebook, settings.boundary)
+
+    @property
+    def can_prepare(self) -> bool:
+        """Whether values can be trained in batches: padding must have no part in the query."""
+        settings = self.hyperparameters
+        return settings.query_position != "released" and settings.steps > 0
+
+    def prepare(self, inputs: Mapping[str, Tensor], steps: Sequence[int]) -> None:
+        """Train the values of the edits that probably make a key, in one batch.
+
+        What a new key's value becomes depends on the edit and on where training starts, on no
+        other key. So it can be trained before it is known whether the key will be made; an edit
+        that turns out otherwise trains as if nothing had been prepared.
+        """
+        self._prepared = {}
+        seen = self.observe(inputs)
+        rows = self._likely_new(seen, inputs["labels"])
+        if len(rows) == 0:
+            return
+        values = torch.stack([self._new_value(seen, steps[row], row) for row in rows])
+        batch = {name: tensor[rows] for name, tensor in inputs.items()}
+        with only_trainable(self.model, ()), self._trying() as place:
+            losses = train_rows(self.prefix, batch, values, place, **self._training())
+        for row, value, told in zip(rows, values, losses, strict=True):
+            self._prepared[steps[row]] = Prepared(value, told)
+
+    def _likely_new(self, seen: Retrieval, labels: Tensor) -> list[int]:
+        """Return the rows that need a value of their own, by the codebook and the rows before."""
+        settings, codebook = self.hyperparameters, self.codebook
+        label = [Label.of(row) for row in labels]
+        among = torch.cdist(seen.queries, seen.queries, compute_mode="donot_use_mm_for_euclid_dist")
+        rows: list[int] = []
+        for row, (key, distance) in enumerate(zip(seen.keys, seen.distances, strict=True)):
+            near = key >= 0 and distance <= settings.radius + codebook.radii[key]
+            known = near and codebook.info[key].label.same_as(label[row], settings.label_match)
+            same = [r for r in rows if label[r].ids == label[row].ids]
+            if not known and not (among[row, same] <= 2 * settings.radius).any():
+                rows.append(row)
+        return rows
+
+    def draw_value(self, step: int = 0) -> Tensor:
+        """Draw a value (d_out,) for the key of an edit: U[0, 1), as released.
+
+        It depends on the editor's seed and the edit's step alone, not on what was drawn before.
+        """
+        seed = (self.generator.initial_seed() * SEED_STRIDE + step) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(self.dims.d_out, generator=generator)
 
     def remove_key(self, key: int) -> None:
         """Roll one key back; inputs it answered fall to other keys or to the base layer."""
@@ -230,16 +323,18 @@ class GraceEditor(AdapterEditor):
         write_parquet(folder / "codebook.parquet", self.codebook.rows(), CODEBOOK)
         return ["codebook.safetensors", "codebook.parquet"]
 
-    def _change_codebook(self, seen: Retrieval, info: KeyInfo) -> str:
-        """Add, expand, split or overwrite keys; return which (Algorithm 1, lines 3 to 11)."""
+    def _change_codebook(self, seen: Retrieval, info: KeyInfo) -> tuple[str, int | None]:
+        """Add, expand, split or overwrite keys (Algorithm 1, lines 3 to 11).
+
+        Returns:
+            What was done, and the key that got a new value.
+        """
         settings, codebook, query = self.hyperparameters, self.codebook, seen.queries[0]
         if len(codebook) == 0:
-            codebook.add(query, self._new_value(seen), settings.radius, info)
-            return "first"
+            return "first", codebook.add(query, self._value_of(seen, info), settings.radius, info)
         nearest, distance = int(seen.keys[0]), seen.distances[0]
         if distance > settings.radius + codebook.radii[nearest]:
-            codebook.add(query, self._new_value(seen), settings.radius, info)
-            return "add"
+            return "add", codebook.add(query, self._value_of(seen, info), settings.radius, info)
         if info.label.same_as(codebook.info[nearest].label, settings.label_match):
             grows = (
                 not codebook.inside(distance, torch.tensor(nearest), settings.boundary)
@@ -249,38 +344,48 @@ class GraceEditor(AdapterEditor):
                 codebook.expand(nearest, query, distance, settings.radius, settings.expand)
             changed = grows or settings.train_on_expand
             codebook.note(nearest, info.example_ids, info.changed_at_step, changed)
-            return "expand" if grows else "reuse"
+            return ("expand" if grows else "reuse"), None
         tolerance = ZERO_DISTANCE * codebook.keys[nearest].norm()
         if settings.zero_distance == "overwrite" and distance <= tolerance:
-            codebook.overwrite(nearest, self._new_value(seen), info)
-            return "overwrite"
+            codebook.overwrite(nearest, self._value_of(seen, info), info)
+            return "overwrite", nearest
         radius = codebook.split(
             nearest, distance, settings.radius, settings.split, settings.split_margin
         )
         codebook.note(nearest, (), info.changed_at_step, changed=True)
-        codebook.add(query, self._new_value(seen), radius, info)
-        return "split"
+        return "split", codebook.add(query, self._value_of(seen, info), radius, info)
 
-    def _new_value(self, seen: Retrieval) -> Tensor:
-        return seen.outputs[0] if self.hyperparameters.value_init == "warm" else self.draw_value()
+    def _value_of(self, seen: Retrieval, info: KeyInfo) -> Tensor:
+        return self._new_value(seen, info.changed_at_step, 0)
+
+    def _new_value(self, seen: Retrieval, step: int, row: int) -> Tensor:
+        if self.hyperparameters.value_init == "warm":
+            return seen.outputs[row].clone()
+        return self.draw_value(step).to(seen.outputs.device)
 
     def _train_value(self, key: int, fires: Tensor, inputs: Mapping[str, Tensor]) -> list[float]:
         """Train one key's value on the edit; no other value and no base weight moves."""
-        settings, adapter = self.hyperparameters, self.adapter
         values = nn.Parameter(self.codebook.values[key][None].clone())
-        adapter.trial = Trial(values, fires)
-        try:
-            with frozen(self.model):
-                losses = train_on_edit(
-                    self.prefix,
-                    inputs,
-                    [values],
-                    learning_rate=settings.learning_rate,
-                    steps=settings.steps,
-                    early_stop=settings.early_stop,
-                    early_stop_loss=settings.early_stop_loss,
-                )
-        finally:
-            adapter.trial = None
+        with only_trainable(self.model, ()), self._trying(fires) as place:
+            place(values)
+            losses = train_on_edit(self.prefix, inputs, [values], **self._training())
         self.codebook.set_value(key, values[0])
         return losses
+
+    def _training(self) -> dict[str, Any]:
+        settings = self.hyperparameters
+        names = ("learning_rate", "steps", "early_stop", "early_stop_loss")
+        return {name: getattr(settings, name) for name in names}
+
+    @contextmanager
+    def _trying(self, fires: Tensor | None = None) -> Iterator[Callable[[nn.Parameter], None]]:
+        """Give a function that lets values (B, d_out) answer the B rows, where `fires` (B,)."""
+
+        def place(values: nn.Parameter) -> None:
+            everywhere = torch.ones(len(values), dtype=torch.bool, device=values.device)
+            self.adapter.trial = Trial(values, everywhere if fires is None else fires)
+
+        try:
+            yield place
+        finally:
+            self.adapter.trial = None

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from grace_bench.editors.adapter import AdapterEditor, LayerAdapter, frozen
+from grace_bench.editors.adapter import AdapterEditor, LayerAdapter
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
+from grace_bench.replay import only_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,13 +57,10 @@ class ParametricEditor(AdapterEditor):
 
     def edit(self, batch: EditBatch) -> EditResult:
         """Train the adapter on the edit."""
-        settings, adapter = self.hyperparameters, self.adapter
-        parameters = list(adapter.trained().values())
+        settings, adapter, parameters = self.hyperparameters, self.adapter, self.trained
         adapter.edited = adapter.learning = True
         try:
-            with frozen(self.model):
-                for parameter in parameters:
-                    parameter.requires_grad_(True)
+            with only_trainable(self.model, parameters):
                 losses = train_on_edit(
                     self.prefix,
                     batch.inputs,
@@ -77,6 +75,11 @@ class ParametricEditor(AdapterEditor):
             for parameter in parameters:
                 parameter.grad = None
         return EditResult(losses=losses)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The adapter's own parameters."""
+        return list(self.adapter.trained().values())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the adapter's parameters and whether there was an edit."""

@@ -69,6 +69,98 @@ def train_on_edit(
     return losses
 
 
+def train_rows(
+    prefix: Prefix,
+    inputs: Mapping[str, Tensor],
+    values: Tensor,
+    place: Callable[[nn.Parameter], None],
+    *,
+    learning_rate: float,
+    steps: int,
+    early_stop: str = "none",
+    early_stop_loss: float = 0.0,
+) -> list[list[float]]:
+    """Fit row b of `values` to row b of a batch, in place, each row as if it were alone.
+
+    Rows that are done leave the batch once they are half of it. Padding and the batch regroup
+    sums, so that a row's losses equal those of `train_on_edit` but for rounding.
+
+    Args:
+        prefix: runs the model.
+        inputs: B edits, padded, labels included.
+        values: (B, d), where training starts, and ends.
+        place: told of the parameter (R, d) that is to answer the R rows still in the batch.
+        learning_rate: as for `train_on_edit`.
+        steps: as for `train_on_edit`.
+        early_stop: as for `train_on_edit`, for each row.
+        early_stop_loss: as for `train_on_edit`.
+
+    Returns:
+        For each row the loss before each of its steps.
+    """
+    causal = is_causal(prefix.model)
+    losses: list[list[float]] = [[] for _ in values]
+    rows = torch.arange(len(values), device=values.device)
+    moments: dict[str, Tensor] = {}
+    taken = 0
+    while taken < steps and len(rows):
+        batch = {name: tensor[rows] for name, tensor in inputs.items()}
+        parameter = nn.Parameter(values[rows].clone())
+        place(parameter)
+        optimizer = torch.optim.Adam([parameter], lr=learning_rate)
+        optimizer.state[parameter].update(moments)
+        forward = prefix.on(_without_own_loss(prefix.model, batch))
+        going = torch.ones(len(rows), dtype=torch.bool, device=values.device)
+        while taken < steps and 2 * int(going.sum()) > len(rows):
+            with torch.enable_grad():
+                output = forward()
+                row_losses = _row_losses(output.logits, batch["labels"], causal)
+            if early_stop == "loss":
+                done = row_losses.detach() <= early_stop_loss
+            elif early_stop == "argmax":
+                done = _rows_answering(output.logits, batch["labels"], causal)
+            else:
+                done = torch.zeros_like(going)
+            values[rows[going & done]] = parameter.detach()[going & done]
+            going &= ~done
+            if not going.any():
+                break
+            for row, loss in zip(rows[going].tolist(), row_losses[going].tolist(), strict=True):
+                losses[row].append(loss)
+            optimizer.zero_grad()
+            row_losses[going].sum().backward()
+            optimizer.step()
+            taken += 1
+        values[rows[going]] = parameter.detach()[going]
+        moments = {
+            name: part[going] if part.dim() else part
+            for name, part in optimizer.state[parameter].items()
+        }
+        rows = rows[going]
+    return losses
+
+
+def _without_own_loss(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave the labels out where the model needs them for nothing but its loss over all rows."""
+    if is_causal(model):
+        return dict(inputs)  # they say where the prompt ends
+    batch = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+    if getattr(model.config, "is_encoder_decoder", False):
+        batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
+    return batch
+
+
+def _row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
+    """Return each row's mean loss (B,) over its labels."""
+    if labels.dim() == 1:
+        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    logits, labels = _aligned(logits, labels, causal)
+    losses = nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    return losses.sum(1) / (labels != IGNORED).sum(1)
+
+
 def answers_label(logits: Tensor, labels: Tensor, shifted: bool) -> bool:
     """Say whether the argmax of the logits is the label wherever it isn't masked.
 
@@ -78,14 +170,22 @@ def answers_label(logits: Tensor, labels: Tensor, shifted: bool) -> bool:
         labels: (B, L) or (B,).
         shifted: position t predicts label t + 1, as in a causal language model.
     """
-    predicted = logits.argmax(-1)
-    if shifted and labels.dim() == 2:
-        if predicted.shape != labels.shape:
-            labels = labels[:, labelled_columns(labels) + 1]
-        else:
-            predicted, labels = predicted[:, :-1], labels[:, 1:]
-    wanted = labels != IGNORED
-    return bool((predicted == labels)[wanted].all())
+    return bool(_rows_answering(logits, labels, shifted).all())
+
+
+def _rows_answering(logits: Tensor, labels: Tensor, shifted: bool) -> Tensor:
+    logits, labels = _aligned(logits, labels, shifted)
+    right = (logits.argmax(-1) == labels) | (labels == IGNORED)
+    return right.flatten(1).all(1) if right.dim() > 1 else right
+
+
+def _aligned(logits: Tensor, labels: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
+    """Return logits and the labels they predict, column by column."""
+    if not shifted or labels.dim() == 1:
+        return logits, labels
+    if logits.shape[1] != labels.shape[1]:
+        return logits, labels[:, labelled_columns(labels) + 1]
+    return logits[:, :-1], labels[:, 1:]
 
 
 def is_causal(model: nn.Module) -> bool:

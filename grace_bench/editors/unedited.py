@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
+from grace_bench.codebook import Codebook
 from grace_bench.editors.base import EditBatch, Editor, EditResult
+from grace_bench.key_search import TrackedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +24,14 @@ class UneditedEditor(Editor):
     def edit(self, batch: EditBatch) -> EditResult:
         """Do nothing."""
         return EditResult()
+
+    def queries(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return queries (B, 0) that no key will ever answer."""
+        return torch.zeros(len(inputs["input_ids"]), 0)
+
+    def track(self) -> TrackedQueries:
+        """Return what says so."""
+        return TrackedQueries(Codebook(0, 0))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing."""

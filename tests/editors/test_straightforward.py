@@ -45,7 +45,7 @@ def test_one_vector_trains_as_the_whole_codebook_would(make_case, case, engine):
     edits = [case.inputs([3 + i, 9, 5], [7 + i, 1]) for i in range(4)]
     for index, inputs in enumerate(edits):
         drawn = []
-        editor.draw_value = lambda drawn=drawn: drawn.append(draw()) or drawn[-1]
+        editor.draw_value = lambda step, drawn=drawn: drawn.append(draw(step)) or drawn[-1]
         before = editor.codebook.values.clone()
         result = editor.edit(EditBatch(inputs, (f"e{index}",)))
         start = torch.cat([before, drawn[0][None]])

@@ -98,7 +98,7 @@ class ReplayedGrace(GraceEditor):
 
     next_value: Tensor
 
-    def draw_value(self) -> Tensor:
+    def draw_value(self, step: int = 0) -> Tensor:
         """Return the value the released code drew."""
         return self.next_value
 

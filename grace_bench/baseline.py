@@ -1,0 +1,72 @@
+"""What the unedited model says to every role: made once for each model x data set."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.datasets.base import load_role
+from grace_bench.errors import DataError
+from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
+from grace_bench.models.compute import autocast, set_up
+from grace_bench.models.loading import load_model
+from grace_bench.records import PREDICTIONS, read_json, read_parquet, write_json, write_parquet
+from grace_bench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from grace_bench.config import RunSpec
+
+logger = logging.getLogger(__name__)
+
+
+def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping[str, Any]]:
+    """Return the unedited model's predictions.
+
+    Raises:
+        DataError: they were made of other data or by another model.
+    """
+    record = read_json(folder / "baseline.json")
+    if (record.get("data_hash"), record.get("model_hash")) != (data_hash, model_hash):
+        raise DataError(
+            f"{folder}: the baseline was made with other data or another model; make it again."
+        )
+    return read_parquet(folder / "predictions.parquet", PREDICTIONS).to_pylist()
+
+
+def run_baseline(
+    spec: RunSpec, data_folder: Path, model_folder: Path, output: Path
+) -> dict[str, Any]:
+    """Predict every role with the unedited model; written once per model x data set.
+
+    `output` receives predictions.parquet and, last, baseline.json with the averages.
+    """
+    device = set_up(spec.compute)
+    loaded = load_model(model_folder, spec.dataset.task, device)
+    task = TASKS.get(spec.dataset.task)(
+        loaded.tokenizer, loaded.model.config, spec.model.max_length
+    )
+    rows: list[dict[str, Any]] = []
+    averages: dict[str, dict[str, float | None]] = {}
+    for role in ("upstream", "edits", "holdout", "accurate"):
+        examples = list(load_role(data_folder, role))
+        with autocast(spec.compute, device):
+            predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
+        found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
+        rows += found
+        averages[role] = {r["measure"]: r["value"] for r in probe_rows(found, role, 0, 0)}
+        averages[role]["n"] = len(examples)
+        if role == "edits":
+            averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
+        logger.info("%s: %s", role, averages[role])
+    write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
+    record = {
+        "model_hash": loaded.sha256,
+        "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
+        "averages": averages,
+        "measure": task.main_measure,
+    }
+    write_json(output / "baseline.json", record)
+    return record

@@ -1,0 +1,108 @@
+"""What a run gathers and tells while it goes: records, seconds, a line of progress."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from grace_bench.evaluation import probe_rows
+from grace_bench.models.compute import synchronize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+class Stopwatch:
+    """Seconds by part of a run, the device waited for at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds: dict[str, float] = {"edit": 0.0, "evaluation": 0.0}
+        self.last = 0.0
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of the block to `part`; `last` holds it afterwards."""
+        synchronize(self._device)
+        started = time.perf_counter()
+        yield
+        synchronize(self._device)
+        self.last = time.perf_counter() - started
+        self.seconds[part] += self.last
+
+
+class Records:
+    """What a run has to tell, gathered while it goes."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []
+        self.edits: list[dict[str, Any]] = []
+        self.probes: list[dict[str, Any]] = []
+
+    def add_probe(
+        self,
+        metric: str,
+        rows: list[dict[str, Any]],
+        step: int,
+        n_edits: int,
+        keep: bool = True,
+    ) -> None:
+        """Keep the averages of a role's predictions and, with `keep`, the predictions."""
+        if keep:
+            self.predictions += rows
+        self.probes += probe_rows(rows, metric, step, n_edits)
+
+    def latest(self, metric: str, measure: str) -> float | None:
+        """Return the newest probed value of a metric, for progress lines."""
+        for row in reversed(self.probes):
+            if row["metric"] == metric and row["measure"] == measure:
+                return row["value"]
+        return None
+
+
+class Progress:
+    """A bar on a terminal, plain lines in a job's log: ES, ERR, edits a second, time left."""
+
+    def __init__(self, total: int, measure: str) -> None:
+        self.total = total
+        self.measure = measure
+        self.bar = tqdm(total=total, unit="step", disable=not sys.stderr.isatty())
+        self.started = time.perf_counter()
+        self.every = max(1, total // 10)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, step: int, n_edits: int, records: Records) -> None:
+        """Tell where the run is."""
+        scores = [row["es"] for row in records.steps if row.get("es") is not None]
+        es = statistics.fmean(scores) if scores else None
+        err = records.latest("err", self.measure)
+        told = f"ES {_short(es)}, ERR {_short(err)}"
+        seconds = time.perf_counter() - self.started
+        self.bar.set_postfix_str(f"{n_edits} edits, {told}")
+        self.bar.update(1)
+        if self.bar.disable and (step % self.every == 0 or step == self.total):
+            logger.info(
+                "step %d/%d, %d edits, %s, %.2f edits/s, %.0f s left",
+                *(step, self.total, n_edits, told, n_edits / seconds),
+                seconds / step * (self.total - step),
+            )
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
