@@ -2,6 +2,7 @@
 # make smoke   the same with very small models, about two minutes once installed
 # make test    install and run all tests
 # make lint    every style check
+# make speed   measure what makes editing quick, and write docs/speed.md (half an hour)
 # make ui      open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
 PYTHON ?= python3
 CORES ?= 2
@@ -13,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke test lint ui install clean readme
+.PHONY: bench smoke test lint ui install clean readme speed
 
 bench: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
@@ -37,6 +38,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+speed: install
+	$(BIN)/python workflow/scripts/measure_speed.py --output results/speed/speed.json
+	$(BIN)/python workflow/scripts/measure_scale.py --output results/speed/scale.json
+	$(BIN)/python workflow/scripts/render_speed.py results/speed docs
 
 ui: install
 	$(BIN)/grace-bench ui $(SUITE)

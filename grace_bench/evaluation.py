@@ -57,6 +57,7 @@ class Evaluator:
         replays = editor.trained and editor.prefix.reason is None
         self._model = PrefixCache(editor.model, editor.trained) if replays else editor.model
         self._known: dict[tuple[str, str], _Known] = {}
+        self._unedited: dict[tuple[str, str], Prediction] = {}
 
     @property
     def incremental(self) -> bool:
@@ -65,13 +66,9 @@ class Evaluator:
 
     def learn(self, examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]) -> None:
         """Take over the unedited model's predictions: rows of `predictions.parquet`."""
-        if self._tracked is None:
-            return
-        self._track(examples)
         for example, row in zip(examples, rows, strict=True):
             scores = {name: row[name] for name in metrics.MEASURES if row.get(name) is not None}
-            known = self._known[_content(example)]
-            known.stamp, known.prediction = 0, Prediction(row["prediction"], scores)
+            self._unedited[_content(example)] = Prediction(row["prediction"], scores)
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """Return one prediction an example, in order."""
@@ -100,16 +97,18 @@ class Evaluator:
             inputs = to_device(self.task.encode(some), self.editor.model)
             places = self._tracked.add(self.editor.queries(inputs))
             for example, place in zip(some, places, strict=True):
-                self._known[_content(example)] = _Known(place)
+                before = self._unedited.get(_content(example))
+                stamp = -1 if before is None else 0
+                self._known[_content(example)] = _Known(place, stamp, before)
 
 
 @dataclass
 class _Known:
-    """Where an example's query is tracked, and what was predicted under which value."""
+    """Where an example's query is tracked, and what was predicted under which value's stamp."""
 
     index: int
-    stamp: int = -1
-    prediction: Prediction | None = None
+    stamp: int  # -1: nothing was predicted
+    prediction: Prediction | None
 
 
 def _content(example: Example) -> tuple[str, str]:

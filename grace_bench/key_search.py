@@ -27,22 +27,19 @@ if TYPE_CHECKING:
 MEASURED = "donot_use_mm_for_euclid_dist"
 """torch.cdist then works out each distance from its two rows alone."""
 
+# Where measuring all distances is quicker: few numbers (keys x queries x d_in), or few keys, as
+# making the queries ready takes its time too.
 PLAIN_WORK = 2**19
-"""Up to so many numbers (keys x queries x d_in), measuring all distances is quicker."""
 FEW_KEYS = 32
-"""Below so many keys too: making the queries ready costs as much."""
-CHUNK = 2**20
-"""Numbers (keys x queries) held at once."""
+# What is held at once.
+CHUNK = 2**20  # numbers, keys x queries
 QUERIES = 256
-"""Queries looked up at once."""
-GATHERED = 4096
-"""Keys copied at once."""
-PAIRS = 512
-"""Pairs of a key and a query copied at once."""
-DIRECTIONS = 22
-"""Directions that keys are projected onto."""
-SAMPLE = 512
-"""Keys that the directions are chosen by."""
+GATHERED = 4096  # keys copied
+PAIRS = 512  # pairs of a key and a query copied
+MANY_PAIRS = 2**21  # pairs that may be near; of more, all distances are worked out
+# What keys are projected onto.
+DIRECTIONS = 30
+SAMPLE = 512  # keys that the directions are chosen by
 
 UNIT = 2.0**-24  # half the distance from 1 to the next float32
 LARGE = 1e30  # squares up to here leave room below the greatest float32
@@ -122,8 +119,7 @@ class KeySearch:
         self._n_at_choice = 0
         self._sound = True
         self._slack = 2 * (d_in + 16) * UNIT
-        # The second term: the last coordinate is the root of a difference in float64.
-        self._points_slack = 4 * (p + 8) * UNIT + 8 * (UNIT + (16 * d_in * 2.0**-53) ** 0.5)
+        self._points_slack = 4 * (p + 12) * UNIT
 
     @property
     def nbytes(self) -> int:
@@ -143,15 +139,9 @@ class KeySearch:
 
     @torch.no_grad()
     def nearest(self, keys: Tensor, queries: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the distance to, and the index of, each query's nearest key.
+        """Return each query's nearest key, from `start` on; infinite and -1 without keys.
 
-        Args:
-            keys: (N, d_in).
-            queries: (B, d_in).
-            start: the first key to look at.
-
-        Returns:
-            distances (B,) and indices (B,); infinite and -1 where there is no key.
+        keys (N, d_in), queries (B, d_in) -> distances (B,), indices (B,).
         """
         parts = []
         for some in queries.split(QUERIES):
@@ -167,16 +157,9 @@ class KeySearch:
     def answering(
         self, keys: Tensor, radii: Tensor, queries: Tensor, boundary: str
     ) -> tuple[Tensor, Tensor]:
-        """Return the distance to, and the index of, each query's nearest key if it answers.
+        """Return each query's nearest key if it answers, else infinite and -1.
 
-        Args:
-            keys: (N, d_in).
-            radii: (N,).
-            queries: (B, d_in).
-            boundary: `open` or `closed`.
-
-        Returns:
-            distances (B,) and indices (B,); infinite and -1 where the nearest key doesn't answer.
+        keys (N, d_in), radii (N,), queries (B, d_in) -> distances (B,), indices (B,).
         """
         if len(keys) == 0:
             return self.nearest(keys, queries)
@@ -242,18 +225,17 @@ class KeySearch:
         Near is a squared distance of at most the key's bound (N,) plus the query's (B,). A third
         tensor (P,) holds what the squared distances are at least.
         """
-        if of_queries is None:
-            of_queries = torch.zeros_like(ready.offset)
         n_queries, n_pairs, pairs = len(ready.raw), 0, []
         for some in _slices(0, self._n, n_queries):
             score = self._points[some] @ ready.points.T
-            score += ready.offset - of_queries  # (n, B)
-            pairs.append(_pairs(score, of_keys[some], some.start))
-            n_pairs += len(pairs[-1][0])
-            if n_pairs > max(self._n * n_queries // 16, 4 * n_queries):
+            score += ready.offset  # (n, B)
+            excess = score if of_queries is None else score - of_queries
+            rows, columns = _pairs(excess, of_keys[some])
+            pairs.append((rows + some.start, columns, score[rows, columns]))
+            n_pairs += len(rows)
+            if n_pairs > max(min(self._n * n_queries // 16, MANY_PAIRS), 4 * n_queries):
                 return None
-        rows, columns, scores = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        return rows, columns, scores + of_queries[columns]
+        return tuple(torch.cat(parts) for parts in zip(*pairs, strict=True))
 
     def _leave_out(
         self, keys: Tensor, ready: Ready, rows: Tensor, columns: Tensor, scores: Tensor
@@ -288,27 +270,12 @@ class KeySearch:
             if block.numel() * len(best) > PLAIN_WORK:
                 score = block @ times  # (n, B)
                 score += (1 - self._slack) * points[:, -1:]
-                found = self._measure_lowest(block, ready.raw, score, offset.float(), best)
+                found = _measure_lowest(block, ready.raw, score, offset.float(), best, self._slack)
             near, at = _measure_all(block, ready.raw, 0) if found is None else found
             closer = near < best
             at = at + some.start if isinstance(some, slice) else some[at]
             best, indices = torch.where(closer, near, best), torch.where(closer, at, indices)
         return best, indices
-
-    def _measure_lowest(
-        self, keys: Tensor, queries: Tensor, score: Tensor, offset: Tensor, best: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return the nearest keys where they are nearer than `best` (B,); None if many may be.
-
-        score (n, B) plus offset (B,) is at most the squared distance.
-        """
-        lowest = score.amin(0)
-        score -= lowest
-        found = _measure_some(keys, queries, score)  # the lowest need not be the nearest
-        if found is None:
-            return None
-        score -= _bound(torch.minimum(found[0], best), self._slack) - offset - lowest
-        return _measure_some(keys, queries, score)
 
     def _make_ready(self, keys: Tensor, queries: Tensor, n_keys: int) -> Ready | None:
         """Return the queries made ready, or None where all distances are to be measured."""
@@ -369,7 +336,7 @@ class KeySearch:
         """(n, d_in) in float64 -> points (n, p + 1) and square norms (n,)."""
         projected = shifted @ self._basis
         squares = shifted.square().sum(1)
-        left = (squares - projected.square().sum(1)).clamp(min=0).sqrt()
+        left = torch.addmm(shifted, projected, self._basis.T, alpha=-1).square().sum(1).sqrt()
         return torch.cat([projected, left[:, None]], 1), squares
 
 
@@ -463,15 +430,23 @@ def _measure_all(keys: Tensor, queries: Tensor, start: int) -> tuple[Tensor, Ten
     return best, indices.masked_fill(best.isnan(), start)
 
 
-def _measure_some(keys: Tensor, queries: Tensor, score: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return the first smallest of the distances whose score (n, B) is not above 0.
+def _measure_lowest(
+    keys: Tensor, queries: Tensor, score: Tensor, offset: Tensor, best: Tensor, slack: float
+) -> tuple[Tensor, Tensor] | None:
+    """Return the nearest keys where they are nearer than `best` (B,); None if many may be.
 
-    distances (B,) and indices (B,), as `_measure_pairs`; None if measuring all is quicker.
+    score (n, B) plus offset (B,) is at most the squared distance. score is used up.
     """
-    rows, columns, _ = _pairs(score, score.new_zeros(len(score)))
-    if len(rows) > max(4 * score.shape[1], score.numel() // 16):
-        return None
-    return _measure_pairs(keys, queries, rows, columns)
+    lowest = shift = score.amin(0)
+    for _ in range(2):
+        score -= shift
+        rows, columns = _pairs(score, score.new_zeros(len(score)))
+        if len(rows) > max(4 * len(queries), score.numel() // 16):
+            return None
+        found = _measure_pairs(keys, queries, rows, columns)
+        # Those of the lowest score need not be the nearest: look again up to their distance.
+        shift = _bound(torch.minimum(found[0], best), slack) - offset - lowest
+    return found
 
 
 def _measure_pairs(
@@ -500,13 +475,12 @@ def _measure_pairs(
     return best, indices.masked_fill(indices == len(keys), -1)
 
 
-def _pairs(score: Tensor, limits: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, columns, scores, all (P,), where (n, B) is at most its row's limit, (n,)."""
+def _pairs(score: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows (P,) and columns (P,) where (n, B) is at most its row's limit, (n,)."""
     # Rows first: there are few, and to test each number takes as long as the product.
     some = (score.amin(1) <= limits).nonzero()[:, 0]
-    score = score.index_select(0, some)
-    rows, columns = (score <= limits[some, None]).nonzero(as_tuple=True)
-    return some[rows] + start, columns, score[rows, columns]
+    rows, columns = (score.index_select(0, some) <= limits[some, None]).nonzero(as_tuple=True)
+    return some[rows], columns
 
 
 def _slices(start: int, stop: int, n_queries: int) -> list[slice]:

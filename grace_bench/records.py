@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from grace_bench.errors import DataError, ResultError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SCHEMA_VERSION = 1
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
@@ -191,15 +191,20 @@ def _column(path: Path | str, field: pa.Field, values: list[Any]) -> pa.Array:
         ) from error
 
 
-def read_parquet(path: Path | str, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file and check its columns against `schema`.
+def read_parquet(
+    path: Path | str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read a Parquet file, or some columns of it, and check it against `schema`.
 
     Raises:
         DataError: the file is missing, truncated, of a newer format, or has other columns.
     """
     try:
         # ParquetFile reads just this file: no guessing of partitions from folder names.
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        if schema is not None:
+            check_schema(path, file.schema_arrow, schema)
+        return file.read(columns)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run the step that makes it first.") from error
     except (OSError, pa.ArrowException) as error:
@@ -207,9 +212,6 @@ def read_parquet(path: Path | str, schema: pa.Schema | None = None) -> pa.Table:
             f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); "
             "delete it and run the step that makes it again."
         ) from error
-    if schema is not None:
-        check_schema(path, table.schema, schema)
-    return table
 
 
 def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:

@@ -180,7 +180,7 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
     for run in runs:
         # The same setting reached twice (a default inside a sweep) is one run.
         known = unique.setdefault(run.id, run)
-        if known.content_hash != run.content_hash:
+        if known is not run and known.content_hash != run.content_hash:
             raise ConfigError(
                 f"suite '{suite.name}': two different runs share the id '{run.id}'; "
                 "give one of the editors another name."

@@ -114,8 +114,8 @@ def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str])
         "pdf": {"Title": name, "Creator": software, "Subject": said, "CreationDate": None},
         "png": {"Title": name, "Software": software, "Description": said},
     }
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # laid out by now; once is enough for both files
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # once is enough for both files
     paths = []
     for kind in ("pdf", "png"):
         path = folder / f"{name}.{kind}"

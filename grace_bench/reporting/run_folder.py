@@ -68,14 +68,14 @@ class RunFolder:
         """The editor's hyperparameters as canonical JSON."""
         return canonical_json(self.spec["editor"].get("hyperparameters", {}))
 
-    def table(self, name: str) -> pa.Table:
-        """Read one of the run's Parquet files, and check that the run itself wrote it.
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read columns of one of the run's Parquet files; check that the run itself wrote it.
 
         Raises:
             DataError: the file is missing, truncated, or is not the one run.json lists.
         """
         path = self.folder / name
-        table = records.read_parquet(path, TABLES[name])
+        table = records.read_parquet(path, TABLES[name], columns)
         wanted = self.record["files"].get(name)
         if wanted is not None and records.sha256_of(path) != wanted:
             raise DataError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from grace_bench import records
 from grace_bench.metrics import METRICS
@@ -18,16 +20,17 @@ if TYPE_CHECKING:
 
     from grace_bench.reporting.run_folder import RunFolder
 
+PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *records.MEASURES)
 LOSS_MEASURES = ("perplexity_median", "perplexity_log_mean")
 KEY_POINTS = 200  # of a codebook curve at most; more than a figure can show
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Per-example scores of one seed: facts and one column a measure."""
+    """Per-example scores of one seed: the number of each one's fact, and its measures."""
 
-    facts: list[str]
-    values: np.ndarray  # (examples, measures)
+    facts: np.ndarray  # (examples,)
+    values: np.ndarray  # (examples, columns)
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,11 @@ class _Point:
     """One measure of one metric at one probe, by seed."""
 
     values: list[float]
-    draws: list[np.ndarray] = field(default_factory=list)  # replicates; none for counts
-    counts: list[int] = field(default_factory=list)  # examples
+    draws: Sequence[np.ndarray] = ()  # replicates; none for counts
+    counts: Sequence[int] = ()  # examples
 
 
-def _aggregate(column: np.ndarray, measure: str) -> float:
-    present = column[~np.isnan(column)]
+def _aggregate(present: np.ndarray, measure: str) -> float:
     if not present.size:
         return math.nan
     with np.errstate(over="ignore"):
@@ -73,44 +75,41 @@ class SeedGroup:
             "in_sweep": first.in_sweep,
         }
         self.main = first.measure
-        self._predictions = [_read_predictions(run) for run in runs]
-        columns = [c for c in records.MEASURES if any(_has(p, c) for p in self._predictions)]
-        derived = LOSS_MEASURES if {"loss", "perplexity"} <= set(columns) else ()
-        self.measures = (*columns, *derived)
+        tables = [run.table("predictions.parquet", PREDICTION_COLUMNS) for run in runs]
+        everything = pa.concat_tables(tables)
+        self._columns = [c for c in records.MEASURES if not np.isnan(_numbers(everything, c)).all()]
+        derived = LOSS_MEASURES if {"loss", "perplexity"} <= set(self._columns) else ()
+        self.measures = (*self._columns, *derived)
+        facts, _ = statistics.unit_indices(everything["fact_id"].combine_chunks())
+        ends = np.cumsum([table.num_rows for table in tables])[:-1]
+        self._roles = [
+            self._split(table, numbers)
+            for table, numbers in zip(tables, np.split(facts, ends), strict=True)
+        ]
         # One stream of random numbers for each group of runs: seeds first, then facts by role.
         self._generator = statistics.generator_for(first.id.rsplit("/", 1)[0])
         self._seed_weights = statistics.draw_weights(self._generator, len(runs))
         self._keys_in_steps = [_read_keys(run) for run in runs]
-        self._probes = self._shared_probes()
+        self._probes = _shared_probes(tables)
         self._estimates = list(self._estimate_metrics())
+
+    def _split(self, table: pa.Table, facts: np.ndarray) -> dict[str, tuple[np.ndarray, _Scores]]:
+        """Return the steps and the scores of each role of one seed, in the order of the steps."""
+        steps = table["step"].to_numpy()
+        values = np.stack([_numbers(table, name) for name in self._columns], axis=1)
+        parts = {}
+        for role in {metric.role for metric in METRICS.values()}:
+            rows = np.flatnonzero(pc.equal(table["role"], role))
+            rows = rows[np.argsort(steps[rows], kind="stable")]
+            parts[role] = (steps[rows], _Scores(facts[rows], values[rows]))
+        return parts
 
     def _scores(self, seed: int, role: str, step: int) -> _Scores:
         """Return the scores of a probe; edits right after being made accumulate up to it."""
-        table = self._predictions[seed]
-        chosen = table["role"] == role
-        chosen &= (table["step"] <= step) if role == "edit" else (table["step"] == step)
-        columns = [
-            table["loss" if name in LOSS_MEASURES else name][chosen] for name in self.measures
-        ]
-        return _Scores(list(table["fact_id"][chosen]), np.stack(columns, axis=1))
-
-    def _shared_probes(self) -> list[list[tuple[int, int]]]:
-        """Return (step, n_edits) of the probes of each seed: those all seeds have, and the last.
-
-        Seeds end after different numbers of edits; their last probes are one point.
-        """
-        per_seed = []
-        for table in self._predictions:
-            probing = table["role"] != "edit"
-            pairs = set(zip(table["step"][probing], table["n_edits"][probing], strict=True))
-            # A probe and the last one may share a number of edits: keep the later.
-            per_seed.append({n: step for step, n in sorted(pairs)} or {0: 0})
-        last = min(max(steps) for steps in per_seed)
-        shared = sorted(n for n in set.intersection(*map(set, per_seed)) if n < last)
-        return [
-            [*((steps[n], n) for n in shared), (steps[max(steps)], max(steps))]
-            for steps in per_seed
-        ]
+        steps, scores = self._roles[seed][role]
+        start = 0 if role == "edit" else np.searchsorted(steps, step, "left")
+        end = np.searchsorted(steps, step, "right")
+        return _Scores(scores.facts[start:end], scores.values[start:end])
 
     def summary_rows(self) -> list[dict[str, Any]]:
         """Return the rows of summary.parquet: the state at the last probe, and what was spent."""
@@ -149,40 +148,44 @@ class SeedGroup:
                 [self._scores(s, metric.role, step) for s, (step, _) in enumerate(probe)]
                 for probe in zip(*self._probes, strict=True)
             ]
-            if not any(score.facts for score in scores[-1]):
+            if not any(len(score.facts) for score in scores[-1]):
                 continue
-            everything = [score for row in scores for score in row]
-            units, n_units = statistics.unit_indices(f for s in everything for f in s.facts)
+            everything = np.concatenate([score.facts for row in scores for score in row])
+            units, n_units = statistics.unit_indices(everything)
             # One draw of facts for all probes, measures and seeds.
             weights = statistics.draw_weights(self._generator, n_units)
-            split = iter(np.split(units, np.cumsum([len(s.facts) for s in everything])[:-1]))
-            draws = [[self._replicates(s, next(split), weights) for s in row] for row in scores]
+            ends = np.cumsum([sum(len(score.facts) for score in row) for row in scores])[:-1]
+            drawn = np.asfortranarray(weights, dtype=np.int16)  # the same, as medians want it
+            points = [
+                self._points(row, part, weights, drawn)
+                for row, part in zip(scores, np.split(units, ends), strict=True)
+            ]
             for index, measure in enumerate(self.measures):
-                yield (
-                    metric.name,
-                    measure,
-                    [
-                        _Point(
-                            [_aggregate(score.values[:, index], measure) for score in row],
-                            [draw[:, index] for draw in drawn],
-                            [int((~np.isnan(score.values[:, index])).sum()) for score in row],
-                        )
-                        for row, drawn in zip(scores, draws, strict=True)
-                    ],
-                )
+                yield metric.name, measure, [point[index] for point in points]
 
-    def _replicates(self, scores: _Scores, units: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the replicates of each measure, (resamples, measures)."""
-        replicates = statistics.weighted_means(scores.values, units, weights)
-        with np.errstate(over="ignore"):
-            for index, measure in enumerate(self.measures):
+    def _points(
+        self, scores: list[_Scores], units: np.ndarray, weights: np.ndarray, drawn: np.ndarray
+    ) -> list[_Point]:
+        """Return the points of all measures of one metric at one probe."""
+        sizes = [len(score.facts) for score in scores]
+        ends = np.cumsum(sizes)[:-1]
+        values = np.concatenate([score.values for score in scores])
+        means = statistics.weighted_means(values, units, weights, sizes)
+        points = []
+        for measure in self.measures:
+            column = self._columns.index("loss" if measure in LOSS_MEASURES else measure)
+            draws = means[:, column]  # (seeds, resamples)
+            seeds = np.split(values[:, column], ends)
+            with np.errstate(over="ignore"):
                 if measure == "perplexity_log_mean":
-                    replicates[:, index] = np.exp(replicates[:, index])
+                    draws = np.exp(draws)
                 elif measure == "perplexity_median":
-                    column = scores.values[:, index]
-                    medians = statistics.weighted_medians(column, units, weights)
-                    replicates[:, index] = np.exp(medians)
-        return replicates
+                    pairs = zip(seeds, np.split(units, ends), strict=True)
+                    draws = np.exp([statistics.weighted_medians(v, u, drawn) for v, u in pairs])
+            present = [seed[~np.isnan(seed)] for seed in seeds]
+            averages = [_aggregate(seed, measure) for seed in present]
+            points.append(_Point(averages, list(draws), [seed.size for seed in present]))
+        return points
 
     def _counts(self) -> Iterator[tuple[str, str | None, list[float]]]:
         """Yield what run.json counts, where any seed has it."""
@@ -269,28 +272,32 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _has(table: dict[str, np.ndarray], column: str) -> bool:
-    return not np.isnan(table[column]).all()
+def _numbers(table: pa.Table, column: str) -> np.ndarray:
+    """Return a column as numbers; null becomes NaN."""
+    return np.asarray(table[column].to_numpy(), dtype=np.float64)
 
 
-def _read_predictions(run: RunFolder) -> dict[str, np.ndarray]:
-    """Return the scores of a run as numpy columns; null becomes NaN."""
-    table = run.table("predictions.parquet")
-    columns = {
-        name: np.asarray(table[name].to_pylist(), dtype=object) for name in ("role", "fact_id")
-    }
-    for name in ("step", "n_edits"):
-        columns[name] = table[name].to_numpy()
-    for name in records.MEASURES:
-        columns[name] = np.asarray(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
-    return columns
+def _shared_probes(tables: list[pa.Table]) -> list[list[tuple[int, int]]]:
+    """Return (step, n_edits) of the probes of each seed: those all seeds have, and the last.
+
+    Seeds end after different numbers of edits; their last probes are one point.
+    """
+    per_seed = []
+    for table in tables:
+        probes = table.filter(pc.field("role") != "edit").group_by(["step", "n_edits"])
+        pairs = zip(*(column.to_pylist() for column in probes.aggregate([])), strict=True)
+        # A probe and the last one may share a number of edits: keep the later.
+        per_seed.append({n: step for step, n in sorted(pairs)} or {0: 0})
+    last = min(max(steps) for steps in per_seed)
+    shared = sorted(n for n in set.intersection(*map(set, per_seed)) if n < last)
+    return [
+        [*((steps[n], n) for n in shared), (steps[max(steps)], max(steps))] for steps in per_seed
+    ]
 
 
 def _read_keys(run: RunFolder) -> dict[int, tuple[int, int]]:
     """Return {number of edits: (step, number of keys)} of an editor with a codebook."""
-    table = run.table("steps.parquet")
-    return {
-        row["n_edits"]: (row["step"], row["n_keys"])
-        for row in table.select(["step", "n_edits", "edited", "n_keys"]).to_pylist()
-        if row["edited"] and row["n_keys"] is not None
-    }
+    table = run.table("steps.parquet", ("step", "n_edits", "edited", "n_keys"))
+    table = table.filter(pc.field("edited") & pc.field("n_keys").is_valid())
+    steps, n_edits, n_keys = (table[c].to_pylist() for c in ("step", "n_edits", "n_keys"))
+    return dict(zip(n_edits, zip(steps, n_keys, strict=True), strict=True))

@@ -18,9 +18,9 @@ resample differs and the interval is a point; captions print the numbers of exam
 A resample is kept as integer weights, so that every mean of every measure at every probe is one
 matrix product:
 
-    facts = draw_weights(generator, n_units=200)            # (resamples, facts)
-    replicates = weighted_means(values, units, facts)       # (resamples, columns)
-    low, high = interval(replicates[:, 0])
+    facts = draw_weights(generator, n_units=200)                # (resamples, facts)
+    replicates = weighted_means(values, units, facts, [1000])   # (samples, columns, resamples)
+    low, high = interval(replicates[0, 0])
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Sequence
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 20231210
+CHUNK = 32  # examples that a median's search takes at once
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,10 @@ def generator_for(key: str) -> np.random.Generator:
     return np.random.default_rng([SEED, int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)])
 
 
-def unit_indices(names: Iterable[Hashable]) -> tuple[NDArray[np.int64], int]:
+def unit_indices(names: Sequence[str | int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """Return the number of each name's unit, in order of first appearance, and how many."""
-    known: dict[Hashable, int] = {}
-    indices = [known.setdefault(name, len(known)) for name in names]
-    return np.asarray(indices, dtype=np.int64), len(known)
+    encoded = pa.array(names).dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
 
 
 def draw_weights(generator: np.random.Generator, n_units: int, resamples: int = RESAMPLES) -> Array:
@@ -74,60 +75,86 @@ def draw_weights(generator: np.random.Generator, n_units: int, resamples: int = 
     return counts.reshape(resamples, n_units).astype(np.float64)
 
 
-def weighted_means(values: Array, units: NDArray[np.int64], weights: Array) -> Array:
-    """Return the means of the columns of `values` in each resample.
+def weighted_means(
+    values: Array, units: NDArray[np.int64], weights: Array, sizes: Sequence[int]
+) -> Array:
+    """Return the means of the columns of each sample of examples in each resample.
 
     Missing values (NaN) count neither in the sum nor in the number of examples; a resample that
     holds an infinite value has an infinite mean, one that holds no value has NaN.
 
     Args:
-        values: (examples, columns).
+        values: (examples, columns), one sample (a seed's, say) after the other.
         units: (examples,) the unit of each example.
         weights: (resamples, units).
+        sizes: (samples,) how many examples each sample has.
 
     Returns:
-        (resamples, columns).
+        (samples, columns, resamples).
     """
-    n_units = weights.shape[1]
+    n_samples, n_columns = len(sizes), values.shape[1]
     infinite = np.isinf(values)
     present = ~np.isnan(values)
-    # Summed per unit first: the matrix product is then over facts, not over examples.
-    sums = _sum_by_unit(np.where(present & ~infinite, values, 0.0), units, n_units)
-    counts = _sum_by_unit(present.astype(np.float64), units, n_units)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (weights @ sums) / (weights @ counts)
+    # Where nothing is missing, all columns have the same counts.
+    parts = [np.where(present & ~infinite, values, 0.0), present[:, : 1 if present.all() else None]]
     if infinite.any():
-        means[weights @ _sum_by_unit(infinite.astype(np.float64), units, n_units) > 0] = math.inf
+        parts.append(infinite)
+    columns = np.hstack(parts)
+    # Summed per unit first, all samples at once: one matrix product over facts, not over examples.
+    n_units = units.max(initial=-1) + 1  # later ones do not occur here
+    sums = np.zeros((n_units, n_samples, columns.shape[1]))
+    np.add.at(sums, (units, np.repeat(np.arange(n_samples), sizes)), columns)
+    products = sums.reshape(n_units, n_samples * columns.shape[1]).T @ weights[:, :n_units].T
+    products = products.reshape(n_samples, -1, len(weights))
+    counts = products[:, n_columns : n_columns + parts[1].shape[1]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = products[:, :n_columns] / counts
+    if infinite.any():
+        means[products[:, -n_columns:] > 0] = math.inf
     return means
 
 
-def _sum_by_unit(values: Array, units: NDArray[np.int64], n_units: int) -> Array:
-    sums = np.zeros((n_units, values.shape[1]))
-    np.add.at(sums, units, values)
-    return sums
-
-
-def weighted_medians(values: Array, units: NDArray[np.int64], weights: Array) -> Array:
+def weighted_medians(values: Array, units: NDArray[np.int64], weights: NDArray[np.number]) -> Array:
     """Return the median of `values` in each resample; NaN where a resample holds none.
 
     Args:
         values: (examples,).
         units: (examples,) the unit of each example.
-        weights: (resamples, units).
+        weights: (resamples, units); not copied if they are int16 in Fortran order.
     """
     kept = ~np.isnan(values)
     if not kept.any():
         return np.full(len(weights), math.nan)
     order = np.argsort(values[kept], kind="stable")
-    ordered = values[kept][order]
-    cumulated = np.cumsum(weights[:, units[kept][order]], axis=1)  # (resamples, examples)
-    total = cumulated[:, -1]
-    # Positions of the two middle elements of the resample; they agree when its size is odd.
-    lower = (cumulated > (np.ceil(total / 2) - 1)[:, None]).argmax(axis=1)
-    upper = (cumulated > np.floor(total / 2)[:, None]).argmax(axis=1)
-    medians = (ordered[lower] + ordered[upper]) / 2
+    ordered, units = values[kept][order], units[kept][order]
+    n, n_chunks = len(ordered), math.ceil(len(ordered) / CHUNK)
+    # (examples, resamples); nothing is drawn so often that a chunk's sum would not fit.
+    drawn = np.empty((n_chunks * CHUNK, len(weights)), dtype=np.int16)
+    np.take(np.asarray(weights.T, dtype=np.int16), units, axis=0, out=drawn[:n], mode="clip")
+    drawn[n:] = 0
+    by_chunk = drawn.reshape(n_chunks, CHUNK, -1).sum(axis=1, dtype=np.int16).astype(np.int32)
+    _accumulate(by_chunk)
+    total = by_chunk[-1]
+    # So much comes before the two middle elements of a resample; they agree when it is odd.
+    before = ((total - 1) // 2, total // 2)
+    # The middle of every resample lies in few of the chunks: only these are gone through.
+    first = (by_chunk <= before[0]).sum(axis=0).min()
+    last = (by_chunk <= before[1]).sum(axis=0).max()
+    cumulated = drawn[first * CHUNK : (last + 1) * CHUNK].astype(np.int32)
+    if first:
+        cumulated[0] += by_chunk[first - 1]
+    _accumulate(cumulated)
+    found = [first * CHUNK + (cumulated <= b).sum(axis=0, dtype=np.int32) for b in before]
+    lower, upper = (ordered[np.minimum(positions, n - 1)] for positions in found)
+    medians = (lower + upper) / 2
     medians[total == 0] = math.nan
     return medians
+
+
+def _accumulate(rows: NDArray[np.int32]) -> None:
+    """Sum rows up in place; with long rows several times as fast as np.cumsum."""
+    for row in range(1, len(rows)):
+        rows[row] += rows[row - 1]
 
 
 def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
@@ -137,12 +164,14 @@ def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
         per_seed: one array (resamples, ...) a seed.
         seed_weights: (resamples, seeds).
     """
-    stacked = np.stack(per_seed)  # (seeds, resamples, ...)
+    stacked = np.asarray(per_seed)  # (seeds, resamples, ...)
     weights = seed_weights.T.reshape(seed_weights.T.shape + (1,) * (stacked.ndim - 2))
-    present = ~np.isnan(stacked) & (weights > 0)
+    if np.isfinite(stacked).all():
+        return (weights * stacked).sum(axis=0) / weights.sum(axis=0)
+    weights = np.where(np.isnan(stacked), 0.0, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
-        summed = np.where(present, weights * np.where(present, stacked, 0.0), 0.0).sum(axis=0)
-        return summed / np.where(present, weights, 0.0).sum(axis=0)
+        summed = np.where(weights > 0, weights * stacked, 0.0).sum(axis=0)
+        return summed / weights.sum(axis=0)
 
 
 def interval(replicates: Array, level: float = LEVEL) -> tuple[float, float]:
@@ -151,8 +180,9 @@ def interval(replicates: Array, level: float = LEVEL) -> tuple[float, float]:
     if finite_or_infinite.size == 0:
         return math.nan, math.nan
     tail = (1 - level) / 2
-    # "nearest" never interpolates, so that an infinite replicate cannot turn into NaN.
-    low, high = np.quantile(finite_or_infinite, [tail, 1 - tail], method="nearest")
+    # The nearest replicates: between two of them, an infinite one would turn into NaN.
+    ends = np.rint((finite_or_infinite.size - 1) * np.array([tail, 1 - tail])).astype(int)
+    low, high = np.partition(finite_or_infinite, ends)[ends]
     return _stable(low), _stable(high)
 
 
@@ -163,7 +193,7 @@ def _stable(value: float) -> float:
 
 def mean_interval(
     samples: Sequence[Sequence[float]],
-    units: Sequence[Sequence[Hashable]] | None = None,
+    units: Sequence[Sequence[str | int]] | None = None,
     key: str = "",
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -177,16 +207,14 @@ def mean_interval(
         resamples: how many resamples.
         level: of the interval.
     """
-    columns = [np.asarray(sample, dtype=np.float64)[:, None] for sample in samples]
+    columns = [np.asarray(sample, dtype=np.float64) for sample in samples]
     named = units or [range(len(sample)) for sample in samples]
-    indices, n_units = unit_indices(name for names in named for name in names)
+    indices, n_units = unit_indices([name for names in named for name in names])
     generator = generator_for(key)
     seeds = draw_weights(generator, len(columns), resamples)
     facts = draw_weights(generator, n_units, resamples)
-    split = np.split(indices, np.cumsum([len(column) for column in columns])[:-1])
-    replicates = [
-        weighted_means(column, unit, facts) for column, unit in zip(columns, split, strict=True)
-    ]
-    low, high = interval(over_seeds(replicates, seeds)[:, 0], level)
+    sizes = [len(column) for column in columns]
+    replicates = weighted_means(np.concatenate(columns)[:, None], indices, facts, sizes)[:, 0]
+    low, high = interval(over_seeds(replicates, seeds), level)
     value = float(np.mean([np.nanmean(column) for column in columns]))
     return Interval(value, low, high)

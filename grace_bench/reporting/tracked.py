@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TAG = "grace_bench."
 DIGEST_LENGTH = 36  # MLflow's limit
 VALUE_LENGTH = 6000  # longer ones MLflow cuts without a word
+STEP_COLUMNS = ("step", "n_edits", "edited", "n_keys", "loss_last", "edit_seconds", "es")
 
 MetricPoint = tuple[str, float, int, int]
 """Name, value, time in milliseconds, step."""
@@ -92,7 +93,7 @@ def run_inputs(run: RunFolder) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, digest, source, role) of each role that the run was evaluated on."""
     dataset = run.spec["dataset"]["name"]
     folder = dataset_folder(run.spec["suite"], dataset)
-    roles = set(run.table("predictions.parquet")["role"].to_pylist())
+    roles = set(run.table("predictions.parquet", ["role"])["role"].unique().to_pylist())
     # Predictions called "edit" and "edits" are both of the data set's role `edits`.
     for role in sorted({"edits", *(metric.role for metric in METRICS.values())} - {"edit"}):
         if role == "edits" or role in roles:
@@ -110,7 +111,7 @@ def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
     elapsed: dict[int, float] = {0: 0.0}
     points: list[MetricPoint] = []
     seconds = 0.0
-    for row in run.table("steps.parquet").to_pylist():
+    for row in run.table("steps.parquet", STEP_COLUMNS).to_pylist():
         seconds += row["edit_seconds"] or 0.0
         elapsed[row["step"]] = seconds
         if row["edited"]:

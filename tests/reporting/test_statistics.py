@@ -80,18 +80,37 @@ def test_same_key_same_numbers():
 
 def test_weighted_median_is_the_median_of_the_resample():
     generator = generator_for("medians")
-    for n in (1, 2, 7, 30):
-        values = generator.normal(size=n)
-        units = np.arange(n)
-        weights = draw_weights(generator, n, 50)
-        wanted = [np.median(np.repeat(values, row.astype(int))) for row in weights]
-        assert weighted_medians(values, units, weights) == pytest.approx(wanted)
+    for n, per_unit in ((1, 1), (2, 1), (7, 1), (30, 3), (64, 1), (300, 1), (300, 25)):
+        units = np.arange(n) // per_unit
+        values = generator.normal(size=n) + units
+        values[n // 2 : n // 2 + n // 10] = math.nan
+        weights = draw_weights(generator, units.max() + 1, 50)
+        drawn = [np.repeat(values, row[units].astype(int)) for row in weights]
+        wanted = [np.median(x[~np.isnan(x)]) if (~np.isnan(x)).any() else math.nan for x in drawn]
+        found = weighted_medians(values, units, weights)
+        assert found == pytest.approx(wanted, nan_ok=True)
+
+
+def test_weighted_means_are_the_means_of_the_resamples_of_each_sample():
+    generator = generator_for("means")
+    values = generator.normal(size=(30, 2))
+    values[3, 1] = math.nan
+    units = np.concatenate([np.arange(10), np.arange(20)]) // 2
+    weights = draw_weights(generator, 10, 50)
+    found = weighted_means(values, units, weights, [10, 20, 0])
+    assert found.shape == (3, 2, 50)
+    assert np.isnan(found[2]).all()
+    for sample, part in enumerate((slice(0, 10), slice(10, 30))):
+        for row, means in zip(weights, found[sample].T, strict=True):
+            drawn = np.repeat(values[part], row[units[part]].astype(int), axis=0)
+            if len(drawn):
+                assert means == pytest.approx(np.nanmean(drawn, axis=0))
 
 
 def test_missing_and_infinite_values():
     values = np.array([[1.0], [math.nan], [3.0], [math.inf]])
     weights = np.array([[1, 1, 1, 0], [0, 2, 0, 0], [1, 1, 1, 1]], dtype=float)
-    means = weighted_means(values, np.arange(4), weights)[:, 0]
+    means = weighted_means(values, np.arange(4), weights, [4])[0, 0]
     assert means[0] == 2.0
     assert math.isnan(means[1])
     assert means[2] == math.inf

@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 from grace_bench import pipeline
 from grace_bench.suites import load_suite
 from grace_bench.errors import GraceBenchError
-from grace_bench.runs import expand as expand_runs
+from grace_bench.runs import RUN_FILES, expand as expand_runs
 
 # Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
@@ -48,9 +48,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def run_files(name):
-    """Return the file called `name` of every run of the suite."""
-    return [f"{run.folder}/{name}" for run in RUNS.values()]
+def run_files(wildcards):
+    """Return every run's files, by kind; a function, as only summarise needs so long a list."""
+    return {
+        Path(n).stem: [f"{run.folder}/{n}" for run in RUNS.values()] for n in RUN_FILES
+    }
 
 
 def run_spec(wildcards):
@@ -69,6 +71,6 @@ def dataset_spec(wildcards):
     return pipeline.dataset_spec_json(SUITE, wildcards.dataset)
 
 
-def plan_hash():
+def plan_hash(wildcards):
     """Return a hash of all runs' ids, settings and labels: what the plan depends on."""
     return pipeline.plan_hash(SUITE)

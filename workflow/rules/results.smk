@@ -13,7 +13,7 @@ rule plan:
     params:
         suite=CONFIG_JSON,
         config_dir=str(CONFIG_DIR),
-        runs=plan_hash(),
+        runs=plan_hash,
     shell:
         "python -m grace_bench plan --suite-json {params.suite:q} --config-dir {params.config_dir:q}"
         " --output {output:q} > {log} 2>&1"
@@ -22,11 +22,8 @@ rule plan:
 rule summarise:
     """Gather all runs into one summary with intervals."""
     input:
+        unpack(run_files),
         plan=f"{RESULTS}/plan.json",
-        run=run_files("run.json"),
-        steps=run_files("steps.parquet"),
-        probes=run_files("probes.parquet"),
-        predictions=run_files("predictions.parquet"),
     output:
         summary=f"{RESULTS}/summary.parquet",
         curves=f"{RESULTS}/curves.parquet",
