@@ -22,8 +22,10 @@ def test_measures_are_written_beside_their_targets(repository, tmp_path):
     found = {row["name"]: row for row in written["results"]}
     assert {name: (row["target"], row["unit"]) for name, row in found.items()} == {
         "dry run": (90, "s"),
+        "dry run, CPU": (None, "s"),
         "dry run, peak memory": (4096, "MiB"),
         "reports": (60, "s"),
+        "reports, CPU": (None, "s"),
         "reports: summarise": (None, "s"),
         "reports: tables": (None, "s"),
         "reports: figures": (None, "s"),

@@ -78,8 +78,8 @@ def main() -> None:
         print(f"{row['name']}: {row['measured']} {row['unit']}{limit}")
 
 
-def measure(folder: Path, *command: str) -> tuple[float, float, str]:
-    """Run a Python module; return its seconds, its peak memory in MiB and what it wrote."""
+def measure(folder: Path, *command: str) -> tuple[float, float, float, str]:
+    """Run a Python module; return its seconds, CPU seconds, peak MiB and what it wrote."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Snakemake gives rules of one thread
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
@@ -98,7 +98,8 @@ def measure(folder: Path, *command: str) -> tuple[float, float, str]:
         text = output.read()
     if process.returncode:
         raise SystemExit(f"error: {' '.join(command)} failed:\n{text[-2000:]}")
-    return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), text
+    mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return seconds, usage.ru_utime + usage.ru_stime, mib, text
 
 
 def result(name: str, target: float | None, measured: float, unit: str) -> dict[str, Any]:
@@ -117,9 +118,10 @@ def measure_dry_run(n_runs: int, folder: Path) -> tuple[int, list[dict[str, Any]
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump(suite))
     snakefile = ("--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", str(path))
-    seconds, mib, text = measure(folder, "snakemake", "--dry-run", "--cores", "2", *snakefile)
+    seconds, cpu, mib, text = measure(folder, "snakemake", "--dry-run", "--cores", "2", *snakefile)
     return int(re.search(r"^edit\s+(\d+)$", text, re.MULTILINE)[1]), [
         result("dry run", DRY_RUN_SECONDS, seconds, "s"),
+        result("dry run, CPU", None, cpu, "s"),
         result("dry run, peak memory", MAX_MIB, mib, "MiB"),
     ]
 
@@ -129,10 +131,11 @@ def measure_reports(n_rows: int, folder: Path) -> tuple[int, list[dict[str, Any]
     n_steps = n_rows // len(RUNS)
     plan = [write_run(folder / "runs", n_steps, *run) for run in RUNS]
     records.write_json(folder / "plan.json", {"runs": plan})
-    seconds, mib, _ = zip(*(measure(folder, "grace_bench", *c) for c in REPORTS), strict=True)
+    seconds, cpu, mib, _ = zip(*(measure(folder, "grace_bench", *c) for c in REPORTS), strict=True)
     steps = zip(REPORTS, seconds, strict=True)
     return n_steps * len(RUNS), [
         result("reports", REPORTS_SECONDS, sum(seconds), "s"),
+        result("reports, CPU", None, sum(cpu), "s"),
         *(result(f"reports: {command[0]}", None, s, "s") for command, s in steps),
         result("reports, peak memory", MAX_MIB, max(mib), "MiB"),
     ]
