@@ -147,9 +147,9 @@ class ComputeConfig(Section):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a run")
     engine: Literal["lean", "replay", "direct"] = Field(
         "lean",
-        description="gradient steps: direct runs the whole model at each; replay computes only "
-        "what the edit can change, with equal results bit for bit; lean also leaves out logits "
-        "that no loss reads, which may change the last bits",
+        description="direct runs the whole model at every gradient step and for every example "
+        "of an evaluation; replay computes only what edits can change, with equal results bit "
+        "for bit; lean also leaves out logits that no loss reads, which may change the last bits",
     )
     edits_at_once: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto",

@@ -47,14 +47,15 @@ class Evaluator:
         editor: owns the model.
         task: turns examples into tensors and scores.
         batch_size: examples predicted at once.
+        direct: predict every example anew each time, with the whole model.
     """
 
-    def __init__(self, editor: Editor, task: Task, batch_size: int) -> None:
+    def __init__(self, editor: Editor, task: Task, batch_size: int, direct: bool = False) -> None:
         self.editor = editor
         self.task = task
         self.batch_size = batch_size
-        self._tracked = editor.track()
-        replays = editor.trained and editor.prefix.reason is None
+        self._tracked = None if direct else editor.track()
+        replays = editor.trained and not direct
         self._model = PrefixCache(editor.model, editor.trained) if replays else editor.model
         self._known: dict[tuple[str, str], _Known] = {}
         self._unedited: dict[tuple[str, str], Prediction] = {}

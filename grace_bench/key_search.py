@@ -1,4 +1,4 @@
-"""Nearest keys without measuring most distances, and queries that follow a growing codebook.
+"""Nearest keys without measuring most distances.
 
 Every result here is, bit for bit, that of measuring all distances with torch.cdist, without its
 matrix product, and taking the first minimum. Only which distances are measured differs: a matrix
@@ -7,9 +7,6 @@ by more than all roundings can add up to is left out.
 
     search = KeySearch(d_in=1024)
     distances, indices = search.nearest(keys, queries)
-    tracked = TrackedQueries(codebook)
-    tracked.add(queries)
-    stamps = tracked.stamps()  # of the values that answer the queries now
 """
 
 from __future__ import annotations
@@ -21,8 +18,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from grace_bench.codebook import Codebook
 
 MEASURED = "donot_use_mm_for_euclid_dist"
 """torch.cdist then works out each distance from its two rows alone."""
@@ -338,77 +333,6 @@ class KeySearch:
         squares = shifted.square().sum(1)
         left = torch.addmm(shifted, projected, self._basis.T, alpha=-1).square().sum(1).sqrt()
         return torch.cat([projected, left[:, None]], 1), squares
-
-
-class TrackedQueries:
-    """Queries of which the codebook's answers are asked again and again while it grows.
-
-    What a query's nearest key is, is remembered; keys at the end cost one distance per query.
-
-    Args:
-        codebook: the codebook; it may change in any way.
-        boundary: `open` or `closed`, as in Codebook.inside.
-    """
-
-    def __init__(self, codebook: Codebook, boundary: str = "open") -> None:
-        self.boundary = boundary
-        self._n = 0
-        self._queries = codebook.keys.new_empty(0, codebook.d_in)
-        self._distances = self._queries.new_empty(0)
-        self._nearest = self._distances.long()
-        self.rebind(codebook)
-
-    def __len__(self) -> int:
-        """Return the number of queries."""
-        return self._n
-
-    def rebind(self, codebook: Codebook) -> None:
-        """Follow another codebook; its stamps have nothing to do with the old one's."""
-        self._codebook = codebook
-        self._n_keys = self._moves = 0  # of the codebook when it was looked at
-        self._n_known = 0  # queries whose nearest key of these is known
-
-    @torch.inference_mode(False)
-    def add(self, queries: Tensor) -> range:
-        """Track further queries (B, d_in); return their indices."""
-        start, self._n = self._n, self._n + len(queries)
-        for name in ("_queries", "_distances", "_nearest"):
-            setattr(self, name, reserve(getattr(self, name), start, self._n))
-        self._queries[start : self._n] = queries.detach()
-        return range(start, self._n)
-
-    def stamps(self) -> Tensor:
-        """Return the stamp (n,) of the value that answers each query now; 0 where none does."""
-        codebook, n = self._codebook, self._n
-        if len(codebook) == 0:
-            self._n_known = 0
-            return codebook.stamps.new_zeros(n)
-        self._follow(codebook)
-        nearest = self._nearest[:n]
-        fires = codebook.inside(self._distances[:n], nearest, self.boundary)
-        return torch.where(fires, codebook.stamps[nearest], 0)
-
-    def _follow(self, codebook: Codebook) -> None:
-        device, n_keys = codebook.keys.device, len(codebook)
-        if self._queries.device != device:
-            for name in ("_queries", "_distances", "_nearest"):
-                setattr(self, name, getattr(self, name).to(device))
-            self._n_known = 0
-        if codebook.moves != self._moves or n_keys < self._n_keys:
-            self._n_known = 0
-        known = slice(0, self._n_known)
-        if n_keys > self._n_keys and self._n_known:
-            distances, nearest = codebook.nearest(self._queries[known], start=self._n_keys)
-            old = self._distances[known]
-            # Of equally near keys the oldest wins; one that is not a number spoils all, as in
-            # a fresh search.
-            closer = (distances < old) | distances.isnan()
-            self._nearest[known] = torch.where(closer, nearest, self._nearest[known])
-            self._distances[known] = torch.where(closer, distances, old)
-        new = slice(self._n_known, self._n)
-        if self._n > self._n_known:
-            self._distances[new], self._nearest[new] = codebook.nearest(self._queries[new])
-        self._n_known, self._n_keys, self._moves = self._n, n_keys, codebook.moves
 
 
 def _bound(distances: Tensor, slack: float) -> Tensor:

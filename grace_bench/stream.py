@@ -136,7 +136,8 @@ class StreamRun:
         self.watch = Stopwatch(self.device)
         self.records = Records()
         self.edited: list[Row] = []
-        self.evaluator = Evaluator(editor, task, spec.probes.batch_size)
+        direct = spec.compute.engine == "direct"
+        self.evaluator = Evaluator(editor, task, spec.probes.batch_size, direct)
         self._prepared = Preparation()
 
     def start(self, baseline: Sequence[Row], stream: Sequence[Row]) -> None:

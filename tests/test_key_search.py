@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grace_bench import key_search
 from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.key_search import TrackedQueries
+from grace_bench.tracked_queries import TrackedQueries
 
 INFO = KeyInfo(Label((1,), 1.0, "Paris"))
 

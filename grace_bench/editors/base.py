@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from grace_bench.editors.hyperparameters import EditorHyperparameters
-    from grace_bench.key_search import TrackedQueries
+    from grace_bench.tracked_queries import TrackedQueries
 
 STATE_FILE = "editor.safetensors"
 

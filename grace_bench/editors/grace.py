@@ -26,9 +26,9 @@ from grace_bench.editors.adapter import (
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
-from grace_bench.key_search import TrackedQueries
 from grace_bench.records import CODEBOOK, write_parquet
 from grace_bench.replay import only_trainable
+from grace_bench.tracked_queries import TrackedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

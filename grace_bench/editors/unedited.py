@@ -8,7 +8,7 @@ import torch
 
 from grace_bench.codebook import Codebook
 from grace_bench.editors.base import EditBatch, Editor, EditResult
-from grace_bench.key_search import TrackedQueries
+from grace_bench.tracked_queries import TrackedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
