@@ -341,8 +341,8 @@ def measure_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield one record a measurement."""
     by_name = {subject.name: subject for subject in subjects(args.tiny)}
     for subject in by_name.values():
-        for n_keys in args.keys:
-            steps = args.steps if n_keys == 0 else args.steps_with_keys
+        # Without keys twice: for the target, and to compare with as many steps at many keys.
+        for n_keys, steps in ((0, args.steps), *((n, args.steps_with_keys) for n in args.keys)):
             found = measure_edits(subject, steps, n_keys, args.rounds)
             yield {"what": "edit", "model": subject.name, "keys": n_keys, "steps": steps, **found}
         found = measure_early_stop(subject, args.steps, args.rounds)
