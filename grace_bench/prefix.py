@@ -12,8 +12,9 @@ decoder does before it looks at the encoder. Later calls hand these out instead 
 Engines:
     direct: every call runs the whole model.
     replay: the same results bit for bit.
-    lean: a causal language model computes logits only where a label is asked for, too; this
-        regroups sums, so that the last bits may differ.
+    lean: also leaves out what no label reads: a causal language model's other logits, and
+        positions behind which nothing reads (`unread.py`). This regroups sums, so that the last
+        bits may differ.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from grace_bench.codebook import IGNORED
 from grace_bench.replay import Calls, CannotReplay, only_trainable, recorded, replayed
+from grace_bench.unread import Columns, only_columns, read_columns, same_logits, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,12 +51,14 @@ class Prefix:
 
     Attributes:
         reason: why the model is run in full after all; None while it is replayed.
+        leaves_out: whether unread positions are looked for; not again once none was found.
     """
 
     def __init__(self, model: nn.Module, engine: str = "lean") -> None:
         self.model = model
         self.lean = engine == "lean"
         self.reason = "the engine is 'direct'" if engine == "direct" else None
+        self.leaves_out = self.lean
         self._checked = False
 
     def on(self, inputs: Mapping[str, Any], all_logits: bool = False) -> Callable[[], Any]:
@@ -101,6 +105,7 @@ class _Session:
         self._inputs = inputs
         self._short: Mapping[str, Any] = inputs
         self._calls: Calls | None = None
+        self._columns: Columns | None = None
 
     def forward(self) -> Any:
         """Return the model's output; the first call keeps, the others replay."""
@@ -109,13 +114,27 @@ class _Session:
             try:
                 if self._calls is None:
                     return self._record()
-                with replayed(self._calls):
-                    output = self._model(**self._short)
-                prefix.check(output, self._inputs)
-                return output
+                if self._columns is None:
+                    return self._find_unread()
+                with replayed(self._calls), only_columns(self._columns):
+                    return self._model(**self._short)
             except CannotReplay as error:
                 prefix.run_in_full(error)
         return self._model(**self._inputs)
+
+    def _find_unread(self) -> Any:
+        """Return the first replayed output; see whether more can be left out of the next."""
+        prefix, model = self._prefix, self._model
+        with replayed(self._calls), watched(model) as seen:
+            output = model(**self._short)
+        prefix.check(output, self._inputs)
+        self._columns = read_columns(seen, output.logits) if prefix.leaves_out else {}
+        if self._columns:
+            with replayed(self._calls):
+                if not same_logits(model, self._short, self._columns, output.logits, TOLERANCE):
+                    self._columns = {}
+        prefix.leaves_out = bool(self._columns)
+        return output
 
     def _record(self) -> Any:
         if self._model.training:

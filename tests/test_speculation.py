@@ -118,10 +118,19 @@ STREAMS = st.lists(
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(STREAMS, st.sampled_from([0.05, 2.0, 6.0]), st.integers(2, 7), st.booleans())
-def test_prepared_edits_are_those_made_one_by_one(numbers, radius, at_once, train_on_expand):
+@given(
+    STREAMS,
+    st.sampled_from([0.05, 2.0, 6.0]),
+    st.integers(2, 7),
+    st.booleans(),
+    st.sampled_from([1, 3]),
+)
+def test_prepared_edits_are_those_made_one_by_one(
+    numbers, radius, at_once, train_on_expand, in_a_row
+):
     stream = stream_of(numbers)
-    alone, ahead = (make(radius, train_on_expand=train_on_expand) for _ in range(2))
+    more = {"train_on_expand": train_on_expand, "early_stop_steps": in_a_row}
+    alone, ahead = (make(radius, **more) for _ in range(2))
     expected, told = run(alone, stream, 1), run(ahead, stream, at_once)
     for mine, theirs in zip(told, expected, strict=True):
         assert (mine is None) == (theirs is None)

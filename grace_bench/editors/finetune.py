@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, Editor, EditResult
+from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.models.layers import find_layer, layer_dims
@@ -55,8 +56,7 @@ class FinetuneEditor(Editor):
             [self.weight],
             learning_rate=settings.learning_rate,
             steps=settings.steps,
-            early_stop=settings.early_stop,
-            early_stop_loss=settings.early_stop_loss,
+            early_stop=EarlyStop.of(settings),
             shift_labels=settings.shift_labels,
             penalty=penalty,
         )

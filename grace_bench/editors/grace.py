@@ -24,6 +24,7 @@ from grace_bench.editors.adapter import (
     replace_columns,
 )
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
 from grace_bench.records import CODEBOOK, write_parquet
@@ -374,8 +375,11 @@ class GraceEditor(AdapterEditor):
 
     def _training(self) -> dict[str, Any]:
         settings = self.hyperparameters
-        names = ("learning_rate", "steps", "early_stop", "early_stop_loss")
-        return {name: getattr(settings, name) for name in names}
+        return {
+            "learning_rate": settings.learning_rate,
+            "steps": settings.steps,
+            "early_stop": EarlyStop.of(settings),
+        }
 
     @contextmanager
     def _trying(self, fires: Tensor | None = None) -> Iterator[Callable[[nn.Parameter], None]]:

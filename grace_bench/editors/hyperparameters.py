@@ -50,7 +50,29 @@ class UneditedHyperparameters(EditorHyperparameters):
     """The unedited model has nothing to set."""
 
 
-class AdapterHyperparameters(PresetHyperparameters):
+class TrainedHyperparameters(PresetHyperparameters):
+    """Base class of editors that take gradient steps: when an edit is done before `steps`."""
+
+    early_stop: EarlyStop = Field(
+        "none",
+        description="Stop training before `steps`: never (paper and released), when the loss is "
+        "at most early_stop_loss, or when every label token is the argmax by early_stop_margin.",
+    )
+    early_stop_loss: float = Field(
+        0.05, ge=0, description="With early_stop 'loss': good enough (our choice)."
+    )
+    early_stop_margin: float = Field(
+        0.0,
+        ge=0,
+        description="With early_stop 'argmax': by so much a label token's logit is above every "
+        "other (released 0).",
+    )
+    early_stop_steps: int = Field(
+        1, ge=1, description="Stop when that held before so many steps in a row (released 1)."
+    )
+
+
+class AdapterHyperparameters(TrainedHyperparameters):
     """Switches of all editors that replace a layer's output: where to look, what to replace."""
 
     query_position: Literal["prompt_end", "released"] | StrictInt = Field(
@@ -135,14 +157,6 @@ class GraceHyperparameters(AdapterHyperparameters):
         "cold",
         description="A new value starts from U[0, 1) or from the layer's own output at the query.",
     )
-    early_stop: EarlyStop = Field(
-        "none",
-        description="Stop training before `steps`: never (paper and released), when the loss is "
-        "at most early_stop_loss, or when every label token is the argmax.",
-    )
-    early_stop_loss: float = Field(
-        0.05, ge=0, description="With early_stop 'loss': good enough (our choice)."
-    )
 
     @classmethod
     def from_released(cls, settings: Mapping[str, Any]) -> GraceHyperparameters:
@@ -174,7 +188,7 @@ class GraceHyperparameters(AdapterHyperparameters):
         return cls(**given)
 
 
-class FinetuneHyperparameters(PresetHyperparameters):
+class FinetuneHyperparameters(TrainedHyperparameters):
     """FT: finetune one weight matrix on the edit alone."""
 
     RELEASED: ClassVar[Mapping[str, Any]] = {"shift_labels": False}
@@ -183,11 +197,8 @@ class FinetuneHyperparameters(PresetHyperparameters):
     steps: int = Field(100, ge=0, description="Gradient steps an edit at most (released).")
     early_stop: EarlyStop = Field(
         "argmax",
-        description="Stop when every label token is the argmax (released), when the loss is at "
-        "most early_stop_loss, or never.",
-    )
-    early_stop_loss: float = Field(
-        0.05, ge=0, description="With early_stop 'loss': good enough (our choice)."
+        description="Stop when every label token is the argmax by early_stop_margin (released), "
+        "when the loss is at most early_stop_loss, or never.",
     )
     shift_labels: bool = Field(
         True,
@@ -271,8 +282,6 @@ class DeferHyperparameters(AdapterHyperparameters):
     )
     learning_rate: float = Field(0.1, gt=0, description="Of Adam, new for each edit (released).")
     steps: int = Field(100, ge=0, description="Gradient steps an edit (released 100).")
-    early_stop: EarlyStop = Field("none", description="As for GRACE; released: never.")
-    early_stop_loss: float = Field(0.05, ge=0, description="With early_stop 'loss'.")
     threshold: float = Field(
         0.5, ge=0, le=1, description="The gate is open at or above it (released .5)."
     )
@@ -294,8 +303,6 @@ class MemoryHyperparameters(AdapterHyperparameters):
     )
     learning_rate: float = Field(0.1, gt=0, description="Of Adam, new for each edit (released).")
     steps: int = Field(100, ge=0, description="Gradient steps an edit (released 100).")
-    early_stop: EarlyStop = Field("none", description="As for GRACE; released: never.")
-    early_stop_loss: float = Field(0.05, ge=0, description="With early_stop 'loss'.")
     size: int = Field(100, ge=1, description="Number of values in the memory (released 100).")
     original_layer: Literal["until_edited", "never"] = Field(
         "until_edited",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from grace_bench.editors.adapter import AdapterEditor, LayerAdapter
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.replay import only_trainable
@@ -67,8 +68,7 @@ class ParametricEditor(AdapterEditor):
                     parameters,
                     learning_rate=settings.learning_rate,
                     steps=settings.steps,
-                    early_stop=settings.early_stop,
-                    early_stop_loss=settings.early_stop_loss,
+                    early_stop=EarlyStop.of(settings),
                 )
         finally:
             adapter.learning = False

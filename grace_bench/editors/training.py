@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook import IGNORED
+from grace_bench.editors.early_stop import NEVER, EarlyStop, aligned
 from grace_bench.errors import EditorError
-from grace_bench.prefix import labelled_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,7 @@ def train_on_edit(
     *,
     learning_rate: float,
     steps: int,
-    early_stop: str = "none",
-    early_stop_loss: float = 0.0,
+    early_stop: EarlyStop = NEVER,
     shift_labels: bool = True,
     penalty: Callable[[], Tensor] | None = None,
 ) -> list[float]:
@@ -39,9 +38,8 @@ def train_on_edit(
         parameters: what is trained, in place; the rest must be frozen.
         learning_rate: of Adam, whose moments are new for each edit (as released).
         steps: gradient steps at most.
-        early_stop: none, loss or argmax.
-        early_stop_loss: see `early_stop`.
-        shift_labels: compare a causal model's argmax with the next token; see `answers_label`.
+        early_stop: when to stop before `steps`.
+        shift_labels: compare a causal model's argmax with the next token; see `EarlyStop`.
         penalty: added to the loss.
 
     Returns:
@@ -54,13 +52,14 @@ def train_on_edit(
     shifted = shift_labels and is_causal(prefix.model)
     forward = prefix.on(inputs, all_logits=not shift_labels)
     losses: list[float] = []
+    in_a_row = 0
     for _ in range(steps):
         with torch.enable_grad():
             output = forward()
             loss = _loss(output) if penalty is None else _loss(output) + penalty()
-        if early_stop == "loss" and loss.item() <= early_stop_loss:
-            break
-        if early_stop == "argmax" and answers_label(output.logits, inputs["labels"], shifted):
+        holds = early_stop.holds(loss, output.logits, inputs["labels"], shifted).all()
+        in_a_row = in_a_row + 1 if holds else 0
+        if in_a_row >= early_stop.steps:
             break
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -77,8 +76,7 @@ def train_rows(
     *,
     learning_rate: float,
     steps: int,
-    early_stop: str = "none",
-    early_stop_loss: float = 0.0,
+    early_stop: EarlyStop = NEVER,
 ) -> list[list[float]]:
     """Fit row b of `values` to row b of a batch, in place, each row as if it were alone.
 
@@ -93,7 +91,6 @@ def train_rows(
         learning_rate: as for `train_on_edit`.
         steps: as for `train_on_edit`.
         early_stop: as for `train_on_edit`, for each row.
-        early_stop_loss: as for `train_on_edit`.
 
     Returns:
         For each row the loss before each of its steps.
@@ -101,6 +98,7 @@ def train_rows(
     causal = is_causal(prefix.model)
     losses: list[list[float]] = [[] for _ in values]
     rows = torch.arange(len(values), device=values.device)
+    in_a_row = torch.zeros_like(rows)
     moments: dict[str, Tensor] = {}
     taken = 0
     while taken < steps and len(rows):
@@ -115,13 +113,10 @@ def train_rows(
             with torch.enable_grad():
                 output = forward()
                 row_losses = _row_losses(output.logits, batch["labels"], causal)
-            if early_stop == "loss":
-                done = row_losses.detach() <= early_stop_loss
-            elif early_stop == "argmax":
-                done = _rows_answering(output.logits, batch["labels"], causal)
-            else:
-                done = torch.zeros_like(going)
-            values[rows[going & done]] = parameter.detach()[going & done]
+            holds = early_stop.holds(row_losses, output.logits, batch["labels"], causal)
+            in_a_row[rows] = torch.where(holds, in_a_row[rows] + 1, 0)
+            done = going & (in_a_row[rows] >= early_stop.steps)
+            values[rows[done]] = parameter.detach()[done]
             going &= ~done
             if not going.any():
                 break
@@ -154,38 +149,11 @@ def _row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
     """Return each row's mean loss (B,) over its labels."""
     if labels.dim() == 1:
         return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    logits, labels = _aligned(logits, labels, causal)
+    logits, labels = aligned(logits, labels, causal)
     losses = nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
     return losses.sum(1) / (labels != IGNORED).sum(1)
-
-
-def answers_label(logits: Tensor, labels: Tensor, shifted: bool) -> bool:
-    """Say whether the argmax of the logits is the label wherever it isn't masked.
-
-    Args:
-        logits: (B, L, V), or (B, C) of a classifier; of a causal model also (B, K, V), at the
-            columns that predict a label only.
-        labels: (B, L) or (B,).
-        shifted: position t predicts label t + 1, as in a causal language model.
-    """
-    return bool(_rows_answering(logits, labels, shifted).all())
-
-
-def _rows_answering(logits: Tensor, labels: Tensor, shifted: bool) -> Tensor:
-    logits, labels = _aligned(logits, labels, shifted)
-    right = (logits.argmax(-1) == labels) | (labels == IGNORED)
-    return right.flatten(1).all(1) if right.dim() > 1 else right
-
-
-def _aligned(logits: Tensor, labels: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
-    """Return logits and the labels they predict, column by column."""
-    if not shifted or labels.dim() == 1:
-        return logits, labels
-    if logits.shape[1] != labels.shape[1]:
-        return logits, labels[:, labelled_columns(labels) + 1]
-    return logits[:, :-1], labels[:, 1:]
 
 
 def is_causal(model: nn.Module) -> bool:

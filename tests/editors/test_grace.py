@@ -204,6 +204,30 @@ def test_training_stops_at_the_argmax(make_case):
     assert torch.equal(case.logits(inputs).argmax(-1), inputs["labels"])
 
 
+def test_training_stops_when_the_label_leads_by_a_margin(make_case):
+    case = make_case("bert")
+    losses = {}
+    for margin in (0.0, 1.5):
+        editor = grace(case, steps=60, early_stop="argmax", early_stop_margin=margin)
+        losses[margin] = edit(case, editor, PROMPT, YES).losses
+        inputs = case.inputs(PROMPT, YES)
+        best, second = case.logits(inputs)[0].topk(2).values
+        assert torch.equal(case.logits(inputs).argmax(-1), inputs["labels"])
+        assert best - second >= margin
+        editor.remove()
+    assert 0 < len(losses[0.0]) < len(losses[1.5]) < 60
+
+
+def test_training_stops_once_its_rule_held_several_times_in_a_row(t5):
+    stop = {"steps": 60, "early_stop": "loss", "early_stop_loss": 3.8}
+    once = edit(t5, editor := grace(t5, **stop), PROMPT, YES).losses
+    editor.remove()
+    again = edit(t5, grace(t5, **stop, early_stop_steps=3), PROMPT, YES).losses
+    assert again[: len(once)] == once
+    assert again[len(once) :] == [loss for loss in again if loss <= 3.8]
+    assert len(again) == len(once) + 2
+
+
 def test_a_key_answers_the_same_row_through_a_generation_by_hand(gpt2):
     model, prompt = gpt2.model, {"input_ids": torch.tensor([PROMPT])}
     unedited = model.generate(**prompt, max_new_tokens=4, do_sample=False)

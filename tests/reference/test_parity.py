@@ -1,9 +1,15 @@
 """`rules: released` does, edit by edit, what the released code did on two small models.
 
-Where this was written, even the unedited models' activations differ from the traces' by 1e-6,
-presumably because of another processor; Adam amplifies that, so nothing is compared bit for bit.
-Trained values, and weights but for those of `tolerances`, are printed and not asserted; TRR is
-not compared, as the traces don't carry its inputs.
+Decisions are compared exactly, keys and radii to 1e-5, losses of freshly made keys to 1e-3.
+
+The traces were made on another processor: even the unedited models' activations differ from theirs
+by 1e-6 where this was written, and Adam at learning rate 1 amplifies that. So
+- where a loss is further off, a test shows that noise in the last bit of the weights moves the
+  same loss of the same edit as far;
+- values are compared bit for bit with those of `PlainGrace`, which takes the gradient steps in the
+  released order of operations on the processor at hand;
+- trained values, and weights but for those of `tolerances`, are printed and not asserted.
+TRR is not compared, as the traces don't carry its inputs.
 
 By default only the last edit of the crafted traces and the first ones of the others are trained;
 GRACE's others, whose decisions don't depend on it, take the trace's trained values.
@@ -30,7 +36,8 @@ from grace_bench.editors.base import EditBatch, Editor, EditResult
 from grace_bench.editors.grace import GraceEditor
 from grace_bench.editors.hyperparameters import EditorHyperparameters, GraceHyperparameters
 from grace_bench.metrics import f1_released, perplexity
-from grace_bench.models.layers import layer_name
+from grace_bench.models.layers import find_layer, layer_name, replace_layer
+from grace_bench.prefix import Prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,6 +73,8 @@ class Trace:
         self.name = path.stem
         self.meta = json.loads(str(self.arrays.pop("meta")))
         self.records: list[dict[str, Any]] = self.meta["records"]
+        self.arch: str = self.meta["arch"]
+        self.layer: str = self.meta["config"]["model"]["inner_params"][0]
 
     def array(self, index: int, name: str) -> np.ndarray:
         """Return an array of edit `index`."""
@@ -79,6 +88,22 @@ class Trace:
         """Return what was fed in edit `index`."""
         names = ("input_ids", "attention_mask", "labels")
         return {name: torch.tensor(self.array(index, f"tok_{name}")) for name in names}
+
+    def model(self) -> nn.Module:
+        """Load the model the trace was made on."""
+        return CLASSES[self.arch].from_pretrained(REFERENCE / "models" / self.arch).eval()
+
+    def editor(self, model: nn.Module) -> Editor:
+        """Return our editor in the released config, with the initial weights of the trace."""
+        name, hyperparameters = self.meta["editor"], self.hyperparameters()
+        if name == "grace":
+            layer = layer_name(self.layer)
+            return ReplayedGrace(model, layer, hyperparameters, torch.Generator())
+        editor = create_editor(name, model, self.layer, hyperparameters)
+        initial = {k[5:]: torch.tensor(v) for k, v in self.arrays.items() if k.startswith("init/")}
+        if initial:  # of Defer and Memory
+            editor.load_state_dict({**initial, "edited": torch.tensor(False)})
+        return editor
 
     def hyperparameters(self) -> EditorHyperparameters:
         """Translate the released config."""
@@ -128,18 +153,13 @@ class Outcome:
             self.wrong.append(f"{what}: {ours}, not {theirs}")
 
 
-def replay(path: Path, models: Path) -> Outcome:
+def replay(path: Path) -> Outcome:
     """Make the edits of a trace and compare what can be compared after each."""
     trace, outcome = Trace(path), Outcome(path.stem)
-    arch, layer = trace.meta["arch"], trace.meta["config"]["model"]["inner_params"][0]
-    model = CLASSES[arch].from_pretrained(models / arch).eval()
-    hyperparameters = trace.hyperparameters()
-    if trace.meta["editor"] == "grace":
-        editor: Editor = ReplayedGrace(model, layer_name(layer), hyperparameters, torch.Generator())
-    else:
-        editor = create_editor(trace.meta["editor"], model, layer, hyperparameters)
-    start(trace, editor)
-    score = scorer(arch, model)
+    model = trace.model()
+    editor = trace.editor(model)
+    hyperparameters = editor.hyperparameters
+    score = scorer(trace.arch, model)
     for index, record in enumerate(trace.records):
         trained = trains(trace, index)
         if not trained and not isinstance(editor, GraceEditor):
@@ -171,13 +191,6 @@ def trains(trace: Trace, index: int) -> bool:
     if trace.name.startswith("crafted"):
         return index == len(trace.records) - 1  # the edits before it recur in other traces
     return index < TRAINED.get(trace.meta["editor"], 1)
-
-
-def start(trace: Trace, editor: Editor) -> None:
-    """Give Defer and Memory the trace's initial weights."""
-    weights = {k[5:]: torch.tensor(v) for k, v in trace.arrays.items() if k.startswith("init/")}
-    if weights:
-        editor.load_state_dict({**weights, "edited": torch.tensor(False)})
 
 
 def after_edit(
@@ -212,8 +225,9 @@ def after_edit(
         if nearest is not None:
             outcome.compare("distance", result.distance, record["dist"])
         if trained and branch in ("first", "add", "split"):
-            outcome.compare("losses (fresh, 20)", result.losses[:20], losses[:20])
-            outcome.compare("losses (fresh)", result.losses, losses)
+            sensitive = (trace.name, index) in SENSITIVE
+            what = "losses (fresh, sensitive to rounding)" if sensitive else "losses (fresh)"
+            outcome.compare(what, result.losses, losses)
         elif trained:
             outcome.compare("losses (reused)", result.losses, losses)
         return
@@ -257,7 +271,10 @@ def scorer(arch: str, model: nn.Module) -> Callable[[Mapping[str, Tensor]], floa
 
 CHAOTIC = ("seq_ft_gpt2", "seq_memory_gpt2")
 """100 steps on a whole matrix without a stop. The first losses agree to 1e-6, later ones drift,
-and argmax and scores with them: a test shows that noise in the last bit moves them as far."""
+and argmax and scores with them, as far as noise in the last bit moves them (a test)."""
+
+SENSITIVE = {("seq_ft_gpt2", 0), ("seq_memory_gpt2", 0), ("seq_grace_t5", 26)}
+"""Edits with a loss further off than 1e-3 that starts from nothing trained before."""
 
 
 def tolerances(name: str) -> dict[str, float]:
@@ -268,8 +285,7 @@ def tolerances(name: str) -> dict[str, float]:
         "distance": 1e-5,
         "label means": 0,
         "first loss": 1e-5,
-        "losses (fresh, 20)": 1e-3,
-        "losses (fresh)": 1e-2,
+        "losses (fresh)": 1e-3,
         "post_argmax": 0,
         "change norm": 1e-3,
         "ES": 1e-4,
@@ -298,7 +314,7 @@ def test_there_are_traces_of_every_released_editor():
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_released_rules_reproduce_the_trace(path, record_property):
-    outcome = replay(path, REFERENCE / "models")
+    outcome = replay(path)
     listed = ", ".join(f"{what} {deviation:.1e}" for what, deviation in outcome.deviations.items())
     record_property("deviations", f"{outcome.name}: {listed}")  # conftest.py prints them
     assert outcome.wrong == []
@@ -311,25 +327,102 @@ def test_released_rules_reproduce_the_trace(path, record_property):
     assert too_far == {}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in TRACES if path.stem in CHAOTIC], ids=lambda path: path.stem
-)
-def test_drift_from_the_trace_is_no_more_than_rounding_makes(path):
-    trace = Trace(path)
-    ours, moved = losses_of_first_edit(trace, 0.0), losses_of_first_edit(trace, 1e-7)
-    by_rounding = np.abs(ours - moved).max()
+@pytest.mark.parametrize(("name", "index"), sorted(SENSITIVE))
+@pytest.mark.skipif(not TRACES, reason="GRACE_BENCH_SHARED names no folder with reference/traces")
+def test_drift_from_the_trace_is_no_more_than_rounding_makes(name, index):
+    trace = Trace(REFERENCE / "traces" / f"{name}.npz")
+    ours = losses_alone(trace, index)
+    moved = [losses_alone(trace, index, noise=1e-7, seed=seed) for seed in range(3)]
+    by_rounding = max(np.abs(ours - other).max() for other in moved)
     assert by_rounding > 0
-    assert np.abs(ours - trace.array(0, "losses")).max() <= 10 * by_rounding
+    assert np.abs(ours - trace.array(index, "losses")).max() <= 10 * by_rounding
 
 
-def losses_of_first_edit(trace: Trace, noise: float) -> np.ndarray:
-    """Make the first edit on a model whose weights are moved by relative `noise`."""
-    arch, layer = trace.meta["arch"], trace.meta["config"]["model"]["inner_params"][0]
-    model = CLASSES[arch].from_pretrained(REFERENCE / "models" / arch).eval()
-    generator = torch.Generator().manual_seed(0)
+def losses_alone(trace: Trace, index: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Make one edit on an unedited model, whose weights are moved by relative `noise`."""
+    model = trace.model()
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + noise * torch.randn(parameter.shape, generator=generator))
-    editor = create_editor(trace.meta["editor"], model, layer, trace.hyperparameters())
-    start(trace, editor)
-    return np.asarray(editor.edit(EditBatch(trace.inputs(0), ("first",), step=1)).losses)
+    editor = trace.editor(model)
+    if isinstance(editor, ReplayedGrace):
+        editor.next_value = torch.tensor(trace.array(index, "rng_value")[0])
+    return np.asarray(editor.edit(EditBatch(trace.inputs(index), ("alone",), step=1)).losses)
+
+
+class PlainGrace(nn.Module):
+    """The released order of operations, with the trace's keys and radii.
+
+    One parameter holds all values; every call looks the query up and writes the value over
+    positions of the layer's output; the optimiser is over all of the model.
+    """
+
+    def __init__(self, layer: nn.Module, replacement: str) -> None:
+        super().__init__()
+        self.layer, self.replacement = layer, replacement
+        self.keys = self.radii = self.values = None
+        self.position = -1
+
+    @property
+    def weight(self) -> Tensor:
+        """T5 asks for it."""
+        return self.layer.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output = self.layer(hidden)
+        position = min(self.position, hidden.shape[1] - 1)
+        query = hidden[:, position, :].detach()
+        distances, nearest = torch.cdist(self.keys, query).min(0)
+        value = self.values[nearest]
+        fires = distances <= self.radii[nearest]
+        if self.replacement == "replace_all":
+            everywhere = value.unsqueeze(1).repeat_interleave(output.shape[1], dim=1)
+            return torch.where(fires.view(-1, 1, 1), everywhere, output)
+        where = slice(None, position) if self.replacement == "replace_prompt" else position
+        output[:, where] = torch.where(fires.unsqueeze(-1), value, output[:, where])
+        return output
+
+    def edit(self, model: nn.Module, inputs: Mapping[str, Tensor], steps: int) -> list[float]:
+        """Train all values as released; return the losses."""
+        model.requires_grad_(False)
+        self.values.requires_grad_(True)
+        losses = []
+        for step in range(steps):
+            loss = model(**inputs).loss
+            if step == 0:
+                optimizer = torch.optim.Adam(model.parameters(), 1.0)
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return losses
+
+
+GRACE_TRACES = [path for path in TRACES if "grace" in path.stem or "crafted" in path.stem]
+
+
+@pytest.mark.parametrize("path", GRACE_TRACES, ids=lambda path: path.stem)
+def test_direct_values_are_those_of_the_released_order_of_operations_bit_by_bit(path):
+    trace = Trace(path)
+    editor = trace.editor(trace.model())
+    editor.prefix = Prefix(editor.model, "direct")
+    model, settings = trace.model(), trace.meta["config"]["editor"]
+    plain = PlainGrace(find_layer(model, trace.layer), settings["replacement"])
+    replace_layer(model, layer_name(trace.layer), plain)
+    values = torch.empty(0, editor.dims.d_out)
+    for index, record in enumerate(trace.records[:3]):
+        inputs = trace.inputs(index)
+        start = editor.next_value = torch.tensor(trace.array(index, "rng_value")[0])
+        if settings["val_init"] == "warm":
+            start = editor.observe(inputs).outputs[0]
+        result = editor.edit(EditBatch(inputs, ("example",), step=index + 1))
+        book = editor.codebook
+        if len(book) > len(values):
+            values = torch.cat([values, start[None]])
+        plain.keys, plain.radii, plain.position = book.keys, book.radii, record["key_id"]
+        plain.values = nn.Parameter(values)
+        losses = plain.edit(model, inputs, record["n_iter_run"])
+        values = plain.values.detach()
+        assert losses == result.losses
+        assert torch.equal(values, book.values)

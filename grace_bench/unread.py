@@ -1,0 +1,124 @@
+"""Leave out of gradient steps the positions that no logit reads.
+
+A classifier reads one token of its last block, a language model asked for some logits only theirs.
+What the block's linear layers, norms and activations make of all other tokens changes nothing.
+
+    with watched(model) as seen:
+        output = model(**inputs)
+    columns = read_columns(seen, output.logits)
+    with only_columns(columns):
+        model(**inputs)             # the same logits, but for rounding
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+WORTH_IT = 0.5
+"""A module is left whole if more than this share of its positions is read."""
+
+IDLE = (nn.Dropout, nn.Identity)
+"""Modules that cost nothing."""
+
+Columns = dict[nn.Module, Tensor]
+"""Of each module that is worth it, the positions (K,) that are read."""
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+    """Collect what modules without parts make, (B, L, d), of one tensor (B, L, ...), called once.
+
+    Only of modules that a trained parameter reaches.
+    """
+    seen: dict[nn.Module, Tensor] = {}
+    calls: dict[nn.Module, int] = {}
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if len(args) == 1 and not kwargs and _by_position(args[0], output):
+            seen[module] = output
+
+    parts = [m for m in model.modules() if not isinstance(m, IDLE) and not any(m.children())]
+    handles = [part.register_forward_hook(leave, with_kwargs=True) for part in parts]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, count in calls.items():
+        if count > 1:
+            seen.pop(module, None)
+
+
+def _by_position(given: Any, output: Any) -> bool:
+    both = isinstance(given, Tensor) and isinstance(output, Tensor)
+    return both and given.dim() == output.dim() == 3 and given.shape[:2] == output.shape[:2]
+
+
+def read_columns(seen: Mapping[nn.Module, Tensor], logits: Tensor) -> Columns:
+    """Return where the logits depend on the modules' outputs, for modules where that saves much.
+
+    By gradients, so that a chance zero may hide a dependence: try the answer out (`same_logits`).
+
+    Args:
+        seen: outputs (B, L, d) that `watched` collected; the graph is kept.
+        logits: what the model returned in the same call.
+    """
+    reached = {module: output for module, output in seen.items() if output.requires_grad}
+    if not reached or not logits.requires_grad:
+        return {}
+    gradients = torch.autograd.grad(
+        logits.float().sum(), list(reached.values()), retain_graph=True, allow_unused=True
+    )
+    columns = {}
+    for module, gradient in zip(reached, gradients, strict=True):
+        if gradient is None:
+            continue
+        read = (gradient != 0).any(-1).any(0).nonzero().flatten()
+        if 0 < len(read) <= WORTH_IT * gradient.shape[1]:
+            columns[module] = read
+    return columns
+
+
+@contextmanager
+def only_columns(columns: Columns, elsewhere: float = 0.0) -> Iterator[None]:
+    """Let modules compute only these positions; in the others stands a number."""
+    try:
+        for module, read in columns.items():
+            module.__dict__["forward"] = _on_columns(module.forward, read, elsewhere)
+        yield
+    finally:
+        for module in columns:
+            del module.__dict__["forward"]
+
+
+def _on_columns(
+    forward: Callable[[Tensor], Tensor], columns: Tensor, elsewhere: float
+) -> Callable[[Tensor], Tensor]:
+    def stand_in(hidden: Tensor) -> Tensor:
+        part = forward(hidden[:, columns])
+        whole = part.new_full((*hidden.shape[:2], part.shape[-1]), elsewhere)
+        return whole.index_copy(1, columns, part)
+
+    return stand_in
+
+
+@torch.no_grad()
+def same_logits(
+    model: nn.Module, inputs: Mapping[str, Any], columns: Columns, logits: Tensor, tolerance: float
+) -> bool:
+    """Say whether NaN in all other positions leaves the logits what they were, but for rounding.
+
+    It shows both that nothing reads those positions, whatever stands there, as NaN times 0 is NaN,
+    and that the modules make of each position something that depends on it alone.
+    """
+    with only_columns(columns, torch.nan):
+        found = model(**inputs).logits
+    return torch.allclose(found, logits, rtol=0.0, atol=tolerance * logits.abs().max().item())
