@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 4 << 30
-"""Of kept activations in evaluations."""
+"""Of kept activations in evaluations, in memory; the others are kept on disk."""
+
+FREE_ON_DISK = 0.25
+"""Share of the disk with temporary files that is left alone."""
 
 TOLERANCE = 1e-4
 """Of logits, relative to the largest, where the first replayed output may be rounded otherwise."""
@@ -156,16 +162,24 @@ class PrefixCache:
     Args:
         model: any model in eval mode.
         trained: its parameters that change between evaluations.
-        most_bytes: kept at most; further batches are run in full.
+        most_bytes: kept in memory at most.
+        folder: where further ones are kept, in files that vanish with the process; None: where
+            the system has temporary files (TMPDIR). Once it is nearly full, batches are run in
+            full.
     """
 
     def __init__(
-        self, model: nn.Module, trained: Sequence[nn.Parameter], most_bytes: int = MOST_BYTES
+        self,
+        model: nn.Module,
+        trained: Sequence[nn.Parameter],
+        most_bytes: int = MOST_BYTES,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.nbytes = 0
         self._trained = trained
         self._most_bytes = most_bytes
+        self._folder = Path(tempfile.gettempdir()) if folder is None else folder
         self._batches: dict[tuple[Any, ...], Calls] = {}
         self._unread: list[tuple[nn.Module, int]] | None = None
         self._sound = True
@@ -195,16 +209,29 @@ class PrefixCache:
             with replayed(calls):
                 output = self.model(**inputs)
             return output if self._checked else self._check(output, inputs)
-        if not self._sound or self.nbytes >= self._most_bytes:
+        in_memory = self.nbytes < self._most_bytes
+        if not self._sound or not (in_memory or self._has_room()):
             return self.model(**inputs)
         calls = self._record(inputs)
         if not calls:
             return self.model(**inputs)
+        if in_memory:
+            self.nbytes += sum(kept.nbytes for turn in calls.values() for kept in turn if kept)
+        else:
+            calls = {
+                module: [kept and kept.on_disk(self._folder) for kept in turn]
+                for module, turn in calls.items()
+            }
         self._batches[batch] = calls
-        self.nbytes += sum(kept.nbytes for turn in calls.values() for kept in turn if kept)
         # Not what was recorded: where gradients are taken, the last bits may differ.
         with replayed(calls):
             return self.model(**inputs)
+
+    def _has_room(self) -> bool:
+        """Say whether there is a disk to keep more on; activations of a GPU stay there."""
+        disk = shutil.disk_usage(self._folder)
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return on_cpu and disk.free > FREE_ON_DISK * disk.total
 
     def _record(self, inputs: Mapping[str, Any]) -> Calls:
         with only_trainable(self.model, self._trained), torch.enable_grad():

@@ -9,6 +9,7 @@ model(**inputs)                 # only what a trained parameter reaches is compu
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
 """What a module may be given, beside tensors, and still be replayed."""
@@ -51,7 +53,11 @@ class Kept:
 
     def without_content(self) -> Kept:
         """Return the same with tensors of NaN, which take no memory."""
-        return Kept.of(_without_content(self.output))
+        return Kept.of(_changed(self.output, _without_content))
+
+    def on_disk(self, folder: Path) -> Kept:
+        """Return the same in files that are mapped into memory, and vanish with the process."""
+        return Kept.of(_changed(self.output, lambda tensor: _mapped(tensor, folder)))
 
     def unchanged(self) -> Any:
         """Return the output as it was kept."""
@@ -167,17 +173,35 @@ def _size(value: Any) -> int:
     return sum(tensor.numel() for tensor in _tensors(value) if tensor.is_floating_point())
 
 
-def _without_content(value: Any) -> Any:
-    """Return the same with NaN in the place of each tensor's numbers; integers stay."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.new_full((), torch.nan).expand(value.shape)
+def _without_content(tensor: Tensor) -> Tensor:
+    """Return NaN in the place of each number; integers stay."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.new_full((), torch.nan).expand(tensor.shape)
+
+
+def _mapped(tensor: Tensor, folder: Path) -> Tensor:
+    """Return a copy that lies in a file without a name; the system keeps in memory what it can."""
+    nbytes = tensor.numel() * tensor.element_size()
+    if nbytes == 0 or tensor.untyped_storage().nbytes() < nbytes:  # NaN without content
+        return tensor
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="grace-bench-") as file:
+        file.truncate(nbytes)
+        copied = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return copied.view(tensor.shape).copy_(tensor.detach())
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return the same with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
     if isinstance(value, Mapping):
         changed = copy.copy(value)
         for name, item in value.items():
-            changed[name] = _without_content(item)
+            changed[name] = _changed(item, change)
         return changed
     if isinstance(value, list | tuple):
-        items = [_without_content(item) for item in value]
+        items = [_changed(item, change) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -294,16 +295,36 @@ def test_an_evaluation_keeps_only_what_is_read(kind):
     assert calls[0] == 0
 
 
-def test_no_more_is_kept_than_asked_for():
-    model, layer = build("bert")
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "t5-decoder"])
+def test_what_memory_has_no_room_for_is_kept_on_disk_until_that_is_full(
+    kind, full, tmp_path, monkeypatch
+):
+    model, layer = build(kind)
     editor = create_editor("ft", model, layer, {"steps": 2})
-    asked = PrefixCache(model, editor.trained, most_bytes=1)
-    for number in range(3):
-        inputs = batch("bert", number)
-        assert torch.equal(asked(**inputs).logits, model(**inputs).logits)
-    first = asked.nbytes
-    asked(**batch("bert", 9))
-    assert asked.nbytes == first > 0
+    asked = PrefixCache(model, editor.trained, most_bytes=1, folder=tmp_path)
+    free = 0 if full else 10
+    monkeypatch.setattr(
+        "grace_bench.prefix.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=10)
+    )
+    inputs = [batch(kind, number) for number in range(3)]
+    asked(**inputs[0])
+    in_memory = asked.nbytes
+    asked(**inputs[1])
+    asked(**inputs[2])
+    assert asked.nbytes == in_memory > 0
+    assert list(tmp_path.iterdir()) == []  # files without names, none left behind
+    editor.edit(EditBatch(batch(kind, 5), step=1))
+    early = model.get_submodule("encoder.block.0" if kind == "t5-decoder" else "bert.embeddings")
+    calls = []
+    forward = early.forward
+    early.forward = lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs)
+    asked(**inputs[0])  # compared with a full forward, as the first after an edit
+    calls.clear()
+    logits = asked(**inputs[2]).logits
+    assert len(calls) == (1 if full else 0)
+    with torch.no_grad():
+        assert torch.equal(logits, model(**inputs[2], use_cache=False).logits)
 
 
 def test_an_evaluation_that_autograd_does_not_see_through_is_run_in_full(caplog):

@@ -197,6 +197,8 @@ def read_curves(path: Path | str, summary: Summary) -> dict[tuple[Setting, str],
                 )
             points = curves.setdefault((setting, row["metric"]), [])
             points.append(Point(row["n_edits"], _estimate(row)))
+    for points in curves.values():
+        points.sort(key=lambda point: point.n_edits)
     return curves
 
 

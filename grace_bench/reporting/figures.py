@@ -133,9 +133,13 @@ def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str
         axes.axhline(points[0].estimate.value, **style)
         return
     x = [point.n_edits for point in points]
-    axes.plot(x, [p.estimate.value for p in points], **style, marker=".", markersize=3)
-    low = [p.estimate.bounds[0] for p in points]
-    high = [p.estimate.bounds[1] for p in points]
+    axes.plot(x, [p.estimate.value for p in points], **style)
+    # Averages between probes have no interval.
+    probes = [p for p in points if p.estimate.low is not None]
+    x = [point.n_edits for point in probes]
+    axes.plot(x, [p.estimate.value for p in probes], color=tint, linestyle="", marker=".", ms=3)
+    low = [p.estimate.bounds[0] for p in probes]
+    high = [p.estimate.bounds[1] for p in probes]
     axes.fill_between(x, low, high, color=tint, alpha=0.13, linewidth=0, zorder=1)
 
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from grace_bench.reporting.run_folder import RunFolder
 
 PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *records.MEASURES)
+Curve = dict[int, tuple[int, float]]
+"""Of one seed: at a number of edits, the step and the value."""
+
 LOSS_MEASURES = ("perplexity_median", "perplexity_log_mean")
-KEY_POINTS = 200  # of a codebook curve at most; more than a figure can show
+CURVE_POINTS = 200  # beside the probes at most; more than a figure can show
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class _Point:
     values: list[float]
     draws: Sequence[np.ndarray] = ()  # replicates; none for counts
     counts: Sequence[int] = ()  # examples
+    bounded: bool = True  # whether an interval can be given
 
 
 def _aggregate(present: np.ndarray, measure: str) -> float:
@@ -89,7 +93,7 @@ class SeedGroup:
         # One stream of random numbers for each group of runs: seeds first, then facts by role.
         self._generator = statistics.generator_for(first.id.rsplit("/", 1)[0])
         self._seed_weights = statistics.draw_weights(self._generator, len(runs))
-        self._keys_in_steps = [_read_keys(run) for run in runs]
+        self._keys = [_read_keys(run) for run in runs]
         self._probes = _shared_probes(tables)
         self._estimates = list(self._estimate_metrics())
 
@@ -130,15 +134,20 @@ class SeedGroup:
         return rows
 
     def curve_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of curves.parquet: every probe, over all seeds."""
+        """Return the rows of curves.parquet, over all seeds.
+
+        Every probe, with its interval; between them, where averages were taken after every edit,
+        values alone.
+        """
         rows: list[dict[str, Any]] = []
         for metric, measure, points in self._estimates:
             for position, point in enumerate(points):
                 where = [probes[position] for probes in self._probes]
                 rows += self._curve_row(metric, measure, where, point)
-        for n_edits, steps, keys in self._codebook_points():
-            where = [(step, n_edits) for step in steps]
-            rows += self._curve_row("n_keys", None, where, _Point(keys))
+        for metric, measure, n_edits, found in self._points_between():
+            where = [(step, n_edits) for step, _ in found]
+            point = _Point([value for _, value in found], bounded=metric == "n_keys")
+            rows += self._curve_row(metric, measure, where, point)
         return rows
 
     def _estimate_metrics(self) -> Iterator[tuple[str, str, list[_Point]]]:
@@ -231,7 +240,7 @@ class SeedGroup:
     def _interval(self, point: _Point) -> tuple[float | None, float | None]:
         draws = point.draws
         if not draws:
-            if len(point.values) < 2:
+            if len(point.values) < 2 or not point.bounded:
                 return None, None
             # A count has no examples to draw: its interval is over seeds alone.
             draws = [np.full(len(self._seed_weights), value) for value in point.values]
@@ -245,15 +254,32 @@ class SeedGroup:
             step, n_edits = (round(sum(part) / len(where)) for part in zip(*where, strict=True))
             yield {**row, "step": step, "n_edits": n_edits}
 
-    def _codebook_points(self) -> Iterator[tuple[int, list[int], list[float]]]:
-        """Yield (edits, steps, keys) at up to KEY_POINTS numbers of edits that all seeds reach."""
-        shared = sorted(set.intersection(*(set(keys) for keys in self._keys_in_steps)))
-        if len(shared) > KEY_POINTS:
-            chosen = np.linspace(0, len(shared) - 1, KEY_POINTS).round().astype(int)
-            shared = [shared[i] for i in chosen]
-        for n_edits in shared:
-            found = [keys[n_edits] for keys in self._keys_in_steps]
-            yield n_edits, [step for step, _ in found], [float(n) for _, n in found]
+    def _points_between(self) -> Iterator[tuple[str, str | None, int, list[tuple[int, float]]]]:
+        """Yield (metric, measure, edits, each seed's step and value), CURVE_POINTS at most.
+
+        At numbers of edits that all seeds reach and, but for the number of keys, no probe has.
+        """
+        probed = {n_edits for probes in self._probes for _, n_edits in probes}
+        curves: dict[tuple[str, str | None], list[Curve]] = {("n_keys", None): self._keys}
+        tables = [_read_averages(run) for run in self.runs]
+        reached = [set(table["n_edits"].unique().to_pylist()) for table in tables]
+        chosen = _spread(set.intersection(*reached) - probed)
+        for seed, table in enumerate(tables):
+            for row in table.filter(pc.field("n_edits").isin(chosen)).to_pylist():
+                name = (row["metric"], row["measure"])
+                seeds = curves.setdefault(name, [{} for _ in self.runs])
+                seeds[seed][row["n_edits"]] = (row["step"], _number(row["value"]))
+        for (metric, measure), seeds in curves.items():
+            for n_edits in _spread(set.intersection(*map(set, seeds))):
+                yield metric, measure, n_edits, [found[n_edits] for found in seeds]
+
+
+def _spread(numbers: set[int]) -> list[int]:
+    """Return the numbers in order, or CURVE_POINTS of them, evenly spread."""
+    ordered = sorted(numbers)
+    if len(ordered) <= CURVE_POINTS:
+        return ordered
+    return [ordered[i] for i in np.linspace(0, len(ordered) - 1, CURVE_POINTS).round().astype(int)]
 
 
 def _estimate(value: float, low: float | None, high: float | None) -> dict[str, float | None]:
@@ -295,9 +321,16 @@ def _shared_probes(tables: list[pa.Table]) -> list[list[tuple[int, int]]]:
     ]
 
 
-def _read_keys(run: RunFolder) -> dict[int, tuple[int, int]]:
-    """Return {number of edits: (step, number of keys)} of an editor with a codebook."""
+def _read_averages(run: RunFolder) -> pa.Table:
+    """Return the averages that a run took while it went, those before the first edit left out."""
+    table = run.table("probes.parquet", ("step", "n_edits", "metric", "measure", "value"))
+    return table.filter(pc.field("n_edits") > 0)
+
+
+def _read_keys(run: RunFolder) -> Curve:
+    """Return the number of keys of an editor with a codebook."""
     table = run.table("steps.parquet", ("step", "n_edits", "edited", "n_keys"))
     table = table.filter(pc.field("edited") & pc.field("n_keys").is_valid())
     steps, n_edits, n_keys = (table[c].to_pylist() for c in ("step", "n_edits", "n_keys"))
-    return dict(zip(n_edits, zip(steps, n_keys, strict=True), strict=True))
+    counts = map(float, n_keys)
+    return dict(zip(n_edits, zip(steps, counts, strict=True), strict=True))

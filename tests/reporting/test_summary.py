@@ -11,6 +11,7 @@ import pytest
 
 from grace_bench import records
 from grace_bench.errors import DataError
+from grace_bench.reporting.estimates import Summary, read_curves
 from grace_bench.reporting.summary import CURVES, SUMMARY, summarise
 
 if TYPE_CHECKING:
@@ -129,6 +130,33 @@ def test_curves_join_seeds_that_end_after_different_numbers_of_edits(grace):
     steps = [records.read_parquet(f / "steps.parquet").to_pylist() for f in folders]
     wanted = np.mean([rows[9]["n_keys"] for rows in steps])
     assert keys[9]["value"] == pytest.approx(wanted)
+
+
+def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
+    folders = [make_run(tmp_path, seed=seed) for seed in (0, 1)]
+    wanted = {}
+    for seed, folder in enumerate(folders):
+        rows = records.read_parquet(folder / "probes.parquet").to_pylist()
+        between = [{**row, "step": 3, "n_edits": 3} for row in rows if row["n_edits"] == 8]
+        wanted[seed] = {(row["metric"], row["measure"]): row["value"] for row in between}
+        path = folder / "probes.parquet"
+        records.write_parquet(path, [*rows, *between], records.PROBES)
+        record = json.loads((folder / "run.json").read_text())
+        record["files"]["probes.parquet"] = records.sha256_of(path)
+        records.write_json(folder / "run.json", record)
+    output = tmp_path / "summary.parquet"
+    curves = records.read_parquet(summarise(folders, output), CURVES).to_pylist()
+    found = {(r["metric"], r["measure"]): r for r in curves if r["n_edits"] == 3}
+    del found["n_keys", None]
+    assert found.keys() == wanted[0].keys() == wanted[1].keys()
+    for key, row in found.items():
+        assert row["value"] == pytest.approx(np.mean([wanted[seed][key] for seed in (0, 1)]))
+        assert row["low"] is row["high"] is None
+        assert row["step"] == 3
+    summary = Summary(output)
+    (setting,) = summary.settings
+    drawn = read_curves(output.with_name("curves.parquet"), summary)[setting, "trr"]
+    assert [point.n_edits for point in drawn] == [0, 3, 8, 16, 24]
 
 
 def test_same_bytes_twice_and_provenance_without_dates(grace, tmp_path):
