@@ -7,81 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import MODELS, batch, build
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.prefix import Prefix, PrefixCache, labelled_columns
 
-VOCABULARY = 40
-
-
-def t5() -> nn.Module:
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=16,
-            d_kv=4,
-            d_ff=24,
-            num_layers=3,
-            num_decoder_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-        )
-    )
-
-
-def bert() -> nn.Module:
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            intermediate_size=24,
-            num_labels=3,
-        )
-    )
-
-
-def gpt2() -> nn.Module:
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=4, n_head=4, n_positions=64)
-    )
-
-
-def llama() -> nn.Module:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    )
-
-
-MODELS = {
-    "t5-encoder": (t5, "encoder.block.1.layer.1.DenseReluDense.wo"),
-    "t5-decoder": (t5, "decoder.block.1.layer.2.DenseReluDense.wo"),
-    "bert": (bert, "bert.encoder.layer.2.output.dense"),
-    "gpt2": (gpt2, "transformer.h.2.mlp.c_fc"),
-    "llama": (llama, "model.layers.2.mlp.down_proj"),
-}
 EDITORS = {
     "grace": {},
     "ft": {"early_stop": "none"},
@@ -90,22 +22,6 @@ EDITORS = {
     "defer": {},
     "memory": {},
 }
-
-
-def build(kind: str) -> tuple[nn.Module, str]:
-    make, layer = MODELS[kind]
-    torch.manual_seed(0)
-    return make().eval(), layer
-
-
-def batch(kind: str, number: int = 0) -> dict[str, torch.Tensor]:
-    prompt, answer = [3 + number, 9, 5, 11, 6], [7 + number, 12, 1]
-    if kind == "bert":
-        return {"input_ids": torch.tensor([prompt]), "labels": torch.tensor([number % 3])}
-    if kind.startswith("t5"):
-        return {"input_ids": torch.tensor([prompt]), "labels": torch.tensor([answer])}
-    labels = [[-100] * len(prompt) + answer]
-    return {"input_ids": torch.tensor([prompt + answer]), "labels": torch.tensor(labels)}
 
 
 def after_three_edits(kind: str, editor: str, engine: str):

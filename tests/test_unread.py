@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import batch, build
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
@@ -20,47 +13,9 @@ from grace_bench.prefix import Prefix
 from grace_bench.unread import only_columns, read_columns, same_logits, watched
 
 
-def bert() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=24,
-        num_labels=3,
-    )
-    inputs = {"input_ids": torch.tensor([[3, 9, 5, 11, 6, 8]]), "labels": torch.tensor([1])}
-    return BertForSequenceClassification(config).eval(), inputs
-
-
-def gpt2() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=3, n_head=4)).eval()
-    ids = torch.tensor([[3, 9, 5, 11, 6, 8, 7, 1]])
-    return model, {"input_ids": ids, "labels": ids.masked_fill(torch.arange(8) < 6, -100)}
-
-
-def t5() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=40,
-        d_model=16,
-        d_kv=4,
-        d_ff=24,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-    )
-    inputs = {"input_ids": torch.tensor([[3, 9, 5]]), "labels": torch.tensor([[7, 1]])}
-    return T5ForConditionalGeneration(config).eval(), inputs
-
-
-MIDDLE = {bert: "bert.encoder.layer.1.output.dense", gpt2: "transformer.h.1.mlp.c_fc"}
-
-
-def rows_in_third_step(model, layer, inputs, names, engine="lean"):
+def positions_in_third_step(kind, names, engine="lean"):
     """Return how many positions modules compute in an edit's third gradient step."""
+    model, layer = build(kind)
     seen = {name: [] for name in names}
     for name in names:
         module = model.get_submodule(name)
@@ -71,53 +26,60 @@ def rows_in_third_step(model, layer, inputs, names, engine="lean"):
             return whole(hidden)
 
         module.forward = counting
-    settings = {"steps": 3, "early_stop": "none"}
-    editor = create_editor("grace", model, layer, settings, 0, engine)
-    editor.edit(EditBatch(inputs, ("e",), step=1))
+    editor = create_editor("grace", model, layer, {"steps": 3}, 0, engine)
+    editor.edit(EditBatch(batch(kind), ("e",), step=1))
     return {name: lengths[-1] for name, lengths in seen.items()}
 
 
-def test_a_classifier_computes_the_last_block_only_where_it_is_read():
-    model, inputs = bert()
-    last = "bert.encoder.layer.2."
-    names = {
-        "attention.self.key": 6,
-        "attention.self.value": 6,
-        "attention.self.query": 1,
-        "attention.output.dense": 1,
-        "intermediate.dense": 1,
-        "output.dense": 1,
-    }
-    found = rows_in_third_step(model, MIDDLE[bert], inputs, [last + name for name in names])
-    assert found == {last + name: rows for name, rows in names.items()}
+LAST_BLOCK = {
+    "bert": {
+        "bert.encoder.layer.3.attention.self.key": 5,
+        "bert.encoder.layer.3.attention.self.value": 5,
+        "bert.encoder.layer.3.attention.self.query": 1,
+        "bert.encoder.layer.3.attention.output.dense": 1,
+        "bert.encoder.layer.3.intermediate.dense": 1,
+        "bert.encoder.layer.3.output.dense": 1,
+    },
+    "gpt2": {
+        "transformer.h.3.attn.c_attn": 8,
+        "transformer.h.3.attn.c_proj": 3,
+        "transformer.h.3.mlp.c_fc": 3,
+        "transformer.h.3.mlp.c_proj": 3,
+    },
+    "llama": {
+        "model.layers.3.self_attn.k_proj": 8,
+        "model.layers.3.self_attn.q_proj": 3,
+        "model.layers.3.mlp.up_proj": 3,
+        "model.layers.3.mlp.down_proj": 3,
+    },
+}
+"""Positions read: of a classifier one, of a language model those of three labels."""
 
 
-def test_a_language_model_computes_the_last_block_only_where_logits_are_asked_for():
-    model, inputs = gpt2()
-    names = {"transformer.h.2.mlp.c_fc": 2, "transformer.h.2.attn.c_attn": 8}
-    assert rows_in_third_step(model, MIDDLE[gpt2], inputs, list(names)) == names
-    model, inputs = gpt2()
-    whole = dict.fromkeys(names, 8)
-    assert rows_in_third_step(model, MIDDLE[gpt2], inputs, list(names), "replay") == whole
+@pytest.mark.parametrize("kind", LAST_BLOCK)
+def test_the_last_block_is_computed_only_where_it_is_read(kind):
+    names = LAST_BLOCK[kind]
+    assert positions_in_third_step(kind, names) == names
+    whole = dict.fromkeys(names, max(names.values()))
+    assert positions_in_third_step(kind, names, "replay") == whole
 
 
-@pytest.mark.parametrize("make", [bert, gpt2])
-def test_leaving_out_changes_losses_by_no_more_than_rounding(make):
+@pytest.mark.parametrize("kind", LAST_BLOCK)
+def test_leaving_out_changes_losses_by_no_more_than_rounding(kind):
     losses = {}
     for engine in ("direct", "lean"):
-        model, inputs = make()
+        model, layer = build(kind)
         settings = {"steps": 20, "learning_rate": 0.1}
-        editor = create_editor("grace", model, MIDDLE[make], settings, 0, engine)
-        losses[engine] = editor.edit(EditBatch(inputs, ("e",), step=1)).losses
+        editor = create_editor("grace", model, layer, settings, 0, engine)
+        losses[engine] = editor.edit(EditBatch(batch(kind), ("e",), step=1)).losses
         assert editor.prefix.leaves_out == (engine == "lean")
     assert losses["lean"] == pytest.approx(losses["direct"], rel=1e-4)
 
 
 def test_where_all_positions_are_read_nothing_is_looked_for_again():
-    model, inputs = t5()
-    layer = "encoder.block.0.layer.1.DenseReluDense.wo"
+    model, layer = build("t5-encoder")
     editor = create_editor("grace", model, layer, {"steps": 3}, 0)
-    editor.edit(EditBatch(inputs, ("e",), step=1))
+    editor.edit(EditBatch(batch("t5-encoder"), ("e",), step=1))
     assert not editor.prefix.leaves_out
 
 
@@ -166,8 +128,8 @@ def test_a_module_that_mixes_positions_is_noticed():
 
 
 def test_modules_are_whole_again_afterwards():
-    model, inputs = bert()
-    columns, _ = columns_of(model, inputs)
+    model, _ = build("bert")
+    columns, _ = columns_of(model, batch("bert"))
     assert columns
     with pytest.raises(ZeroDivisionError), only_columns(columns):
         raise ZeroDivisionError
@@ -176,11 +138,11 @@ def test_modules_are_whole_again_afterwards():
 
 def test_a_prefix_that_cannot_leave_anything_out_says_so(monkeypatch):
     monkeypatch.setattr("grace_bench.prefix.same_logits", lambda *args: not same_logits(*args))
-    model, inputs = bert()
+    model, layer = build("bert")
     model.requires_grad_(False)
-    model.get_submodule(MIDDLE[bert]).weight.requires_grad_(True)
+    model.get_submodule(layer).weight.requires_grad_(True)
     prefix = Prefix(model)
-    forward = prefix.on(inputs)
+    forward = prefix.on(batch("bert"))
     logits = [forward().logits for _ in range(4)]
     assert not prefix.leaves_out
     assert all(torch.equal(logits[0], other) for other in logits[1:])
