@@ -81,6 +81,7 @@ def write_run(
     suite: str = "synthetic",
     name: str | None = None,
     shift: float = 0.0,
+    gradient_steps: int = 10,
 ) -> Path:
     """Write one run folder and return it."""
     dataset, dataset_label, model, model_label, main = TASKS[task]
@@ -150,6 +151,7 @@ def write_run(
                 "edited": edited,
                 "branch": "add" if with_keys and edited else None,
                 "n_keys": max(1, round(keys)) if with_keys else None,
+                "gradient_steps": gradient_steps if edited else None,
                 "loss_last": 0.01 * step if edited else None,
                 "edit_seconds": seconds,
                 "es": es if edited else None,

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("measure_speed")
 
-EARLY = {"facts-qa": 20, "facts-topics": 10, "facts-passages": 100}
-"""Gradient steps an edit with the early stop of config/editors/grace.yaml: docs/early-stop.md."""
+EARLY = {"facts-qa": 4, "facts-topics": 2, "facts-passages": 100}
+"""Gradient steps an edit, of 100, with the early stop of config/editors: docs/early-stop.md."""
 
 FAR = 100.0
 """Scale of the keys that fill a codebook: no query comes near them."""
