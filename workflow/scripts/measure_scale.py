@@ -4,8 +4,8 @@
 
 The dry run is of the default suite with a long sweep and many seeds. The reports (summary, tables
 and figures) are of 100 made-up runs with the records that they read: one step in a hundred is an
-edit, and fifty probes score all past edits and 500 other examples. The commands are the
-workflow's own, each in a process of its own.
+edit, fifty probes score all past edits and 500 other examples, and runs with a codebook have
+averages after every edit. The commands are the workflow's own, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from grace_bench import provenance, records
+from grace_bench.metrics import METRICS
 from grace_bench.suites import read_yaml
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ def write_run(
     write(folder / "steps.parquet", steps, records.STEPS)
     predictions = prediction_columns(edits, MEASURES[task], rng)
     write(folder / "predictions.parquet", predictions, records.PREDICTIONS)
+    probed = edits if editor == "grace" else edits[probe_positions(edits)]
+    averages = average_columns(probed, MEASURES[task], rng)
+    write(folder / "probes.parquet", averages, records.PROBES)
     labels = {"model": "Model", "dataset": task, "editor": editor}
     files = {path.name: records.sha256_of(path) for path in folder.iterdir()}
     spec = {
@@ -182,6 +186,27 @@ def write_run(
     )
     entry = {"folder": str(folder), "content_hash": run_id, "labels": labels}
     return {**entry, "in_sweep": setting > 1}
+
+
+def probe_positions(edits: np.ndarray) -> np.ndarray:
+    """Return after which edits (numbers from 0) all that is kept is scored."""
+    return np.unique(np.linspace(0, len(edits) - 1, PROBES).round().astype(int))
+
+
+def average_columns(
+    steps: np.ndarray, measures: tuple[str, ...], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Return the columns of probes.parquet: averages after the edits made at these steps."""
+    kinds = [(metric, measure) for metric in METRICS for measure in measures]
+    each = len(kinds)
+    return {
+        "step": np.repeat(steps, each),
+        "n_edits": np.repeat(steps // STEPS_AN_EDIT, each),
+        "metric": [metric for metric, _ in kinds] * len(steps),
+        "measure": [measure for _, measure in kinds] * len(steps),
+        "value": rng.random(each * len(steps)),
+        "n": np.full(each * len(steps), 500),
+    }
 
 
 def step_columns(

@@ -1,6 +1,7 @@
 """Measure what makes editing quick, each technique against the straightforward computation.
 
     python workflow/scripts/measure_speed.py --output results/speed/speed.json
+    python workflow/scripts/measure_speed.py --models GPT2-XL --steps 5 --keys 0 --output xl.json
 
 Straightforward is what the released code does: at every gradient step the whole model, a lookup
 among all keys and Adam over all values; one edit at a time; every evaluation from scratch, one
@@ -16,7 +17,9 @@ import argparse
 import logging
 import statistics
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,7 @@ from grace_bench import provenance
 from grace_bench.codebook import IGNORED, Codebook, KeyInfo, Label
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
+from grace_bench.editors.training import is_causal
 from grace_bench.evaluation import Evaluator, predict_all
 from grace_bench.metrics import MEASURES
 from grace_bench.models.layers import find_layer, layer_dims
@@ -42,12 +46,9 @@ from grace_bench.records import write_json
 from grace_bench.tasks.base import Prediction, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 logger = logging.getLogger("measure_speed")
-
-EARLY = {"facts-qa": 4, "facts-topics": 2, "facts-passages": 100}
-"""Gradient steps an edit, of 100, with the early stop of config/editors: docs/early-stop.md."""
 
 FAR = 100.0
 """Scale of the keys that fill a codebook: no query comes near them."""
@@ -76,61 +77,58 @@ class Subject:
     early: int
 
 
-def subjects(tiny: bool) -> list[Subject]:
-    """Return the three models; `tiny` ones make the script itself quick to test."""
+def t5(**shape: Any) -> nn.Module:
+    """Build T5-small v1.1, or another shape of it."""
+    real = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+    form = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    return T5ForConditionalGeneration(
+        T5Config(**{"vocab_size": 32128, "decoder_start_token_id": 0, **form, **real, **shape})
+    )
 
-    def t5() -> nn.Module:
-        small = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 5, "num_heads": 4}
-        real = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
-        return T5ForConditionalGeneration(
-            T5Config(
-                vocab_size=200 if tiny else 32128,
-                feed_forward_proj="gated-gelu",
-                tie_word_embeddings=False,
-                decoder_start_token_id=0,
-                **(small if tiny else real),
-            )
-        )
 
-    def bert() -> nn.Module:
-        small = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
-        return BertForSequenceClassification(
-            BertConfig(num_labels=11, num_hidden_layers=12, **(small if tiny else {}))
-        )
+def bert(**shape: Any) -> nn.Module:
+    """Build BERT-base with eleven classes, or another shape of it."""
+    return BertForSequenceClassification(BertConfig(num_labels=11, **shape))
 
-    def gpt2() -> nn.Module:
-        small = {"n_embd": 32, "n_head": 4, "vocab_size": 200}
-        return GPT2LMHeadModel(GPT2Config(n_layer=12, **(small if tiny else {})))
 
-    scale = 8 if tiny else 1
+def gpt2(**shape: Any) -> nn.Module:
+    """Build GPT-2 small, or another shape of it."""
+    return GPT2LMHeadModel(GPT2Config(**shape))
+
+
+SUBJECTS = [
+    Subject("T5-small", t5, "encoder.block.4.layer.1.DenseReluDense.wo", 12, 5, 30, 4),
+    Subject("BERT-base", bert, "bert.encoder.layer.10.output.dense", 512, 0, 1, 2),
+    Subject("GPT-2 small", gpt2, "transformer.h.9.mlp.c_fc", 100, 32, 3, 100),
+    Subject(
+        "GPT2-XL",
+        partial(gpt2, n_embd=1600, n_layer=48, n_head=25),
+        *("transformer.h.35.mlp.c_fc", 100, 32, 3, 100),
+    ),
+]
+"""At the paper's layers; `early` of the models of docs/early-stop.md."""
+
+TINY = {
+    "T5-small": {"vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 5},
+    "BERT-base": {"hidden_size": 24, "intermediate_size": 48},
+    "GPT-2 small": {"n_embd": 24, "vocab_size": 200},
+    "GPT2-XL": {"n_embd": 25, "vocab_size": 200},
+}
+
+
+def subjects(names: Sequence[str], tiny: bool) -> list[Subject]:
+    """Return the named models; `tiny` ones make the script itself quick to test."""
+    chosen = [subject for subject in SUBJECTS if subject.name in names]
+    if not tiny:
+        return chosen
     return [
-        Subject(
-            "T5-small",
-            t5,
-            "encoder.block.4.layer.1.DenseReluDense.wo",
-            12,
-            5,
-            30,
-            EARLY["facts-qa"],
-        ),
-        Subject(
-            "BERT-base",
-            bert,
-            "bert.encoder.layer.10.output.dense",
-            512 // scale,
-            0,
-            1,
-            EARLY["facts-topics"],
-        ),
-        Subject(
-            "GPT-2 small",
-            gpt2,
-            "transformer.h.9.mlp.c_fc",
-            100 // scale,
-            32 // scale,
-            3,
-            EARLY["facts-passages"],
-        ),
+        replace(
+            subject,
+            build=partial(subject.build, **TINY[subject.name]),
+            prompt=subject.prompt if subject.prompt < 100 else subject.prompt // 8,
+            answer=subject.answer if subject.answer < 8 else subject.answer // 8,
+        )
+        for subject in chosen
     ]
 
 
@@ -143,7 +141,7 @@ class RandomTokens(Task):
     def __init__(self, subject: Subject, model: nn.Module) -> None:
         self.subject = subject
         self.vocabulary = model.config.vocab_size
-        self.causal = subject.name.startswith("GPT")
+        self.causal = is_causal(model)
 
     def _ids(self, example: Any) -> tuple[list[int], list[int]]:
         generator = torch.Generator().manual_seed(int(example["text"]))
@@ -240,17 +238,25 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def grace_on(
-    subject: Subject, engine: str, steps: int, n_keys: int, **more: Any
-) -> tuple[Editor, Task]:
-    """Return an editor with `n_keys` keys on a fresh model."""
+def fresh(subject: Subject) -> nn.Module:
+    """Build a model, always with the same weights."""
     torch.manual_seed(0)
-    model = subject.build().eval()
-    settings = {"steps": steps, "radius": 1e-3, **more}
+    return subject.build().eval()
+
+
+@contextmanager
+def grace_on(
+    subject: Subject, model: nn.Module, engine: str, steps: int, n_keys: int
+) -> Iterator[Editor]:
+    """Let an editor with `n_keys` keys own a model while the block lasts."""
+    settings = {"steps": steps, "radius": 1e-3}
     editor = create_editor("grace", model, subject.layer, settings, 0, engine)
     if n_keys:
         fill(editor, n_keys)
-    return editor, RandomTokens(subject, model)
+    try:
+        yield editor
+    finally:
+        editor.remove()
 
 
 def warm_up(editor: Editor, task: Task) -> None:
@@ -261,57 +267,56 @@ def warm_up(editor: Editor, task: Task) -> None:
     editor.hyperparameters = usual
 
 
-def measure_edits(subject: Subject, steps: int, n_keys: int, rounds: int) -> dict[str, float]:
-    """Return seconds an edit: straightforward, with each engine, and in batches."""
-    found: dict[str, list[float]] = {}
-    editors = {engine: grace_on(subject, engine, steps, n_keys) for engine in ("replay", "lean")}
-    torch.manual_seed(0)
-    model = subject.build().eval()
-    dims = layer_dims(find_layer(model, subject.layer))
-    keys, values = torch.randn(n_keys, dims.d_in), torch.rand(n_keys, dims.d_out)
-    task = RandomTokens(subject, model)
-    for editor, _ in editors.values():
-        warm_up(editor, task)
-    for number in range(rounds):
-        [example] = examples_from(1000 + number, 1)
-        inputs = task.encode([example])
-        direct = seconds(
-            lambda inputs=inputs: straightforward_edit(
-                model, subject.layer, inputs, keys, values, steps
-            )
-        )
-        found.setdefault("straightforward", []).append(direct)
-        for engine, (editor, _) in editors.items():
-            batch = EditBatch(inputs, (str(number),), "", step=1 + number)
-            took = seconds(lambda editor=editor, batch=batch: editor.edit(batch))
-            found.setdefault(engine, []).append(took)
-        if subject.edits_at_once > 1:
-            took = seconds(lambda number=number: edit_batch(editors["lean"], subject, number))
-            found.setdefault("batch", []).append(took / subject.edits_at_once)
-    return {name: min(times) for name, times in found.items()}
-
-
-def edit_batch(owner: tuple[Editor, Task], subject: Subject, number: int) -> None:
-    """Prepare a batch of edits and make them one by one."""
-    editor, task = owner
-    rows = examples_from(2000 + 100 * number, subject.edits_at_once)
-    steps = [10_000 + 100 * number + i for i in range(len(rows))]
-    editor.prepare(task.encode(rows), steps)
+def edits(editor: Editor, task: Task, count: int, number: int) -> None:
+    """Make `count` edits, prepared in one batch if they are several."""
+    rows = examples_from(2000 + 100 * number, count)
+    steps = [10_000 + 100 * number + i for i in range(count)]
+    if count > 1:
+        editor.prepare(task.encode(rows), steps)
     for row, step in zip(rows, steps, strict=True):
         editor.edit(EditBatch(task.encode([row]), (row["example_id"],), "", step))
 
 
-def measure_lean(subject: Subject, steps: int, n_keys: int) -> float:
+def measure_edits(subject: Subject, steps: int, n_keys: int, rounds: int) -> dict[str, float]:
+    """Return seconds an edit: straightforward, with each engine, and in batches; best of rounds."""
+    model, at_once = fresh(subject), subject.edits_at_once
+    task = RandomTokens(subject, model)
+    dims = layer_dims(find_layer(model, subject.layer))
+    keys, values = torch.randn(n_keys, dims.d_in), torch.rand(n_keys, dims.d_out)
+    inputs = task.encode(examples_from(1000, 1))
+
+    def best(work: Callable[[int], Any]) -> float:
+        return min(seconds(partial(work, number)) for number in range(rounds))
+
+    found = {
+        "straightforward": best(
+            lambda _: straightforward_edit(model, subject.layer, inputs, keys, values, steps)
+        )
+    }
+    for engine in ("replay", "lean"):
+        with grace_on(subject, model, engine, steps, n_keys) as editor:
+            warm_up(editor, task)
+            found[engine] = best(partial(edits, editor, task, 1))
+            if engine == "lean" and at_once > 1:
+                batch = best(lambda number: edits(editor, task, at_once, rounds + number))
+                found["batch"] = batch / at_once
+    return found
+
+
+def measure_default(subject: Subject, steps: int, n_keys: int) -> float:
     """Return seconds an edit as it is made by default, at `n_keys` keys."""
-    owner = grace_on(subject, "lean", steps, n_keys)
-    warm_up(*owner)
-    return seconds(lambda: edit_batch(owner, subject, 0)) / subject.edits_at_once
+    model = fresh(subject)
+    task = RandomTokens(subject, model)
+    with grace_on(subject, model, "lean", steps, n_keys) as editor:
+        warm_up(editor, task)
+        return (
+            seconds(lambda: edits(editor, task, subject.edits_at_once, 0)) / subject.edits_at_once
+        )
 
 
 def measure_weight_evaluation(subject: Subject, count: int) -> dict[str, float]:
     """Return seconds an example of a finetuned model: one by one, in batches, and kept."""
-    torch.manual_seed(0)
-    model = subject.build().eval()
+    model = fresh(subject)
     task = RandomTokens(subject, model)
     editor = create_editor("ft", model, subject.layer, {"steps": 1})
     examples = examples_from(0, count)
@@ -328,14 +333,12 @@ def measure_weight_evaluation(subject: Subject, count: int) -> dict[str, float]:
 
 def measure_lookup(subject: Subject, n_keys: int, rounds: int) -> dict[str, float]:
     """Return seconds of a forward pass of 32 inputs: unedited, and with `n_keys` keys."""
-    torch.manual_seed(0)
-    unedited = subject.build().eval()
-    editor, task = grace_on(subject, "lean", 1, n_keys)
-    inputs = task.encode(examples_from(0, 32))
+    unedited, edited = fresh(subject), fresh(subject)
+    inputs = RandomTokens(subject, edited).encode(examples_from(0, 32))
     times: dict[str, list[float]] = {"unedited": [], "edited": []}
-    with torch.no_grad():
+    with grace_on(subject, edited, "lean", 1, n_keys), torch.no_grad():
         for _ in range(rounds + 1):
-            for name, model in (("unedited", unedited), ("edited", editor.model)):
+            for name, model in (("unedited", unedited), ("edited", edited)):
                 times[name].append(seconds(lambda model=model: model(**inputs)))
     return {name: statistics.median(found[1:]) for name, found in times.items()}
 
@@ -351,19 +354,20 @@ def measure_memory(n_keys: int) -> dict[str, float]:
 
 def measure_evaluation(subject: Subject, upstream: int, edits: int, steps: int) -> dict[str, float]:
     """Return seconds of editing, and of exact evaluations after every edit, both ways."""
-    editor, task = grace_on(subject, "lean", steps, 0)
-    evaluator = Evaluator(editor, task, batch_size=64)
+    model = fresh(subject)
+    task = RandomTokens(subject, model)
     kept, stream = examples_from(0, upstream), examples_from(50_000, edits)
     blank = {**dict.fromkeys(MEASURES), "accuracy": 0.0, "prediction": ""}
-    tracking = seconds(lambda: evaluator.learn([*kept, *stream], [blank] * (upstream + edits)))
     editing = evaluating = 0.0
-    for step, example in enumerate(stream, start=1):
-        batch = EditBatch(task.encode([example]), (example["example_id"],), "", step)
-        editing += seconds(lambda batch=batch: editor.edit(batch))
-        some = [*kept, *stream[:step]]
-        evaluating += seconds(lambda some=some: evaluator.predict(some))
-    count = max(1, min(32, upstream // 8))
-    one_by_one = seconds(lambda: predict_all(editor.model, task, kept[:count], 1)) / count
+    with grace_on(subject, model, "lean", steps, 0) as editor:
+        evaluator = Evaluator(editor, task, batch_size=64)
+        tracking = seconds(lambda: evaluator.learn([*kept, *stream], [blank] * (upstream + edits)))
+        for step, example in enumerate(stream, start=1):
+            batch = EditBatch(task.encode([example]), (example["example_id"],), "", step)
+            editing += seconds(partial(editor.edit, batch))
+            evaluating += seconds(partial(evaluator.predict, [*kept, *stream[:step]]))
+        count = max(1, min(32, upstream // 8))
+        one_by_one = seconds(lambda: predict_all(model, task, kept[:count], 1)) / count
     full = one_by_one * sum(upstream + step for step in range(1, edits + 1))
     return {
         "editing": editing,
@@ -375,36 +379,40 @@ def measure_evaluation(subject: Subject, upstream: int, edits: int, steps: int) 
 
 def measure_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield one record a measurement."""
-    by_name = {subject.name: subject for subject in subjects(args.tiny)}
+    by_name = {subject.name: subject for subject in subjects(args.models, args.tiny)}
     most = max(args.keys)
-    for subject in by_name.values():
-        name, steps, few = subject.name, args.steps, args.steps_with_keys
+    for name, subject in by_name.items():
         for n_keys in (0, *(n for n in args.keys if n)):
-            taken = few if n_keys else steps
+            taken = args.steps_with_keys if n_keys else args.steps
             found = measure_edits(subject, taken, n_keys, args.rounds)
             yield {"what": "edit", "model": name, "keys": n_keys, "steps": taken, **found}
-        found = {
-            "none": measure_lean(subject, steps, 0),
-            "many": measure_lean(subject, steps, most),
-        }
-        yield {"what": "many keys", "model": name, "keys": most, "steps": steps, **found}
-        early = max(1, round(steps * subject.early / 100))
-        took = measure_lean(subject, early, 0)
+        if most:
+            sizes = {"none": 0, "many": most}
+            found = {size: measure_default(subject, args.steps, n) for size, n in sizes.items()}
+            yield {"what": "many keys", "model": name, "keys": most, "steps": args.steps, **found}
+        early = max(1, round(args.steps * subject.early / 100))
+        took = measure_default(subject, early, 0)
         yield {"what": "early stop", "model": name, "steps": early, "seconds": took}
     for name, count in (("T5-small", args.upstream // 4), ("BERT-base", args.upstream // 16)):
-        found = measure_weight_evaluation(by_name[name], max(2, count))
-        yield {"what": "weight evaluation", "model": name, "examples": count, **found}
-    t5 = by_name["T5-small"]
-    yield {"what": "forward", "model": t5.name, "keys": most, **measure_lookup(t5, most, 9)}
-    yield {"what": "memory", "keys": most, **measure_memory(most)}
-    found = measure_evaluation(t5, args.upstream, args.edits, args.steps)
-    yield {"what": "evaluation", "model": t5.name, "upstream": args.upstream, **found}
+        if name in by_name:
+            found = measure_weight_evaluation(by_name[name], max(2, count))
+            yield {"what": "weight evaluation", "model": name, "examples": count, **found}
+    if most:
+        yield {"what": "memory", "keys": most, **measure_memory(most)}
+    if t5_small := by_name.get("T5-small"):
+        found = measure_lookup(t5_small, most, 9)
+        yield {"what": "forward", "model": t5_small.name, "keys": most, **found}
+        found = measure_evaluation(t5_small, args.upstream, args.edits, args.steps)
+        record = {"what": "evaluation", "model": t5_small.name, "upstream": args.upstream}
+        yield {**record, **found}
 
 
 def main() -> None:
     """Measure, and write a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
+    names = [subject.name for subject in SUBJECTS]
+    parser.add_argument("--models", nargs="+", choices=names, default=names[:3])
     parser.add_argument("--keys", type=int, nargs="+", default=[0, 1000, 10_000, 100_000])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--steps-with-keys", type=int, default=5)
@@ -419,6 +427,7 @@ def main() -> None:
     for record in measure_all(args):
         logger.info("%s", record)
         measured["records"].append(record)
+        measured["peak_memory_mib"] = provenance.peak_memory_mib()
         write_json(args.output, measured)  # what is measured stays, whatever comes
 
 
