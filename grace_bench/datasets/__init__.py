@@ -27,6 +27,9 @@ for _name, _target in (
     ("facts_passages", "facts_passages:FactsPassages"),
     ("facts_qa", "facts_qa:FactsQa"),
     ("facts_topics", "facts_topics:FactsTopics"),
+    ("hallucination", "hallucination:Hallucination"),
+    ("scotus", "scotus:Scotus"),
     ("table", "table:Table"),
+    ("zsre", "zsre:Zsre"),
 ):
     DATASETS.register(_name, f"grace_bench.datasets.{_target}")

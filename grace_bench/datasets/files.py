@@ -1,0 +1,254 @@
+"""Records of files, folders and hub data sets, as they are; what is wrong is one sentence.
+
+    records = read_records(Source(path="zsre_3k.json"), "the zsRE questions", cache_dir=None)
+    records.rows[0]["src"], records.entry["version"]     # "sha256:..."
+
+A path that exists, or ends like a file, is local. Only a hub id with a revision reaches for the
+network. Nothing is unpickled, and no code that comes with data is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.datasets.base import library_cache
+from grace_bench.errors import DataError
+from grace_bench.records import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from grace_bench.datasets.real_options import Source
+
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+PARQUET_COPY = "refs/convert/parquet"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a source holds, and what the manifest says of it.
+
+    Attributes:
+        rows: one mapping a record; the lines of a txt file are under "line".
+        entry: name, version, licence and origin.
+        path: the source's path, for messages.
+    """
+
+    rows: list[dict[str, Any]]
+    entry: dict[str, str]
+    path: str
+
+
+def read_records(source: Source, what: str, cache_dir: Path | None) -> Records:
+    """Read all records of a source.
+
+    Args:
+        source: where they are.
+        what: what they are, for the message when they are not there: "the zsRE questions".
+        cache_dir: where the `datasets` library keeps hub data sets.
+
+    Raises:
+        DataError: they are missing, damaged, not UTF-8 or not what was expected.
+    """
+    path = Path(source.path)
+    if path.is_dir():
+        files, read = _folder(path, source.split)
+    elif path.is_file() or path.suffix.lower() in FORMATS or source.revision is None:
+        files, read = _file(path, what)
+    else:
+        return _from_hub(source, what, cache_dir)
+    digest = _digest(files)
+    if source.sha256 is not None and digest != source.sha256.lower():
+        raise DataError(
+            f"{path}: its sha256 is {digest}, expected {source.sha256.lower()}; get the file "
+            "again, or correct the option 'sha256'."
+        )
+    entry = {
+        "name": path.name,
+        "version": f"sha256:{digest}",
+        "licence": source.licence,
+        "origin": f"local folder, split {source.split}" if path.is_dir() else "local file",
+    }
+    return Records(read(), entry, source.path)
+
+
+def _file(path: Path, what: str) -> tuple[list[Path], Callable[[], list[dict[str, Any]]]]:
+    if not path.is_file():
+        hub = (
+            f", or give 'revision' if {path} is the id of a hub data set"
+            if _HUB_ID.fullmatch(str(path)) and path.suffix.lower() not in FORMATS
+            else ""
+        )
+        raise DataError(
+            f"{path}: no such file; put {what} there, or set the option 'path' to where it is{hub}."
+        )
+    if path.suffix.lower() not in FORMATS:
+        raise DataError(
+            f"{path}: {what} must be one of {', '.join(FORMATS)}, by the end of its name; convert "
+            "it."
+        )
+    return [path], lambda: _rows_of(path)
+
+
+def _folder(path: Path, split: str) -> tuple[list[Path], Callable[[], list[dict[str, Any]]]]:
+    """Find a split in a folder made by save_to_disk, or in one with files named after splits."""
+    saved = path / split if (path / "dataset_dict.json").is_file() else path
+    if (saved / "dataset_info.json").is_file():
+        return sorted(saved.glob("*.arrow")), lambda: _rows_saved(saved)
+    found = [
+        file
+        for folder in (path, path / "data")
+        for suffix in FORMATS
+        for pattern in (f"{split}{suffix}", f"{split}-*{suffix}")
+        for file in sorted(folder.glob(pattern))
+    ]
+    if not found:
+        raise DataError(
+            f"{path}: the folder has no split '{split}'; it should be what save_to_disk wrote, or "
+            f"hold {split}.parquet, {split}.jsonl or {split}.csv."
+        )
+    return found, lambda: [row for file in found for row in _rows_of(file)]
+
+
+def _rows_saved(folder: Path) -> list[dict[str, Any]]:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder)).to_list()
+    # The library passes on whatever its readers raise.
+    except Exception as error:
+        raise DataError(f"{folder}: not readable ({_reason(error)}); save it again.") from error
+
+
+def _from_hub(source: Source, what: str, cache_dir: Path | None) -> Records:
+    if source.sha256 is not None:
+        raise DataError(
+            f"{source.path}: a hub data set is pinned by its revision; take the option 'sha256' "
+            "away, or set 'path' to a local copy."
+        )
+    import datasets
+
+    with library_cache(cache_dir) as cache:
+        try:
+            table = datasets.load_dataset(
+                source.path, revision=source.revision, split=source.split, cache_dir=cache
+            )
+            rows = table.to_list()
+        # The library passes on whatever its readers and its network code raise.
+        except Exception as error:
+            reason = _reason(error)
+            script = "scripts are no longer supported" in reason
+            way = (
+                f"set 'revision' to {PARQUET_COPY}, the hub's own copy without a script"
+                if script
+                else "let the hub be reached (HF_HUB_OFFLINE=0)"
+            )
+            raise DataError(
+                f"{source.path}: neither a local file nor a hub data set that can be loaded "
+                f"({reason}); put {what} on disk and set the option 'path' to it, or {way}."
+            ) from error
+    entry = {
+        "name": source.path,
+        "version": f"{source.revision}, rows sha256:{_rows_digest(rows)}",
+        "licence": source.licence,
+        "origin": f"Hugging Face hub, split {source.split}",
+    }
+    return Records(rows, entry, source.path)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Hash a file, or the names and hashes of several."""
+    if len(files) == 1:
+        return sha256_of(files[0])
+    lines = [f"{file.name} {sha256_of(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _rows_digest(rows: list[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".parquet"):
+        return _table_rows(path)
+    text = _text_of(path)
+    if suffix == ".txt":
+        return [{"line": line.strip()} for line in text.rstrip().split("\n")]
+    if suffix == ".jsonl":
+        # Not splitlines, which also splits at separators that JSON strings may hold.
+        lines = enumerate(text.split("\n"), start=1)
+        return [_json(line, f"{path}: line {n}") for n, line in lines if line.strip()]
+    value = _json(text, str(path), of=(dict, list))
+    if isinstance(value, dict):
+        return _columns_to_rows(value, path)
+    for number, row in enumerate(value, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: record {number} is not a JSON object; get the file again.")
+    return value
+
+
+def _text_of(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.start}, line {line}); get the file again, or convert "
+            "it to UTF-8."
+        ) from error
+
+
+def _json(text: str, where: str, of: tuple[type, ...] = (dict,)) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{where}: not valid JSON ({_reason(error)}); get the file again."
+        ) from error
+    if not isinstance(value, of):
+        raise DataError(f"{where}: not a JSON object; get the file again.")
+    return value
+
+
+def _columns_to_rows(columns: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Turn {"questions": [...], "answers": [...]} into one mapping an entry."""
+    lengths = {name: len(v) for name, v in columns.items() if isinstance(v, list)}
+    if len(lengths) < len(columns) or len(set(lengths.values())) != 1:
+        told = ", ".join(f"{name}: {lengths.get(name, 'no list')}" for name in columns)
+        raise DataError(
+            f"{path}: must be a list of records, or lists of one length by column (has {told}); "
+            "get the file again."
+        )
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, values, strict=True)) for values in rows]
+
+
+def _table_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path).to_pylist()
+        import pandas as pd
+
+        return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    # Both libraries raise errors of their own kinds for damaged files.
+    except Exception as error:
+        raise DataError(
+            f"{path}: not readable as a table ({_reason(error)}); get the file again."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__

@@ -1,0 +1,102 @@
+"""Natural Questions: what a model that answers questions is to retain.
+
+Forms: {"questions": [...], "answers": [...]} (nq_train.json), {question, answer: [...]} a line
+(NQ-open), and the `loc` questions of a JSON list of MEND and EasyEdit. The first answer counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.datasets.fields import complete, form_of, row_of, text_of, unfit
+from grace_bench.datasets.files import read_records
+
+if TYPE_CHECKING:
+    import random
+    from collections import Counter
+    from pathlib import Path
+
+    from grace_bench.datasets.real_options import Source, ZsreOptions
+
+_FORMS = {
+    "nq_train": ("questions", "answers"),
+    "nq_open": ("question", "answer"),
+    "mend": ("loc", "loc_ans"),
+}
+_LOC_PREFIX = "nq question: "
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its first answer."""
+
+    number: int
+    text: str
+    answer: str
+
+
+def same_question(text: str) -> str:
+    """Return what questions that differ in case or in the end mark only have in common."""
+    return text.casefold().rstrip(" ?.!").removeprefix(_LOC_PREFIX)
+
+
+def read_questions(
+    source: Source, cache_dir: Path | None, dropped: Counter[str]
+) -> tuple[list[Question], dict[str, str]]:
+    """Return the usable questions in their order, and the source's entry in the manifest."""
+    records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)", cache_dir)
+    fields = _FORMS[form_of(records, _FORMS)]
+    questions = []
+    for number, record in complete(records.rows, fields, dropped):
+        answers = record[fields[1]]
+        answers = answers if isinstance(answers, list) else [answers]
+        answers = [text for answer in answers if (text := text_of(answer))]
+        dropped["NQ answer after the first"] += max(0, len(answers) - 1)
+        text = text_of(record[fields[0]])
+        if fields == _FORMS["mend"]:
+            text = text.removeprefix(_LOC_PREFIX)
+        questions.append(Question(number, text, answers[0] if answers else ""))
+    return _without_repeated(questions, dropped), records.entry
+
+
+def _without_repeated(questions: list[Question], dropped: Counter[str]) -> list[Question]:
+    answers: dict[str, str] = {}
+    kept = []
+    for question in questions:
+        key = same_question(question.text)
+        reason = unfit(question.text, "NQ question") or unfit(question.answer, "NQ answer")
+        if reason is None and key in answers:
+            reason = "NQ question repeated"
+            if answers[key] != question.answer:
+                reason += " with another answer"
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        answers[key] = question.answer
+        kept.append(question)
+    return kept
+
+
+def nq_roles(
+    questions: list[Question],
+    options: ZsreOptions,
+    rng: random.Random,
+    edited: set[str],
+    dropped: Counter[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Make `upstream` and `train` of the questions whose `same_question` is not in `edited`."""
+    free = [q for q in questions if same_question(q.text) not in edited]
+    dropped["NQ question that is also a zsRE question"] += len(questions) - len(free)
+    if options.upstream_sample == "random":
+        free = rng.sample(free, len(free))
+    upstream = free[: options.upstream_questions]
+    train = free if options.upstream_taught else free[len(upstream) :]
+    if options.train_questions is not None:
+        train = train[: options.train_questions]
+    used = {question.number for question in [*upstream, *train]}
+    dropped["NQ question not asked for"] += len(free) - len(used)
+    return {
+        role: [row_of(role, f"nq:{q.number}", f"nq:{q.number}", q.text, q.answer) for q in chosen]
+        for role, chosen in (("train", train), ("upstream", upstream))
+    }

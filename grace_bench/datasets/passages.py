@@ -1,0 +1,129 @@
+"""Passages of GPT-3 about people and places, sentence by sentence, with Wikipedia's own text.
+
+Forms: the hub's (gpt3_text, gpt3_sentences) and an older one (main_passage, main_sentences). Lists
+may be strings that hold Python lists; they are parsed, never run.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.datasets.fields import UNDECODABLE, complete, text_of
+from grace_bench.datasets.files import read_records
+from grace_bench.datasets.sentences import split_sentences
+from grace_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from pathlib import Path
+
+    from grace_bench.datasets.files import Records
+    from grace_bench.datasets.real_options import Source
+
+_SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")
+PASSAGE_FORMS = {"hub": ("gpt3_sentences", *_SHARED), "main": ("main_sentences", *_SHARED)}
+_ANNOTATIONS = {"accurate": False, "minor_inaccurate": True, "major_inaccurate": True}
+_MIN_NAMED = 0.5
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What GPT-3 wrote of a concept, which sentences are false, and what Wikipedia says."""
+
+    number: str
+    concept: str
+    sentences: tuple[str, ...]
+    is_false: tuple[bool, ...]
+    wiki: tuple[str, ...]
+
+
+def read_passages(
+    records: Records,
+    form: str,
+    concepts: Source | None,
+    cache_dir: Path | None,
+    dropped: Counter[str],
+) -> tuple[list[Passage], list[dict[str, str]]]:
+    """Return the usable passages in their order, and the manifest's entries of the names."""
+    names, entries = _names(records, concepts, cache_dir)
+    fields = PASSAGE_FORMS[form]
+    passages: list[Passage] = []
+    seen: set[str] = set()
+    for number, row in complete(records.rows, fields, dropped):
+        index = text_of(row["wiki_bio_test_idx"])
+        passage = _passage(index, names[number], row, fields[0])
+        if isinstance(passage, Passage) and index in seen:
+            passage = "passage with the wiki_bio_test_idx of an earlier one"
+        if isinstance(passage, str):
+            dropped[passage] += 1
+            continue
+        seen.add(index)
+        passages.append(passage)
+    _check_names(passages, records.path)
+    return passages, entries
+
+
+def _names(
+    records: Records, concepts: Source | None, cache_dir: Path | None
+) -> tuple[list[str], list[dict[str, str]]]:
+    what = "the passages' names, one a line (wiki_bio_concepts.txt of the GRACE repository),"
+    if concepts is None:
+        raise DataError(
+            f"{records.path}: passages need the option 'concepts'; put {what} on disk and set it "
+            "to the file."
+        )
+    read = read_records(concepts, what, cache_dir)
+    if any("line" not in row for row in read.rows):
+        raise DataError(f"{read.path}: {what} must be a .txt file; convert it.")
+    names = [row["line"] for row in read.rows]
+    if len(names) < len(records.rows) or not all(names):
+        raise DataError(
+            f"{read.path}: has {sum(map(bool, names))} names for {len(records.rows)} passages; it "
+            "should have one a line, in the passages' order."
+        )
+    return names, [read.entry]
+
+
+def _passage(index: str, concept: str, row: dict[str, Any], sentences: str) -> Passage | str:
+    """Return a passage, or why it cannot be used."""
+    said, annotation = _strings(row[sentences]), _strings(row["annotation"])
+    if said is None or annotation is None:
+        return "passage whose sentences or annotations are no list"
+    if len(said) != len(annotation):
+        return "passage with more sentences than annotations, or fewer"
+    if not set(annotation) <= set(_ANNOTATIONS):
+        return "passage with an unknown annotation"
+    wiki = split_sentences(str(row["wiki_bio_text"]))
+    if not said or not all(said) or not wiki:
+        return "passage with an empty sentence or no Wikipedia text"
+    if any(UNDECODABLE in text for text in (*said, *wiki)):
+        return "passage with undecodable text"
+    false = tuple(_ANNOTATIONS[label] for label in annotation)
+    return Passage(index, concept, tuple(said), false, tuple(wiki))
+
+
+def _strings(value: Any) -> list[str] | None:
+    """Return a list of strings, or one that a string holds as a Python literal; else None."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        return None
+    return [item.strip() for item in value]
+
+
+def _check_names(passages: list[Passage], path: str) -> None:
+    """Refuse names in another order: most passages say the last or first word of their name."""
+    named = 0
+    for passage in passages:
+        text = " ".join((*passage.sentences, *passage.wiki[:3])).casefold()
+        named += any(word in text for word in passage.concept.casefold().split() if len(word) > 2)
+    if named < _MIN_NAMED * len(passages):
+        raise DataError(
+            f"{path}: only {named} of {len(passages)} passages speak of their name in 'concepts'; "
+            "the names must be in the passages' order."
+        )

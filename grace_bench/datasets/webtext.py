@@ -1,0 +1,92 @@
+"""Web texts, {text} a record: what a language model is to retain (OpenWebText)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.datasets.fields import complete, form_of, row_of, unfit
+from grace_bench.datasets.files import read_records
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from pathlib import Path
+
+    from grace_bench.datasets.real_options import HallucinationOptions, Source
+
+_END_OF_TEXT = "<|endoftext|>"
+_WORD = re.compile(r"\S+")
+_MIN_WORDS = 4
+
+
+@dataclass(frozen=True)
+class WebText:
+    """A text and its place in the source."""
+
+    number: int
+    text: str
+
+
+def read_web_texts(
+    source: Source, words: int, cache_dir: Path | None, dropped: Counter[str]
+) -> tuple[list[WebText], dict[str, str]]:
+    """Return the usable texts, none of more than `words` words, and the manifest's entry."""
+    records = read_records(source, "the web texts (a jsonl of {text})", cache_dir)
+    form_of(records, {"web": ("text",)})
+    texts: list[WebText] = []
+    seen: set[str] = set()
+    for number, record in complete(records.rows, ("text",), dropped):
+        text = str(record["text"]).strip().removeprefix(_END_OF_TEXT)
+        text = text.removesuffix(_END_OF_TEXT).strip()
+        reason = unfit(text, "web text")
+        if reason is None and text in seen:
+            reason = "web text repeated"
+        if reason is None and len(text.split()) < _MIN_WORDS:
+            reason = f"web text of fewer than {_MIN_WORDS} words"
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        seen.add(text)
+        texts.append(WebText(number, text))
+    return [WebText(t.number, _cut(t.text, words, dropped)) for t in texts], records.entry
+
+
+def web_roles(
+    texts: list[WebText], options: HallucinationOptions, dropped: Counter[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Make `upstream` and the web texts of `train`."""
+    upstream = texts[: options.upstream_texts]
+    rest = texts[len(upstream) :] if options.train_texts_apart else upstream
+    train = rest[: options.train_texts]
+    used = {text.number for text in [*upstream, *train]}
+    dropped["web text not asked for"] += len(texts) - len(used)
+    rows = {"train": [], "upstream": []}
+    for text in train:
+        rows["train"].append(row_of("train", _id(text), _id(text), "", text.text))
+    for text in upstream:
+        prompt, rest_of_text = split_at(text.text, options.web_prompt_words)
+        rows["upstream"].append(row_of("upstream", _id(text), _id(text), prompt, rest_of_text))
+    return rows
+
+
+def split_at(text: str, words: int) -> tuple[str, str]:
+    """Split a text after so many words, but not after its first third; white space inside stays.
+
+    The space between the two is lost and comes back as one when a task joins them.
+    """
+    ends = [match.end() for match in _WORD.finditer(text)]
+    cut = ends[max(1, min(words, len(ends) // 3)) - 1]
+    return text[:cut], text[cut:].strip()
+
+
+def _id(text: WebText) -> str:
+    return f"web:{text.number}"
+
+
+def _cut(text: str, words: int, dropped: Counter[str]) -> str:
+    ends = [match.end() for match in _WORD.finditer(text)]
+    if len(ends) <= words:
+        return text
+    dropped["end of a web text longer than web_words"] += 1
+    return text[: ends[words - 1]]

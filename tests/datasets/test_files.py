@@ -1,0 +1,193 @@
+"""`files`: the same records from every form of a source; bad files are one sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from grace_bench.datasets.files import read_records
+from grace_bench.datasets.real_options import Source
+from grace_bench.errors import DataError
+from grace_bench.records import sha256_of
+
+ROWS = [
+    {"text": "a first one", "label": "1"},
+    {"text": "line one\nline two, \u2028é", "label": "2"},
+]
+
+
+def write(path, rows=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_text("".join(lines), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def read(path, **options):
+    return read_records(Source(path=str(path), **options), "the records", None)
+
+
+def refusal(path, **options):
+    with pytest.raises(DataError) as caught:
+        read(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_any_format_gives_the_same_records(tmp_path, suffix):
+    path = write(tmp_path / f"rows{suffix}")
+    records = read(path, licence="MIT")
+    assert records.rows == ROWS
+    assert records.entry == {
+        "name": path.name,
+        "version": f"sha256:{sha256_of(path)}",
+        "licence": "MIT",
+        "origin": "local file",
+    }
+
+
+def test_a_long_text_in_a_csv_is_whole(tmp_path):
+    rows = [{"text": "word " * 60_000, "label": "1"}]
+    assert read(write(tmp_path / "long.csv", rows)).rows == rows
+
+
+def test_columns_become_rows_and_lines_keep_their_places(tmp_path):
+    path = tmp_path / "nq.json"
+    path.write_text('{"questions": ["a", "b"], "answers": ["1", "2"]}')
+    assert read(path).rows[1] == {"questions": "b", "answers": "2"}
+    path.write_text('{"questions": ["a", "b"], "answers": ["1"]}')
+    assert "lists of one length by column (has questions: 2, answers: 1)" in refusal(path)
+    path = tmp_path / "names.txt"
+    path.write_text("one\n\nthree\n")
+    assert [row["line"] for row in read(path).rows] == ["one", "", "three"]
+
+
+@pytest.mark.parametrize("name", ["test.csv", "test.jsonl", "data/test-00000-of-00001.parquet"])
+def test_a_folder_with_a_file_a_split(tmp_path, name):
+    write(tmp_path / "copy" / name)
+    write(tmp_path / "copy" / name.replace("test", "train"), ROWS[:1])
+    assert read(tmp_path / "copy", split="test").rows == ROWS
+    assert read(tmp_path / "copy").rows == ROWS[:1]
+    assert "has no split 'dev'" in refusal(tmp_path / "copy", split="dev")
+
+
+def test_a_folder_made_by_save_to_disk(tmp_path):
+    import datasets
+
+    table = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "both")
+    table.save_to_disk(tmp_path / "one")
+    assert read(tmp_path / "both", split="test").rows == ROWS
+    records = read(tmp_path / "one")
+    assert records.rows == ROWS
+    digest = records.entry["version"].removeprefix("sha256:")
+    assert read(tmp_path / "one", sha256=digest).rows == ROWS
+    assert "expected 0000" in refusal(tmp_path / "one", sha256="0" * 64)
+    (tmp_path / "one" / "state.json").write_text("{")
+    assert "not readable" in refusal(tmp_path / "one")
+
+
+def test_a_hub_id_is_asked_for_by_its_revision_and_never_without(tmp_path, monkeypatch):
+    import datasets
+
+    asked = {}
+
+    def hub(path, revision, split, cache_dir):
+        asked.update(path=path, revision=revision, split=split)
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    monkeypatch.chdir(tmp_path)
+    assert "give 'revision' if owner/rows is the id of a hub data set" in refusal("owner/rows")
+    assert not asked
+    records = read("owner/rows", revision="abc", split="test")
+    assert asked == {"path": "owner/rows", "revision": "abc", "split": "test"}
+    assert records.rows == ROWS
+    assert records.entry["version"].startswith("abc, rows sha256:")
+    assert "pinned by its revision" in refusal("owner/rows", revision="abc", sha256="0" * 64)
+    write(tmp_path / "owner" / "rows" / "train.jsonl")
+    asked.clear()
+    assert read("owner/rows", revision="abc").rows == ROWS
+    assert not asked
+
+
+def test_a_hub_data_set_out_of_reach_is_one_sentence(monkeypatch):
+    import datasets
+
+    def refuse(path, **_):
+        raise ConnectionError(f"Couldn't reach '{path}'\non the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    said = refusal("owner/rows", revision="abc")
+    assert said.startswith("owner/rows: neither a local file nor a hub data set")
+    assert "put the records on disk" in said
+
+
+def test_a_hub_data_set_with_a_script_is_never_run(monkeypatch):
+    import datasets
+
+    def refuse(path, **_):
+        raise RuntimeError("Dataset scripts are no longer supported, but found rows.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    assert "set 'revision' to refs/convert/parquet" in refusal("owner/rows", revision="main")
+
+
+def test_missing_file_says_what_to_put_where(tmp_path):
+    said = refusal(tmp_path / "none.jsonl")
+    assert said == (
+        f"{tmp_path}/none.jsonl: no such file; put the records there, or set the option 'path' to "
+        "where it is."
+    )
+
+
+def test_wrong_hash_is_refused_and_the_right_one_taken(tmp_path):
+    path = write(tmp_path / "rows.jsonl")
+    assert f"its sha256 is {sha256_of(path)}, expected 0000" in refusal(path, sha256="0" * 64)
+    assert read(path, sha256=sha256_of(path).upper()).rows == ROWS
+
+
+BAD = {
+    "undecodable.jsonl": (b'{"text": "a"}\n{"text": "\xff"}\n', "not UTF-8 (byte 24, line 2)"),
+    "undecodable.json": (b'[{"text": "\xe9"}]', "not UTF-8 (byte 11, line 1)"),
+    "undecodable.csv": (b"text,label\ncaf\xe9,1\n", "not readable as a table"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
+    "list.jsonl": (b'["a"]\n', "line 1: not a JSON object"),
+    "strings.json": (b'["a"]', "record 1 is not a JSON object"),
+    "number.json": (b"3", "not a JSON object"),
+    "deep.json": (b"[" * 100_000, "not valid JSON"),
+    "damaged.parquet": (b"PAR1....", "not readable as a table"),
+    "weights.pkl": (b"\x80\x04", "must be one of .jsonl, .json, .csv, .parquet, .txt"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_one_sentence(tmp_path, name):
+    content, sentence = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert sentence in refusal(path)
+
+
+def test_a_source_may_be_its_path_alone_and_knows_its_keys():
+    assert Source.model_validate("a.json") == Source(path="a.json")
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        Source(path="a.json", sha="x")
+    with pytest.raises(ValidationError, match="pattern"):
+        Source(path="a.json", sha256="abc")
