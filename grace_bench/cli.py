@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_run("prepare-model", "Build or load a base model, train it, save it.", prepare_model)
     add_run("baseline", "Predict every role with the unedited model.", baseline)
+    add_run("prepare-editor", "Make what an editor needs before any run.", prepare_editor)
     add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
 
     command = add("plan", "List the runs of a suite.", plan)
@@ -199,6 +200,11 @@ def prepare_model(options: argparse.Namespace) -> None:
 def baseline(options: argparse.Namespace) -> None:
     """`grace-bench baseline`."""
     pipeline.baseline(spec_of(options))
+
+
+def prepare_editor(options: argparse.Namespace) -> None:
+    """`grace-bench prepare-editor`."""
+    pipeline.prepare_editor(spec_of(options))
 
 
 def edit(options: argparse.Namespace) -> None:

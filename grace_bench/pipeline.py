@@ -17,10 +17,12 @@ from grace_bench.config import (
     SuiteConfig,
     validate,
 )
+from grace_bench.errors import ConfigError
 from grace_bench.records import read_json, write_json
 from grace_bench.runs import (
     RESULTS,
     Run,
+    asset_settings,
     canonical_json,
     digest,
     expand,
@@ -82,6 +84,16 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     run_baseline(spec, run.dataset_folder, run.model_folder, baseline_folder(run))
 
 
+def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
+    """Make what the editor of a run needs before it."""
+    from grace_bench.assets import make_assets
+
+    run = Run(spec, results)
+    if run.assets_folder is None:
+        raise ConfigError(f"editor '{spec.editor.editor}' needs nothing before a run.")
+    make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder)
+
+
 def edit(spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False) -> dict[str, Any]:
     """Do one run; with `prepare_missing` make its data, model and baseline first if needed."""
     from grace_bench.stream import run_stream
@@ -89,7 +101,14 @@ def edit(spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False) 
     run = Run(spec, results)
     if prepare_missing:
         ensure_prepared(run)
-    return run_stream(spec, run.dataset_folder, run.model_folder, baseline_folder(run), run.folder)
+    return run_stream(
+        spec,
+        run.dataset_folder,
+        run.model_folder,
+        baseline_folder(run),
+        run.folder,
+        run.assets_folder,
+    )
 
 
 def ensure_prepared(run: Run) -> None:
@@ -108,6 +127,11 @@ def ensure_prepared(run: Run) -> None:
     if not _made_with(predicted, data_hash=data_hash, model_hash=model_hash):
         logger.info("predicting with the unedited model")
         baseline(spec, run.results)
+    if run.assets_folder is not None:
+        made = run.assets_folder / "assets.json"
+        if not _made_with(made, data_hash=data_hash, model_hash=model_hash, layer=spec.model.layer):
+            logger.info("preparing editor %s", spec.editor.name)
+            prepare_editor(spec, run.results)
 
 
 def _made_with(path: Path, **expected: Any) -> bool:
@@ -162,6 +186,18 @@ def dataset_spec_json(suite: SuiteConfig, dataset: str) -> str:
 def model_spec_json(suite: SuiteConfig, model: str, dataset: str) -> str:
     """Return the JSON text of a run in which all but model and data set is a constant."""
     return spec_json(_bare_spec(suite, *find_model(suite, model, dataset)))
+
+
+def assets_spec_json(suite: SuiteConfig, run: Run) -> str:
+    """Return the JSON text of a run in which all is a constant that its assets don't depend on."""
+    bare = _bare_spec(suite, run.spec.model, run.spec.dataset)
+    editor = EditorConfig(
+        name=run.spec.editor.editor,
+        label=run.spec.editor.editor,
+        editor=run.spec.editor.editor,
+        hyperparameters=asset_settings(run.spec.editor),
+    )
+    return spec_json(bare.model_copy(update={"editor": resolve_editor(editor)}))
 
 
 _NO_MODEL = ModelConfig(

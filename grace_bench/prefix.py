@@ -12,9 +12,9 @@ decoder does before it looks at the encoder. Later calls hand these out instead 
 Engines:
     direct: every call runs the whole model.
     replay: the same results bit for bit.
-    lean: also leaves out what no label reads: a causal language model's other logits, and
-        positions behind which nothing reads (`unread.py`). This regroups sums, so that the last
-        bits may differ.
+    lean: also leaves out what no label reads: a causal language model's other logits, and, for
+        editors that ask for it, positions that no logit reads (`unread.py`). This regroups sums,
+        so that the last bits may differ.
 """
 
 from __future__ import annotations
@@ -54,17 +54,20 @@ class Prefix:
     Args:
         model: any model in eval mode; its trained parameters may differ from batch to batch.
         engine: lean, replay or direct.
+        leave_out_unread: positions, too, where the engine is lean.
 
     Attributes:
         reason: why the model is run in full after all; None while it is replayed.
         leaves_out: whether unread positions are looked for; not again once none was found.
     """
 
-    def __init__(self, model: nn.Module, engine: str = "lean") -> None:
+    def __init__(
+        self, model: nn.Module, engine: str = "lean", leave_out_unread: bool = True
+    ) -> None:
         self.model = model
         self.lean = engine == "lean"
         self.reason = "the engine is 'direct'" if engine == "direct" else None
-        self.leaves_out = self.lean
+        self.leaves_out = self.lean and leave_out_unread
         self._checked = False
 
     def on(self, inputs: Mapping[str, Any], all_logits: bool = False) -> Callable[[], Any]:

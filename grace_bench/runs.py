@@ -115,6 +115,23 @@ class Run:
         )
 
     @cached_property
+    def assets(self) -> str:
+        """Name of what the editor needs before the run, shared by many; empty: nothing."""
+        editor = self.spec.editor
+        if not EDITORS.get(editor.editor).assets:
+            return ""
+        return f"{editor.editor}-{digest(asset_settings(editor))}"
+
+    @property
+    def assets_folder(self) -> Path | None:
+        """Where what the editor needs is, if it needs anything."""
+        if not self.assets:
+            return None
+        spec = self.spec
+        pair = f"{spec.model.name}-{spec.dataset.name}"
+        return self.results / spec.suite / "assets" / pair / self.assets
+
+    @cached_property
     def content_hash(self) -> str:
         """Hash of everything that can move a number; labels and the suite's name cannot."""
         return content_hash(self.spec)
@@ -126,6 +143,12 @@ def content_hash(spec: RunSpec) -> str:
     settings.pop("suite")
     settings["compute"].pop("device")
     return digest({**settings, "numerics_version": NUMERICS_VERSION}, 16)
+
+
+def asset_settings(editor: EditorConfig) -> dict[str, Any]:
+    """Return the hyperparameters that what the editor needs before a run depends on."""
+    names = EDITORS.get(editor.editor).hyperparameters_class().ASSET_FIELDS
+    return {name: editor.hyperparameters[name] for name in names}
 
 
 def without_labels(spec: RunSpec) -> RunSpec:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grace_bench import provenance
+from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import create_editor
@@ -177,7 +178,8 @@ class StreamRun:
     def edit(self, step: int, example: Row) -> dict[str, Any]:
         """Make one edit, score it at once, and return its part of the step's record."""
         inputs = to_device(self.task.encode([example]), self.editor.model)
-        batch = EditBatch(inputs, (example["example_id"],), example["label"], step)
+        subject = self.task.subject_span(example)
+        batch = EditBatch(inputs, (example["example_id"],), example["label"], step, subject)
         with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
         seconds = self.watch.last + self._prepared.seconds_of(step)
@@ -290,6 +292,7 @@ def run_stream(
     model_folder: Path,
     baseline_folder: Path,
     output: Path,
+    assets_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Do one run and write its folder; return the content of `run.json`.
 
@@ -317,6 +320,10 @@ def run_stream(
         torch.Generator().manual_seed(spec.seed),
         spec.compute.engine,
     )
+    assets = None
+    if assets_folder is not None:
+        assets = check_assets(assets_folder, loaded.sha256)
+        editor.use_assets(assets_folder)
     run = StreamRun(spec, task, editor, roles)
     loading_seconds = time.perf_counter() - started
     run.start(baseline, stream)
@@ -341,6 +348,7 @@ def run_stream(
         "measure": task.main_measure,
         "data_hash": manifest["data_hash"],
         "model_hash": loaded.sha256,
+        "assets": assets and {key: assets[key] for key in ("told", "files", "seconds")},
         "files": files,
         "provenance": {
             **provenance.describe(),

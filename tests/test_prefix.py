@@ -62,6 +62,9 @@ def test_what_comes_before_the_layer_is_computed_once(kind):
         "bert": ("bert.encoder.layer.1", "bert.encoder.layer.2.intermediate", "classifier"),
         "gpt2": ("transformer.h.1", "transformer.h.2.attn", "transformer.h.3"),
         "llama": ("model.layers.1", "model.layers.2.mlp.up_proj", "model.layers.3"),
+        "qwen": ("model.layers.1", "model.layers.2.mlp.up_proj", "model.layers.3"),
+        "mistral": ("model.layers.1", "model.layers.2.mlp.up_proj", "model.layers.3"),
+        "neox": ("gpt_neox.layers.1", "gpt_neox.layers.2.attention", "gpt_neox.layers.3"),
     }[kind]
     calls = dict.fromkeys(layers, 0)
 
@@ -185,7 +188,8 @@ def evaluations(kind: str, editor: str, cached: bool):
 def test_a_kept_evaluation_changes_no_bit(kind, editor, caplog):
     _, expected = evaluations(kind, editor, cached=False)
     _, found = evaluations(kind, editor, cached=True)
-    assert (kind, editor) == ("llama", "defer") or not torch.equal(expected[0], expected[-2])
+    gate_stays_shut = editor == "defer" and kind in ("llama", "qwen", "mistral")
+    assert gate_stays_shut or not torch.equal(expected[0], expected[-2])
     assert "whole model" not in caplog.text
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)

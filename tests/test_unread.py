@@ -76,6 +76,17 @@ def test_leaving_out_changes_losses_by_no_more_than_rounding(kind):
     assert losses["lean"] == pytest.approx(losses["direct"], rel=1e-4)
 
 
+def test_editors_whose_rounding_grows_compute_all_positions():
+    model, layer = build("bert")
+    editor = create_editor("memory", model, layer, {"steps": 4}, 0)
+    expected = create_editor("memory", *build("bert"), {"steps": 4}, 0, "direct")
+    for made in (editor, expected):
+        made.edit(EditBatch(batch("bert"), ("e",), step=1))
+    assert editor.prefix.reason is None
+    states = editor.state_dict(), expected.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_where_all_positions_are_read_nothing_is_looked_for_again():
     model, layer = build("t5-encoder")
     editor = create_editor("grace", model, layer, {"steps": 3}, 0)

@@ -10,19 +10,26 @@ from grace_bench.errors import ConfigError
 from grace_bench.registry import Registry, import_target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import nn
 
+    from grace_bench.assets import AssetRequest
     from grace_bench.editors.base import Editor
     from grace_bench.editors.hyperparameters import EditorHyperparameters
 
 
 @dataclass(frozen=True)
 class EditorSpec:
-    """Where an editor's two classes are; strings "module:Class", imported when needed."""
+    """Where an editor's two classes are; strings "module:Class", imported when needed.
+
+    `assets` names a function that makes what the editor needs before any run (`assets.py`).
+    """
 
     hyperparameters: str
     editor: str
+    assets: str = ""
 
     def hyperparameters_class(self) -> type[EditorHyperparameters]:
         """Import and return the hyperparameter class (torch-free)."""
@@ -32,11 +39,15 @@ class EditorSpec:
         """Import and return the editor class."""
         return import_target(self.editor)
 
+    def make_assets(self) -> Callable[[AssetRequest], dict[str, Any]]:
+        """Import and return the function that makes the editor's assets."""
+        return import_target(self.assets)
+
 
 EDITORS: Registry[EditorSpec] = Registry("editor", group="grace_bench.editors")
 
 _HYPERPARAMETERS = "grace_bench.editors.hyperparameters"
-for _name, _hyperparameters, _editor in (
+for _name, _hyperparameters, _editor, *_assets in (
     ("unedited", "UneditedHyperparameters", "unedited:UneditedEditor"),
     ("grace", "GraceHyperparameters", "grace:GraceEditor"),
     ("ft", "FinetuneHyperparameters", "finetune:FinetuneEditor"),
@@ -44,10 +55,15 @@ for _name, _hyperparameters, _editor in (
     ("ft_retrain", "RetrainHyperparameters", "retrain:RetrainEditor"),
     ("defer", "DeferHyperparameters", "defer:DeferEditor"),
     ("memory", "MemoryHyperparameters", "memory:MemoryEditor"),
+    ("mend", "MendHyperparameters", "mend:MendEditor", "mend_training:make_assets"),
+    ("rome", "RomeHyperparameters", "rome:RomeEditor", "rome:make_assets"),
 ):
     EDITORS.register(
         _name,
-        EditorSpec(f"{_HYPERPARAMETERS}:{_hyperparameters}", f"grace_bench.editors.{_editor}"),
+        EditorSpec(
+            f"{_HYPERPARAMETERS}:{_hyperparameters}",
+            *(f"grace_bench.editors.{target}" for target in (_editor, *_assets)),
+        ),
     )
 
 
@@ -89,5 +105,5 @@ def create_editor(
         )
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     editor = spec.editor_class()(model, layer_name(layer), hyperparameters, generator)
-    editor.prefix = Prefix(model, engine)
+    editor.prefix = Prefix(model, engine, leave_out_unread=not editor.rounding_grows)
     return editor

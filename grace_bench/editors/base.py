@@ -42,12 +42,15 @@ class EditBatch:
         example_ids: the examples behind the edit.
         label: the wanted answer as text, for people.
         step: position in the edit stream, from 1.
+        subject: tokens of what the edit is about, as columns [start, end) of `input_ids`; None:
+            not known.
     """
 
     inputs: Mapping[str, Tensor]
     example_ids: tuple[str, ...] = ()
     label: str = ""
     step: int = 0
+    subject: tuple[int, int] | None = None
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Editor(ABC):
     """
 
     name: ClassVar[str]
+    rounding_grows: ClassVar[bool] = True
+    """Whether an edit's last bits reach later edits, so that sums should not be regrouped."""
 
     def __init__(
         self,
@@ -88,6 +93,9 @@ class Editor(ABC):
         self.hyperparameters = hyperparameters
         self.generator = generator
         self.prefix = Prefix(model)
+
+    def use_assets(self, folder: Path) -> None:  # noqa: B027
+        """Take over what was made for this editor before the run (`assets.py`)."""
 
     @abstractmethod
     def edit(self, batch: EditBatch) -> EditResult:

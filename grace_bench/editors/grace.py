@@ -153,6 +153,7 @@ class GraceEditor(AdapterEditor):
     """General retrieval adaptors for continual editing."""
 
     name: ClassVar[str] = "grace"
+    rounding_grows: ClassVar[bool] = False  # no decision, and no other value, depends on a value
     hyperparameters: GraceHyperparameters
     adapter: GraceAdapter
 

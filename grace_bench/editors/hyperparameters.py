@@ -24,6 +24,9 @@ EarlyStop = Literal["none", "loss", "argmax"]
 class EditorHyperparameters(BaseModel):
     """Base class: unknown names and values out of range are errors."""
 
+    ASSET_FIELDS: ClassVar[tuple[str, ...]] = ()
+    """The fields that what the editor needs before any run depends on (`assets.py`)."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -308,4 +311,133 @@ class MemoryHyperparameters(AdapterHyperparameters):
         "until_edited",
         description="The layer answers until the first edit, or never, so that the model is "
         "another one before any edit (released).",
+    )
+
+
+class MendHyperparameters(EditorHyperparameters):
+    """MEND (Mitchell et al. 2022): a trained map of gradients to updates, on the run's layer."""
+
+    ASSET_FIELDS: ClassVar[tuple[str, ...]] = (
+        *("rank", "rate", "learning_rate", "rate_learning_rate", "edit_weight"),
+        *("training_steps", "accumulate", "check_every", "checks", "patience"),
+        *("held_out", "normalise_over", "training_seed"),
+    )
+
+    rank: int = Field(
+        1920, ge=1, description="Of the map's layers (released 1920); at most their width is used."
+    )
+    rate: float = Field(
+        1e-4, gt=0, description="Of the update, where its training starts (released 1e-4)."
+    )
+    learning_rate: float = Field(1e-6, gt=0, description="Of Adam on the map (released 1e-6).")
+    rate_learning_rate: float = Field(
+        1e-4, gt=0, description="Of Adam on the rate (released 1e-4)."
+    )
+    edit_weight: float = Field(
+        0.1, gt=0, description="Of the edit's loss beside the divergence elsewhere (paper .1)."
+    )
+    training_steps: int = Field(
+        100_000, ge=1, description="Steps of Adam at most (released 1,000,000 edits)."
+    )
+    accumulate: int = Field(10, ge=1, description="Edits a step (released 10).")
+    check_every: int = Field(500, ge=1, description="Steps between two looks at held-out edits.")
+    checks: int = Field(100, ge=1, description="Held-out edits looked at.")
+    patience: int = Field(
+        2000, ge=1, description="Stop after so many steps without a better loss (released 20,000)."
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="Share of the training facts that is held out."
+    )
+    normalise_over: int = Field(
+        200, ge=1, description="Edits that mean and deviation of the map's inputs come from."
+    )
+    training_seed: int = Field(0, ge=0, description="Of the map's training, whatever the run's.")
+
+
+class RomeHyperparameters(TrainedHyperparameters):
+    """ROME (Meng et al. 2022): a rank-one change of one weight for each edit.
+
+    GRACE's code has no ROME: here `released` is what ROME's own code does.
+    """
+
+    ASSET_FIELDS: ClassVar[tuple[str, ...]] = ("layer", "covariance", "covariance_texts")
+    RELEASED: ClassVar[Mapping[str, Any]] = {
+        "steps": 19,
+        "decay_by": "squared_norm",
+        "exact_for": "prompt",
+        "early_stop": "loss",
+    }
+
+    learning_rate: float = Field(0.5, gt=0, description="Of Adam on v* (paper .5).")
+    steps: int = Field(
+        20,
+        ge=0,
+        description="Gradient steps on v* (paper 20; the released code leaves out the last one).",
+    )
+    weight_decay: float = Field(
+        0.5, ge=0, description="Weight of the size of v*'s change (released .5); see decay_by."
+    )
+    decay_by: Literal["norm", "squared_norm"] = Field(
+        "norm",
+        description="The change's norm is divided by the norm of the layer's own output, or by "
+        "its square (released).",
+    )
+    kl_factor: float = Field(
+        0.0625,
+        ge=0,
+        description="Weight of the divergence from what the unchanged model says after the "
+        "essence prompt (released .0625).",
+    )
+    clamp_norm_factor: float = Field(
+        4.0,
+        gt=0,
+        description="v* changes by at most so many norms of the layer's own output (released 4).",
+    )
+    query: Literal["subject_last", "prompt_last"] = Field(
+        "subject_last",
+        description="The token whose key is edited: the subject's last one (paper), or the "
+        "prompt's last one, which is also taken where an edit names no subject.",
+    )
+    essence_suffix: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="Token ids behind the subject in the essence prompt. The paper's are those "
+        "of ' is a'; with none, the divergence is taken at the subject's last token, as the "
+        "released code does.",
+    )
+    context_lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (5, 10),
+        description="Tokens of the prefixes, written by the model itself, that the edit is seen "
+        "behind (released 5 and 10); empty: the prompt alone.",
+    )
+    contexts_per_length: int = Field(
+        10, ge=1, description="Prefixes of each length (released 10); the bare prompt comes on top."
+    )
+    context_top_k: int = Field(
+        5, ge=1, description="A prefix's tokens are drawn from so many likeliest (released 5)."
+    )
+    exact_for: Literal["mean", "prompt"] = Field(
+        "mean",
+        description="The key that becomes v* exactly: the mean over contexts (paper, Eq. 2), or "
+        "that of the bare prompt (released).",
+    )
+    layer: str | None = Field(
+        None,
+        description="Edit this layer, not the model's: ROME is meant for a down-projection "
+        "(mlp.c_proj, mlp.down_proj).",
+    )
+    covariance: str | None = Field(
+        None,
+        description="File with the second moment C of the layer's inputs; null: the workflow "
+        "computes it from the role `train` (the paper: from Wikipedia). In Python, where nothing "
+        "is computed, C is then the identity, which is not the paper's ROME.",
+    )
+    covariance_texts: int = Field(
+        100_000, ge=1, description="Texts that C is computed from at most (paper 100,000)."
+    )
+    ridge: float = Field(
+        0.0,
+        ge=0,
+        description="Added to C's diagonal, as a share of its mean (our choice; paper 0): needed "
+        "where C comes from fewer tokens than it has columns. Without a covariance it changes "
+        "nothing.",
     )

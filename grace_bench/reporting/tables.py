@@ -2,9 +2,9 @@
 
     write_tables(Path("results/smoke/summary.parquet"), Path("results/smoke/tables"))
 
-writes main.tex, main.md, main.csv, measures.tex, measures.md, sweep-<editor>.tex and .md, and
-document.tex, which `pdflatex document.tex` turns into a PDF with all of them. No dates: the same
-summary gives the same bytes.
+writes main, measures, sweep-<editor> and, for data sets of the paper, paper, each as .tex, .md and
+.csv, and document.tex, which `pdflatex document.tex` turns into a PDF with all of them. No dates:
+the same summary gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from grace_bench.reporting.estimates import (
     editor_rank,
     varying,
 )
+from grace_bench.reporting.paper_table import paper_tables
 from grace_bench.reporting.table import (
     Cell,
     Column,
@@ -66,6 +67,8 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
     data, folder = Summary(summary), Path(folder)
     header = provenance_comment(data.provenance)
     tables = {"main": main_tables(data), "measures": measure_tables(data)}
+    if compared := paper_tables(data, table_rows(data)):
+        tables["paper"] = compared
     for editor, cells in data.sweeps().items():
         tables[f"sweep-{editor}"] = [sweep_table(data, cells[e]) for e in sorted_by(data, cells)]
     texts = {}
@@ -75,7 +78,7 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
         texts[f"{name}.csv"] = to_csv(parts)
     inputs = "".join(rf"\input{{{name}}}" + "\n\\clearpage\n" for name in tables)
     texts["document.tex"] = header + DOCUMENT + inputs + "\\end{document}\n"
-    for old in folder.glob("sweep-*"):
+    for old in [*folder.glob("sweep-*"), *folder.glob("paper.*")]:
         if old.name not in texts and old.suffix in (".tex", ".md", ".csv"):
             old.unlink()
     for name, text in texts.items():

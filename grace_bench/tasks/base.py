@@ -74,6 +74,13 @@ class Task(ABC):
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return model inputs with labels, right-padded, on the CPU; shapes (batch, length)."""
 
+    def subject_span(self, example: Example) -> tuple[int, int] | None:
+        """Return where the example's subject stands in its encoded input, if it has one there.
+
+        As columns [start, end) of `encode([example])["input_ids"]`.
+        """
+        return None
+
     @abstractmethod
     def predict(self, model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
         """Return one prediction an example, in order."""
@@ -156,6 +163,26 @@ class GenerativeTask(Task):
             "attention_mask": attention(rows),
             "labels": pad(labels, IGNORED),
         }
+
+    def subject_span(self, example: Example) -> tuple[int, int] | None:
+        """Find the last mention of the row's `subject` in the prompt's tokens."""
+        text, subject = example["text"], (example.get("subject") or "").strip()
+        first = max(text.rfind(subject), text.lower().rfind(subject.lower()))
+        if not subject or first < 0:
+            return None
+        special = self.config.is_encoder_decoder
+        encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        last = first + len(subject)
+        inside = [
+            column
+            for column, (start, end) in enumerate(encoded["offset_mapping"])
+            if start < last and end > first and end > start
+        ]
+        # A causal model's prompt has a start token more; a long one loses its beginning.
+        lost = len(encoded["input_ids"]) - len(self.prompt_ids(example))
+        if not inside or inside[0] < lost:
+            return None
+        return inside[0] - lost, inside[-1] + 1 - lost
 
     @property
     def _pad_id(self) -> int:

@@ -9,8 +9,14 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -57,18 +63,34 @@ def gpt2() -> nn.Module:
     )
 
 
+MODERN = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+GROUPED = {**MODERN, "num_key_value_heads": 2}
+
+
 def llama() -> nn.Module:
     """Build a language model of four blocks with grouped queries."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    )
+    return LlamaForCausalLM(LlamaConfig(**GROUPED))
+
+
+def qwen() -> nn.Module:
+    """Build the same with biases in its attention."""
+    return Qwen2ForCausalLM(Qwen2Config(**GROUPED))
+
+
+def mistral() -> nn.Module:
+    """Build the same with attention over a window of four tokens."""
+    return MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4))
+
+
+def neox() -> nn.Module:
+    """Build a language model whose blocks add attention and MLP in parallel."""
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**MODERN))
 
 
 MODELS = {
@@ -77,6 +99,9 @@ MODELS = {
     "bert": (bert, "bert.encoder.layer.2.output.dense"),
     "gpt2": (gpt2, "transformer.h.2.mlp.c_fc"),
     "llama": (llama, "model.layers.2.mlp.down_proj"),
+    "qwen": (qwen, "model.layers.2.mlp.down_proj"),
+    "mistral": (mistral, "model.layers.2.mlp.down_proj"),
+    "neox": (neox, "gpt_neox.layers.2.mlp.dense_4h_to_h"),
 }
 """How to build each, and a layer to edit with blocks before and behind it."""
 

@@ -214,3 +214,35 @@ def test_predicting_takes_no_gradients_and_leaves_the_model_alone(setting, examp
     assert all(p.grad is None for p in setting.model.parameters())
     after = setting.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+SUBJECTS = [
+    ("What is the capital of France?", "France"),
+    ("France, as one says of france in France?", "France"),
+    ("France is far", "France"),
+]
+
+
+@pytest.mark.parametrize(("text", "subject"), SUBJECTS)
+def test_a_subject_is_found_where_it_is_last_mentioned(setting, example, text, subject):
+    row = {**example(text, "Paris", "e"), "subject": subject}
+    start, end = setting.task.subject_span(row)
+    ids = setting.task.encode([row])["input_ids"][0]
+    assert subject in setting.tokenizer.decode(ids[start:end])
+    assert subject not in setting.tokenizer.decode(ids[end : len(setting.task.prompt_ids(row))])
+
+
+def test_a_subject_that_is_not_in_the_prompt_has_no_place(setting, example):
+    row = example("What is the capital of France?", "Paris", "e")
+    assert setting.task.subject_span({**row, "subject": "Spain"}) is None
+    assert setting.task.subject_span({**row, "subject": None}) is None
+    assert setting.task.subject_span(row) is None
+
+
+def test_a_subject_that_a_long_prompt_loses_has_no_place(tiny, example):
+    task = tiny("gpt2", QA, max_length=24).task
+    row = {**example("France, " + "on and on " * 30, "Paris", "e"), "subject": "France"}
+    assert task.subject_span(row) is None
+    late = {**example("on and on " * 30 + "in France", "Paris", "e"), "subject": "France"}
+    start, end = task.subject_span(late)
+    assert 0 < start < end <= len(task.prompt_ids(late))

@@ -29,6 +29,7 @@ RESULTS = f"results/{SUITE.name}"
 DATA = f"{RESULTS}/data/{{dataset}}"
 MODEL = f"{RESULTS}/models/{{model}}-{{dataset}}"
 BASELINE = f"{RESULTS}/baselines/{{model}}-{{dataset}}"
+ASSETS = f"{RESULTS}/assets/{{model}}-{{dataset}}/{{assets}}"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 THREADS = SUITE.compute.threads
@@ -45,6 +46,7 @@ wildcard_constraints:
     dataset=either(run.spec.dataset.name for run in RUNS.values()),
     editor="[^/]+",
     variant="[^/]+",
+    assets="[^/]+",
     seed=r"\d+",
 
 
@@ -55,10 +57,27 @@ def run_files(wildcards):
     }
 
 
+def run_of(wildcards):
+    """Return the run that the wildcards name."""
+    return RUNS["{model}/{dataset}/{editor}/{variant}/seed-{seed}".format(**wildcards)]
+
+
 def run_spec(wildcards):
     """Return the JSON text of one run's settings."""
-    run_id = "{model}/{dataset}/{editor}/{variant}/seed-{seed}".format(**wildcards)
-    return pipeline.spec_json(RUNS[run_id].spec)
+    return pipeline.spec_json(run_of(wildcards).spec)
+
+
+def run_assets(wildcards):
+    """Return the record of what the run's editor needs, if it needs anything."""
+    folder = run_of(wildcards).assets_folder
+    return [] if folder is None else f"{folder}/assets.json"
+
+
+def assets_spec(wildcards):
+    """Return the JSON text of what an editor's assets depend on."""
+    folder = Path(ASSETS.format(**wildcards))
+    run = next(run for run in RUNS.values() if run.assets_folder == folder)
+    return pipeline.assets_spec_json(SUITE, run)
 
 
 def model_spec(wildcards):

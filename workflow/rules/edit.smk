@@ -1,3 +1,29 @@
+rule prepare_editor:
+    """Make what an editor needs before any run: a trained network, statistics."""
+    input:
+        train=f"{DATA}/train.parquet",
+        manifest=f"{DATA}/manifest.json",
+        training=f"{MODEL}/training.json",
+        weights=f"{MODEL}/model.safetensors",
+    output:
+        f"{ASSETS}/assets.json",
+    log:
+        f"{ASSETS}/assets.log",
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spec=assets_spec,
+    message:
+        "{wildcards.assets} for {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
+
+
 rule edit:
     """Do one run: feed the stream of edits to one editor on one model."""
     input:
@@ -6,6 +32,7 @@ rule edit:
         training=f"{MODEL}/training.json",
         weights=f"{MODEL}/model.safetensors",
         baseline=f"{BASELINE}/baseline.json",
+        assets=run_assets,
     output:
         steps=f"{RUN}/steps.parquet",
         probes=f"{RUN}/probes.parquet",

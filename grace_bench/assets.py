@@ -1,0 +1,128 @@
+"""What some editors need before any run: statistics or networks, made once for all runs.
+
+An editor's entry in the registry names a function that makes its assets; the runs that share a
+model, a data set and the settings the assets depend on share the assets. They are made from the
+role `train` alone, so that nothing of a stream or of a probe gets into them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grace_bench import provenance
+from grace_bench.datasets.base import load_role
+from grace_bench.editors import EDITORS
+from grace_bench.errors import DataError
+from grace_bench.models.compute import set_up
+from grace_bench.models.loading import load_model
+from grace_bench.records import read_json, sha256_of, write_json
+from grace_bench.runs import asset_settings
+from grace_bench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from grace_bench.config import RunSpec
+    from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+RECORD = "assets.json"
+
+
+@dataclass(frozen=True)
+class AssetRequest:
+    """What an editor's assets are made from.
+
+    Args:
+        model: the unedited model, in eval mode; left as it is.
+        model_hash: its identity.
+        layer: that will be edited.
+        task: makes tensors of rows.
+        hyperparameters: of the editor.
+        rows: of the role `train`.
+        folder: to write into.
+    """
+
+    model: nn.Module
+    model_hash: str
+    layer: str
+    task: Task
+    hyperparameters: EditorHyperparameters
+    rows: Sequence[dict[str, Any]]
+    folder: Path
+
+
+def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Path) -> None:
+    """Make the assets of a run's editor and write their record, assets.json, last.
+
+    Raises:
+        GraceBenchError: the data or the model do not allow it.
+    """
+    started = time.perf_counter()
+    editor = EDITORS.get(spec.editor.editor)
+    device = set_up(spec.compute)
+    rows = list(load_role(data_folder, "train"))
+    if not rows:
+        raise DataError(
+            f"{data_folder}: has no examples to train on (role 'train'), which editor "
+            f"'{spec.editor.editor}' needs; give the data set some."
+        )
+    loaded = load_model(model_folder, spec.dataset.task, device)
+    task = TASKS.get(spec.dataset.task)(
+        loaded.tokenizer, loaded.model.config, spec.model.max_length
+    )
+    hyperparameters = editor.hyperparameters_class()(**spec.editor.hyperparameters)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = editor.make_assets()(
+        AssetRequest(
+            model=loaded.model,
+            model_hash=loaded.sha256,
+            layer=spec.model.layer,
+            task=task,
+            hyperparameters=hyperparameters,
+            rows=rows,
+            folder=folder,
+        )
+    )
+    files = sorted(folder.glob("*.safetensors"))
+    write_json(
+        folder / RECORD,
+        {
+            "format": "grace-bench assets",
+            "version": 1,
+            "editor": spec.editor.editor,
+            "settings": asset_settings(spec.editor),
+            "layer": spec.model.layer,
+            "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
+            "model_hash": loaded.sha256,
+            "told": told,
+            "files": {path.name: sha256_of(path) for path in files},
+            "seconds": time.perf_counter() - started,
+            "provenance": provenance.describe(),
+        },
+    )
+    logger.info("assets of %s: %s", spec.editor.editor, told)
+
+
+def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
+    """Return the record of finished assets.
+
+    Raises:
+        DataError: they are not of this model, or a file has changed since.
+    """
+    record = read_json(folder / RECORD)
+    if record["model_hash"] != model_hash:
+        raise DataError(f"{folder}: was made for another model; make it again.")
+    for name, sha256 in record["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise DataError(f"{path}: missing or changed since it was made; make it again.")
+    return record

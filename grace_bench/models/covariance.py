@@ -1,0 +1,271 @@
+"""The second moment C = E[k k^T] of a layer's inputs over texts: what ROME keeps unchanged.
+
+    covariance = compute_covariance(model, tokenizer, layer, texts, model_hash=loaded.sha256)
+    save_covariance(path, covariance)
+    covariance = load_covariance(path, layer=layer, model=loaded.sha256)
+
+It is uncentred, over all tokens of all texts, padding left out. Any model will do of which the
+layer sees tokens; of an encoder-decoder, a layer of the encoder. The same covariance gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from grace_bench.errors import DataError, ModelError
+from grace_bench.models.layers import find_layer, layer_dims, layer_name
+from grace_bench.records import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT_VERSION = 1
+LONGEST = 1024
+"""Tokens a model is given at once, unless it has fewer positions."""
+
+DTYPES = (torch.float32, torch.float64)
+_ENTRY = "grace_bench.covariance"  # one entry only: the order of several is not reproducible
+_TENSOR = "second_moment"
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """A second moment and where it comes from.
+
+    Args:
+        second_moment: (d_in, d_in), the mean of k k^T, in the type it was added up in.
+        layer: dotted name of the module whose inputs these are.
+        model: identity of the model, as the caller gave it.
+        corpus: sha256 over the texts, in order.
+        n_texts: texts it was computed from.
+        n_tokens: tokens it is the mean over.
+    """
+
+    second_moment: Tensor
+    layer: str
+    model: str
+    corpus: str
+    n_texts: int
+    n_tokens: int
+
+    @property
+    def dtype(self) -> str:
+        """The type of the sums: float32 or float64."""
+        return str(self.second_moment.dtype).removeprefix("torch.")
+
+
+class _InputSeen(Exception):
+    """The layer has its input; what the model would do next is not wanted."""
+
+
+def compute_covariance(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: str,
+    texts: Iterable[str],
+    *,
+    model_hash: str,
+    batch_size: int = 8,
+    max_length: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Covariance:
+    """Return the second moment of the inputs of `layer` over the tokens of `texts`.
+
+    Texts are tokenised as the tokenizer does by itself, special tokens included. One that is
+    longer than `max_length` goes on as a further sequence, so that each token counts once.
+
+    Args:
+        model: in eval mode.
+        tokenizer: of the model.
+        layer: name of a linear layer.
+        texts: read once, in batches.
+        model_hash: identity of the model; asked for again by `load_covariance`.
+        batch_size: sequences in one call; changes nothing but rounding.
+        max_length: tokens in one sequence at most; None: the model's positions, 1024 at most.
+        dtype: of the sums, float32 or float64.
+
+    Raises:
+        ModelError: the model has no such layer or too few positions, or the layer does not see
+            tokens one by one.
+        DataError: the texts have no token.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"a covariance is added up in float32 or float64, not in {dtype}.")
+    module = find_layer(model, layer)
+    d_in = layer_dims(module, layer).d_in
+    total = torch.zeros(d_in, d_in, dtype=dtype, device=module.weight.device)
+    longest = longest_sequence(model) if max_length is None else max_length
+    check_length(model, longest)
+    corpus = _Corpus(tokenizer, longest)
+    sequences = corpus.sequences(texts)
+    n_tokens = 0
+    while batch := list(islice(sequences, batch_size)):
+        keys = layer_inputs(model, layer, batch).to(dtype)  # (tokens, d_in)
+        total += keys.T @ keys
+        n_tokens += len(keys)
+    if n_tokens == 0:
+        raise DataError(f"the {corpus.n_texts} texts for a covariance have no token; give others.")
+    second_moment = (total / n_tokens).cpu()
+    if not second_moment.isfinite().all():
+        raise ModelError(
+            f"layer '{layer}' has inputs that are not finite, and so no covariance; run the model "
+            "in float32."
+        )
+    return Covariance(
+        second_moment,
+        layer=layer_name(layer),
+        model=model_hash,
+        corpus=corpus.digest.hexdigest(),
+        n_texts=corpus.n_texts,
+        n_tokens=n_tokens,
+    )
+
+
+class _Corpus:
+    """Texts as sequences of token ids; counts and hashes what it reads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+        self.tokenizer = tokenizer
+        self.longest = longest
+        self.digest = hashlib.sha256()
+        self.n_texts = 0
+
+    def sequences(self, texts: Iterable[str]) -> Iterator[Tensor]:
+        """Give each text's ids (L,), in pieces of at most `longest`."""
+        for text in texts:
+            content = text.encode("utf-8", errors="surrogatepass")
+            self.digest.update(len(content).to_bytes(8, "big") + content)
+            self.n_texts += 1
+            ids = torch.tensor(self.tokenizer(text)["input_ids"], dtype=torch.long)
+            yield from (piece for piece in ids.split(self.longest) if len(piece))
+
+
+def longest_sequence(model: nn.Module) -> int:
+    """Return how many tokens the model is given at once."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return min(positions or LONGEST, LONGEST)
+
+
+def check_length(model: nn.Module, length: int) -> None:
+    """Raise ModelError when sequences of `length` tokens are empty or too long for the model."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if length < 1 or (positions is not None and length > positions):
+        raise ModelError(
+            f"sequences of {length} tokens do not fit into the model's {positions} positions; "
+            "change max_length."
+        )
+
+
+@torch.no_grad()
+def layer_inputs(model: nn.Module, layer: str, rows: list[Tensor]) -> Tensor:
+    """Return the layer's inputs (tokens, d_in) at all tokens of the rows (L,), in order.
+
+    Nothing behind the layer is computed.
+    """
+    device = next(model.parameters()).device
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: Any) -> None:
+        seen.append(args[0])
+        raise _InputSeen
+
+    handle = find_layer(model, layer).register_forward_pre_hook(keep)
+    try:
+        model(input_ids=pad_sequence(rows, batch_first=True).to(device), attention_mask=mask)
+    except _InputSeen:
+        pass
+    except ValueError as error:  # a decoder that lacks its own input
+        raise ModelError(f"layer '{layer}' is not reached from input ids alone: {error}") from error
+    finally:
+        handle.remove()
+    if not seen or seen[0].dim() != 3 or seen[0].shape[:2] != mask.shape:
+        raise ModelError(
+            f"layer '{layer}' does not see the tokens of its model's input one by one, so they "
+            "have no covariance; name a layer within a block."
+        )
+    return seen[0][mask.bool()]
+
+
+def save_covariance(path: Path | str, covariance: Covariance) -> None:
+    """Write a covariance to `path`, whole or not at all."""
+    header = {
+        "format": FORMAT_VERSION,
+        "layer": covariance.layer,
+        "model": covariance.model,
+        "corpus": covariance.corpus,
+        "n_texts": covariance.n_texts,
+        "n_tokens": covariance.n_tokens,
+        "dtype": covariance.dtype,
+    }
+    content = safetensors.torch.save(
+        {_TENSOR: covariance.second_moment.detach().cpu().contiguous()},
+        metadata={_ENTRY: json.dumps(header, sort_keys=True)},
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_covariance(
+    path: Path | str, *, layer: str | None = None, model: str | None = None, d_in: int | None = None
+) -> Covariance:
+    """Read a covariance, and check that it is for this layer, model and width where given.
+
+    Raises:
+        DataError: the file is missing, damaged, not a covariance, or for something else.
+    """
+    covariance = _read(path)
+    wanted = None if layer is None else layer_name(layer)
+    for what, given, found in (
+        ("layer", wanted, covariance.layer),
+        ("model", model, covariance.model),
+        ("width", d_in, len(covariance.second_moment)),
+    ):
+        if given is not None and given != found:
+            raise DataError(
+                f"{path}: made for {what} '{found}', not for '{given}'; compute the covariance of "
+                f"that {what} or choose another file."
+            )
+    return covariance
+
+
+def _read(path: Path | str) -> Covariance:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_ENTRY)
+            if text is None:
+                raise ValueError("it has no covariance header")
+            header = json.loads(text)
+            if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
+                raise ValueError(f"this version reads format {FORMAT_VERSION} only")
+            second_moment = file.get_tensor(_TENSOR)
+        shape = tuple(second_moment.shape)
+        if len(shape) != 2 or shape[0] != shape[1] or second_moment.dtype not in DTYPES:
+            raise ValueError(f"its matrix is {shape} {second_moment.dtype}")
+        if not second_moment.isfinite().all():
+            raise ValueError("its matrix is not finite")
+        names = {"layer": str, "model": str, "corpus": str, "n_texts": int, "n_tokens": int}
+        for name, kind in names.items():
+            if type(header[name]) is not kind:
+                raise ValueError(f"its header has no usable '{name}'")
+        return Covariance(second_moment, **{name: header[name] for name in names})
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
+    except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise DataError(
+            f"{path}: not a whole covariance ({error}); make it again with the step that writes it."
+        ) from error

@@ -1,0 +1,57 @@
+"""The picture of the paper's toy (Fig. 2): the plane before, and after two editors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grace_bench.reporting.plotting import PAGE, new_figure, save
+from grace_bench.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from torch import nn
+
+CLASSES = ("#0072B2", "#D55E00")
+SIDE = 120
+
+
+def write_toy(folder: Path, seed: int = 0) -> list[Path]:
+    """Make the toy, repair it by GRACE and by finetuning, and draw toy.pdf and toy.png."""
+    toy = make_toy(seed)
+    outcomes = {"GRACE": edit_toy(toy, "grace", seed), "FT": edit_toy(toy, "ft", seed)}
+    with new_figure(PAGE, 2.2) as figure:
+        axes = figure.subplots(1, 4, sharex=True, sharey=True)
+        _plane(axes[0], toy.network, "before: upstream points")
+        _points(axes[0], toy, upstream=True)
+        _plane(axes[1], toy.network, f"before: {len(toy.edits)} points to correct")
+        _points(axes[1], toy, upstream=False)
+        for panel, (name, outcome) in zip(axes[2:], outcomes.items(), strict=True):
+            _plane(panel, outcome.network, _told(name, outcome))
+            _points(panel, toy, upstream=True)
+        return save(figure, folder, "toy", {"figure": "the paper's Fig. 2", "seed": str(seed)})
+
+
+def _told(name: str, outcome: Outcome) -> str:
+    keys = "" if outcome.n_keys is None else f", {outcome.n_keys} key"
+    keys += "s" if (outcome.n_keys or 1) > 1 else ""
+    return (
+        f"after {name}: {outcome.n_edits} edits{keys}\\n"
+        f"disc {outcome.disc_accuracy:.2f}, upstream {outcome.upstream_accuracy:.2f}"
+    )
+
+
+def _plane(axes: Axes, network: nn.Module, title: str) -> None:
+    points = grid(SIDE)
+    classes = predict(network, points).reshape(SIDE, SIDE)
+    x, y = points[:, 0].reshape(SIDE, SIDE), points[:, 1].reshape(SIDE, SIDE)
+    axes.contourf(x, y, classes, levels=[-0.5, 0.5, 1.5], colors=CLASSES, alpha=0.2)
+    axes.set_title(title, fontsize=7.5)
+    axes.set_aspect("equal")
+
+
+def _points(axes: Axes, toy: Toy, upstream: bool) -> None:
+    points = toy.upstream if upstream else toy.edits
+    tints = [CLASSES[c] for c in toy.classes.tolist()] if upstream else CLASSES[1]
+    axes.scatter(points[:, 0], points[:, 1], c=tints, s=4, linewidths=0)
