@@ -125,7 +125,9 @@ def main() -> None:
     records, machine = speed["records"], speed["machine"]
     ways = ["straightforward", "replay", "lean", "in batches"]
     header = ["model", "keys", "steps", *ways, "times sooner"]
+    counts = SCALE.format(**scale) if scale else ""
     page = PAGE.format(
+        scale=counts,
         targets=table(["what", "wanted", "measured"], target_rows(records, scale)),
         edits=table(header, edit_rows(records)),
         machine=f"{machine['platform']}, {machine['machine']}, Python {machine['python']}, "
@@ -135,6 +137,10 @@ def main() -> None:
     with atomic_path(args.docs / "speed.md") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
+
+SCALE = """The dry run plans {runs:,} runs. Reports are summary, tables and figures over
+{step_rows:,} step rows.
+"""
 
 PAGE = """# Speed
 
@@ -149,6 +155,7 @@ BERT-base (512 tokens), GPT-2 small (100 + 32 tokens), edited at the paper's lay
 ## What was wanted and what was found
 
 {targets}
+{scale}
 ## Seconds an edit
 
 ![times sooner](images/speed.svg)
@@ -160,6 +167,25 @@ edits together before they are made one by one (32 at most, and 512 tokens). `co
 `compute.edits_at_once` choose. *With early stop* takes as many steps as the trained models of the
 development streams did with the rule of `config/editors/grace.yaml`
 ([early-stop.md](early-stop.md)), beside a straightforward edit of 100.
+
+## Where the limit is
+
+A gradient step of GPT-2 small is one forward and one backward through what lies behind the layer.
+Straightforward that is 47 GFLOP: twelve blocks (1.9 GFLOP each for 132 tokens) and the head for
+132 tokens (10.2) forward, two and a third blocks and the head backward. Left are 11.6 GFLOP: the
+rest of block 9, block 10, the part of block 11 that 32 labelled tokens read, and the head for these
+32, forward and backward. So no more than 4.1 times can be had, and 3.4 to 3.5 are: the head's
+product for 32 tokens (half of all time, by torch's profiler) runs at 35 GFLOP/s where larger ones
+run at 50, and an edit's first passes, up to the layer and once through the whole model, cost as
+much as seven steps. Batches help where inputs are short; three passages of 132 tokens fill one.
+
+Its early stop saves nothing: the sentences that replace false ones are never all argmax under one
+trained vector, nor is their loss small, in any of 100 steps (early-stop.md). A smaller number of
+steps would: it would make the edits worse.
+
+What `make bench` can save is bounded, too. Of the 32 minutes of its jobs (two run at a time; commit
+9e2b3e7) base models take 8.8, baselines and reports 2.0, starting Python and loading models for 46
+runs 6.7: none of them gains. The runs' edits take 7.5 and their evaluations 6.4.
 
 ## What it rests on
 
