@@ -149,7 +149,8 @@ class ComputeConfig(Section):
         "lean",
         description="direct runs the whole model at every gradient step and for every example "
         "of an evaluation; replay computes only what edits can change, with equal results bit "
-        "for bit; lean also leaves out logits that no loss reads, which may change the last bits",
+        "for bit; lean also leaves out logits, and for GRACE token positions, that no loss reads, "
+        "which may change the last bits",
     )
     edits_at_once: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto",

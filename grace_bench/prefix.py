@@ -1,9 +1,8 @@
 """Run a model again and again on one batch, computing only what a trained parameter can change.
 
-    prefix = Prefix(model)
-    with prefix.replaying(inputs) as forward:
-        for _ in range(steps):
-            loss = forward().loss
+    forward = Prefix(model).on(inputs)
+    for _ in range(steps):
+        loss = forward().loss
 
 The first call runs the whole model and keeps the output of every module that no trained parameter
 reaches: whole blocks before the edited layer, what its own block computed before it, and what a

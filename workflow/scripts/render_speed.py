@@ -162,10 +162,10 @@ BERT-base (512 tokens), GPT-2 small (100 + 32 tokens), edited at the paper's lay
 
 {edits}
 *replay* computes what lies before the edited layer once an edit, with equal results bit for bit;
-*lean* also leaves out logits that no label reads; *in batches* trains the values of the coming
-edits together before they are made one by one (32 at most, and 512 tokens). `compute.engine` and
-`compute.edits_at_once` choose. *With early stop* takes as many steps as the trained models of the
-development streams did with the rule of `config/editors/grace.yaml`
+*lean* also leaves out logits, and for GRACE token positions, that no label reads; *in batches*
+trains the values of the coming edits together before they are made one by one (32 at most, and 512
+tokens). `compute.engine` and `compute.edits_at_once` choose. *With early stop* takes as many steps
+as the trained models of the development streams did with the rule of `config/editors/grace.yaml`
 ([early-stop.md](early-stop.md)), beside a straightforward edit of 100.
 
 ## Where the limit is
