@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -109,7 +110,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel("times sooner")
     axes.legend(fontsize=7, frameon=False, ncols=len(counts))
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": "grace-bench"}):
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
