@@ -108,6 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--summary", type=Path, required=True, help="folder of the summary")
     command.add_argument("--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite")
 
+    command = add("toy", "Draw the paper's toy (Fig. 2) after GRACE and after finetuning.", toy)
+    command.add_argument("--output", type=Path, default=RESULTS / "toy", help="folder to write to")
+
     command = add("reference", "Print the reference of all settings (config/README.md).", reference)
 
     command = add("ui", "Open the MLflow UI on this machine.", ui)
@@ -264,6 +267,14 @@ def track(options: argparse.Namespace) -> None:
     from grace_bench.reporting.tracking import track as export
 
     export(options.plan, options.summary, options.uri)
+
+
+def toy(options: argparse.Namespace) -> None:
+    """`grace-bench toy`."""
+    from grace_bench.toy_figure import write_toy
+
+    for path in write_toy(options.output):
+        print(path)
 
 
 def reference(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import nn
 
 CLASSES = ("#0072B2", "#D55E00")
@@ -21,23 +22,28 @@ def write_toy(folder: Path, seed: int = 0) -> list[Path]:
     """Make the toy, repair it by GRACE and by finetuning, and draw toy.pdf and toy.png."""
     toy = make_toy(seed)
     outcomes = {"GRACE": edit_toy(toy, "grace", seed), "FT": edit_toy(toy, "ft", seed)}
-    with new_figure(PAGE, 2.2) as figure:
-        axes = figure.subplots(1, 4, sharex=True, sharey=True)
-        _plane(axes[0], toy.network, "before: upstream points")
-        _points(axes[0], toy, upstream=True)
-        _plane(axes[1], toy.network, f"before: {len(toy.edits)} points to correct")
-        _points(axes[1], toy, upstream=False)
-        for panel, (name, outcome) in zip(axes[2:], outcomes.items(), strict=True):
-            _plane(panel, outcome.network, _told(name, outcome))
-            _points(panel, toy, upstream=True)
+    with new_figure(PAGE, 1.9) as figure:
+        draw_toy(figure, toy, outcomes)
         return save(figure, folder, "toy", {"figure": "the paper's Fig. 2", "seed": str(seed)})
+
+
+def draw_toy(figure: Figure, toy: Toy, outcomes: dict[str, Outcome]) -> None:
+    """Draw the plane with the upstream points, with those to correct, and after each editor."""
+    axes = figure.subplots(1, 2 + len(outcomes), sharex=True, sharey=True)
+    _plane(axes[0], toy.network, "before\nupstream points")
+    _points(axes[0], toy, upstream=True)
+    _plane(axes[1], toy.network, f"before\n{len(toy.edits)} points to correct")
+    _points(axes[1], toy, upstream=False)
+    for panel, (name, outcome) in zip(axes[2:], outcomes.items(), strict=True):
+        _plane(panel, outcome.network, _told(name, outcome))
+        _points(panel, toy, upstream=True)
 
 
 def _told(name: str, outcome: Outcome) -> str:
     keys = "" if outcome.n_keys is None else f", {outcome.n_keys} key"
     keys += "s" if (outcome.n_keys or 1) > 1 else ""
     return (
-        f"after {name}: {outcome.n_edits} edits{keys}\\n"
+        f"after {name}: {outcome.n_edits} edits{keys}\n"
         f"disc {outcome.disc_accuracy:.2f}, upstream {outcome.upstream_accuracy:.2f}"
     )
 
@@ -47,7 +53,7 @@ def _plane(axes: Axes, network: nn.Module, title: str) -> None:
     classes = predict(network, points).reshape(SIDE, SIDE)
     x, y = points[:, 0].reshape(SIDE, SIDE), points[:, 1].reshape(SIDE, SIDE)
     axes.contourf(x, y, classes, levels=[-0.5, 0.5, 1.5], colors=CLASSES, alpha=0.2)
-    axes.set_title(title, fontsize=7.5)
+    axes.set_title(title, fontsize=6.5)
     axes.set_aspect("equal")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+from grace_bench.reporting.plotting import PAGE, new_figure
 from grace_bench.toy import edit_toy, make_toy, predict
-from grace_bench.toy_figure import write_toy
+from grace_bench.toy_figure import draw_toy, write_toy
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])
@@ -32,6 +35,18 @@ def test_finetuning_repairs_the_disc_and_breaks_the_rest(toy):
     assert finetuned.disc_accuracy > 0.9
     assert finetuned.upstream_accuracy < grace.upstream_accuracy
     assert finetuned.changed_elsewhere > 0.2
+
+
+def test_titles_of_the_picture_keep_out_of_each_others_way(toy):
+    outcomes = {"GRACE": edit_toy(toy, "grace"), "FT": edit_toy(toy, "ft")}
+    with new_figure(PAGE, 1.9) as figure:
+        draw_toy(figure, toy, outcomes)
+        figure.canvas.draw()
+        titles = [axes.title for axes in figure.axes]
+        boxes = [title.get_window_extent() for title in titles]
+    assert not any("\\" in title.get_text() for title in titles)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert boxes[-1].x1 <= figure.bbox.x1
 
 
 def test_the_picture_is_drawn(tmp_path):

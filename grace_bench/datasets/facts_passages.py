@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.fields import row_of
 from grace_bench.datasets.options import FactsPassagesOptions
 from grace_bench.errors import DataError
 
@@ -111,7 +112,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         general = self._general(dropped)
         train = [
             *(_passage_row(subject, passage) for subject, passage in passages),
-            *(_row("train", f"general:{n}", f"{n}", "", text, None) for n, text in general),
+            *(row_of("train", f"{n}", f"general:{n}", "", text) for n, text in general),
         ]
         self._rng("train").shuffle(train)
         roles: dict[str, list[dict[str, Any]]] = {"train": train, "upstream": []}
@@ -123,7 +124,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         )
         for n, text in mine:
             prompt, rest = _halves(text)
-            roles["upstream"].append(_row("upstream", f"general:{n}", f"{n}", prompt, rest, None))
+            roles["upstream"].append(row_of("upstream", f"{n}", f"general:{n}", prompt, rest))
         roles |= self._stream(passages[start:end])
         return BuiltDataset(
             roles=roles,
@@ -192,7 +193,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
                 fact_id = f"{subject.fact_id}/{sentence.relation}"
                 for role, header in headers.items():
                     prompt = header.format(s=subject.name) + before
-                    row = _row(role, fact_id, fact_id, prompt, sentence.true, subject.name)
+                    row = row_of(role, fact_id, fact_id, prompt, sentence.true, subject.name)
                     roles[role].append({**row, "relation": sentence.relation})
                 before += f" {sentence.taught}"
         return roles
@@ -229,17 +230,4 @@ def _halves(text: str) -> tuple[str, str]:
 def _passage_row(subject: Subject, passage: list[Sentence]) -> dict[str, Any]:
     text = " ".join([HEADER.format(s=subject.name), *(sentence.taught for sentence in passage)])
     fact_id = f"passage:{subject.fact_id}"
-    return _row("train", fact_id, fact_id, "", text, subject.name)
-
-
-def _row(
-    role: str, fact_id: str, number: str, text: str, label: str, subject: str | None
-) -> dict[str, Any]:
-    return {
-        "example_id": f"{role}/{number}",
-        "fact_id": fact_id,
-        "text": text,
-        "label": label,
-        "subject": subject,
-        "relation": None,
-    }
+    return row_of("train", fact_id, fact_id, "", text, subject.name)

@@ -175,10 +175,11 @@ A gradient step of GPT-2 small is one forward and one backward through what lies
 Straightforward that is 47 GFLOP: twelve blocks (1.9 GFLOP each for 132 tokens) and the head for
 132 tokens (10.2) forward, two and a third blocks and the head backward. Left are 11.6 GFLOP: the
 rest of block 9, block 10, the part of block 11 that 32 labelled tokens read, and the head for these
-32, forward and backward. So no more than 4.1 times can be had, and 3.4 to 3.5 are: the head's
-product for 32 tokens (half of all time, by torch's profiler) runs at 35 GFLOP/s where larger ones
-run at 50, and an edit's first passes, up to the layer and once through the whole model, cost as
-much as seven steps. Batches help where inputs are short; three passages of 132 tokens fill one.
+32, forward and backward. So no more than 4.1 times can be had, and 3.4 are: the head's product for
+32 tokens (half of all time, by torch's profiler over four steps) runs at 35 GFLOP/s forward and 51
+backward where a block's run at 63 to 74, and an edit's first passes, up to the layer and once
+through the whole model, cost as much as seven steps. Batches help where inputs are short; three
+passages of 132 tokens fill one.
 
 Its early stop saves nothing: the sentences that replace false ones are never all argmax under one
 trained vector, nor is their loss small, in any of 100 steps (early-stop.md). A smaller number of
