@@ -6,16 +6,17 @@ edits. As released it crashes; `rules: released` is what it does with the one-li
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.finetune import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.training import own_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from grace_bench.editors.hyperparameters import EwcHyperparameters
 
@@ -35,6 +36,7 @@ class EwcEditor(FinetuneEditor):
     ) -> None:
         super().__init__(model, layer, hyperparameters, generator)
         self.history: list[dict[str, Tensor]] = []
+        self._forwards: dict[int, Callable[[], Any]] = {}  # of the items in memory, by id
 
     def edit(self, batch: EditBatch) -> EditResult:
         """Finetune on the edit, held back by the edits in memory."""
@@ -45,6 +47,8 @@ class EwcEditor(FinetuneEditor):
             penalty = self._penalty(items[::-1][: settings.memory])
             losses = self.finetune(current, penalty if items else None)
         self.history = [*self.history, current][-settings.memory :]
+        kept = {id(item) for item in self.history}
+        self._forwards = {key: run for key, run in self._forwards.items() if key in kept}
         return EditResult(losses=losses)
 
     def _penalty(self, items: Sequence[Mapping[str, Tensor]]) -> _Penalty:
@@ -54,7 +58,7 @@ class EwcEditor(FinetuneEditor):
             if settings.zero_gradients:
                 self.weight.grad = None
             with torch.enable_grad():
-                self.model(**inputs).loss.backward()
+                own_loss(self._forward(inputs)).backward()
             fisher += self.weight.grad**2
         self.weight.grad = None
         fisher /= max(1, len(items)) if settings.divide_by == "count" else settings.memory
@@ -62,6 +66,13 @@ class EwcEditor(FinetuneEditor):
         if settings.anchor == "shrunken":
             anchor *= len(items) / settings.memory
         return _Penalty(self.weight, fisher, anchor, settings.ewc_lambda)
+
+    def _forward(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Run the model on an item in memory; what the weight can't change is computed once."""
+        key = id(inputs)
+        if key not in self._forwards:
+            self._forwards[key] = self.prefix.on(inputs)
+        return self._forwards[key]()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weight and the edits in memory."""
@@ -71,6 +82,7 @@ class EwcEditor(FinetuneEditor):
         """Take over weight and memory."""
         super().load_state_dict(state)
         self.history = history_from_state(state, self.weight.device)
+        self._forwards = {}
 
 
 class _Penalty:

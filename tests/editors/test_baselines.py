@@ -73,6 +73,27 @@ def test_every_ewc_switch_changes_the_third_edit(make_case, switch):
     assert not torch.equal(one, other)
 
 
+def test_ewc_computes_what_the_weight_cannot_change_once_for_each_past_edit(make_case):
+    def third_edit(engine):
+        case = make_case("t5")
+        settings = {"steps": 3, "early_stop": "none"}
+        editor = create_editor("ft_ewc", case.model, case.layer, settings, engine=engine)
+        edit(case, editor, FIRST)
+        edit(case, editor, SECOND)
+        edit(case, editor, THIRD)
+        ran = []
+        before = case.model.get_submodule("encoder.block.0.layer.0.SelfAttention.q")
+        before.register_forward_hook(lambda *_: ran.append(1))
+        edit(case, editor, FIRST)
+        return len(ran), editor.state_dict()["weight"]
+
+    whole, expected = third_edit("direct")
+    kept, weight = third_edit("lean")
+    assert whole == 6  # three past edits, three gradient steps
+    assert kept == 2  # the edit before this one, and this one
+    assert torch.equal(weight, expected)
+
+
 def test_without_past_edits_ewc_is_finetuning(make_case):
     ewc = weight_after(make_case, "ft_ewc", [FIRST])
     assert torch.equal(ewc, weight_after(make_case, "ft", [FIRST]))
