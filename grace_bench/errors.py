@@ -1,7 +1,7 @@
 """The errors a user can meet. Each carries one sentence: what, where, and what to do.
 
 The command line prints the sentence without a traceback and exits with `exit_code`:
-2 when the user can mend the cause, 1 when a run failed.
+2 when the user can mend the cause, 1 when a run failed, 143 when it was asked to stop.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class ResultError(GraceBenchError):
     """Results cannot be written or read."""
 
     exit_code = 1
+
+
+class Interrupted(GraceBenchError):
+    """Work was asked to stop (SIGTERM), and has left a checkpoint to go on from."""
+
+    exit_code = 143  # what a shell reports for a process that SIGTERM ended
 
 
 def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> str:

@@ -84,7 +84,11 @@ PREDICTIONS = _schema(
     ("fact_id", pa.string(), False),
     ("prediction", pa.string(), True),
     *((measure, pa.float64(), True) for measure in MEASURES),
+    ("key", pa.int32(), True),  # that answered; null where none did, or there are none
 )
+
+LATER_COLUMNS = (PREDICTIONS.field("key"),)
+"""Nullable columns that files of earlier versions lack; they are read as null."""
 
 PROBES = _schema(
     ("step", pa.int32(), False),
@@ -97,6 +101,25 @@ PROBES = _schema(
     ),  # a measure, or perplexity_median / perplexity_log_mean
     ("value", pa.float64(), True),
     ("n", pa.int32(), False),  # examples averaged
+)
+
+LATENCY = _schema(
+    ("step", pa.int32(), False),
+    ("n_edits", pa.int32(), False),
+    ("n_keys", pa.int32(), True),
+    ("example_id", pa.string(), False),
+    ("n_tokens", pa.int32(), False),  # of the input
+    ("repeats", pa.int32(), False),
+    ("seconds", pa.float64(), False),  # of one forward pass alone, the median
+    ("seconds_unedited", pa.float64(), False),  # the same model without the editor, in turn
+)
+
+TRAINING_LOG = _schema(
+    ("step", pa.int32(), False),  # optimiser step of a base model's training, from 1
+    ("loss", pa.float64(), False),  # of the step's examples, before the step
+    ("learning_rate", pa.float64(), False),
+    ("examples", pa.int64(), False),  # seen so far, this step's included
+    ("seconds", pa.float64(), False),  # of training so far, interruptions left out
 )
 
 CODEBOOK = _schema(
@@ -204,7 +227,10 @@ def read_parquet(
         file = pq.ParquetFile(path)
         if schema is not None:
             check_schema(path, file.schema_arrow, schema)
-        return file.read(columns)
+        table = file.read(columns)
+        if schema is not None:
+            table = _with_later_columns(table, schema.names if columns is None else columns)
+        return table
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run the step that makes it first.") from error
     except (OSError, pa.ArrowException) as error:
@@ -212,6 +238,13 @@ def read_parquet(
             f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); "
             "delete it and run the step that makes it again."
         ) from error
+
+
+def _with_later_columns(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    for field in LATER_COLUMNS:
+        if field.name in wanted and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
@@ -222,13 +255,14 @@ def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
             f"{path}: written in format {version}, this version reads {SCHEMA_VERSION}; "
             "make it again or use the version that wrote it."
         )
-    missing = [name for name in wanted.names if name not in found.names]
+    later = [field.name for field in LATER_COLUMNS if field in list(wanted)]
+    missing = [name for name in wanted.names if name not in (*found.names, *later)]
     if missing:
         raise DataError(
             f"{path}: lacks the columns {missing}; it has {found.names}. Make it again."
         )
     for field in wanted:
-        if found.field(field.name).type != field.type:
+        if field.name in found.names and found.field(field.name).type != field.type:
             raise DataError(
                 f"{path}: column '{field.name}' is {found.field(field.name).type}, "
                 f"must be {field.type}. Make it again."

@@ -1,48 +1,51 @@
 """Preparing a base model: build or load it, train it on the `train` role, save it.
 
-The folder written is an ordinary Hugging Face model folder plus `training.json`, which is
-written last: a folder with one is whole.
+The folder written is an ordinary Hugging Face model folder plus `training.parquet`, the log of
+every step, and `training.json`, which is written last: a folder with one is whole. While it is
+trained, its checkpoints are in the folder `.training` beside them; the same call goes on from them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import math
 import shutil
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from grace_bench import provenance
-from grace_bench.config import (
-    ComputeConfig,
-    DatasetConfig,
-    ModelConfig,
-    ScratchSource,
-    TrainingConfig,
-)
+from grace_bench import NUMERICS_VERSION, provenance
+from grace_bench.checkpoints import Checkpoints
+from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.datasets.base import load_role
-from grace_bench.errors import DataError, ModelError, unknown_name
+from grace_bench.errors import DataError
 from grace_bench.evaluation import average, predict_all
-from grace_bench.models.compute import autocast, set_up
+from grace_bench.models.compute import set_up
 from grace_bench.models.layers import find_layer
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
-from grace_bench.records import atomic_path, read_json, sha256_of, write_json
-from grace_bench.tasks import TASKS
-from grace_bench.tasks.base import IGNORED, Task, to_device
+from grace_bench.models.training_loop import STATE_VERSION, train_model
+from grace_bench.records import (
+    TRAINING_LOG,
+    atomic_path,
+    read_json,
+    sha256_of,
+    write_json,
+    write_parquet,
+)
+from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 MEASURED_EXAMPLES = 200
-LOG_EVERY = 100
+CHECKPOINTS = ".training"
+TRAINING_LOG_FILE = "training.parquet"
 
 
 def prepare_model(
@@ -56,6 +59,7 @@ def prepare_model(
 
     Raises:
         ModelError: the model has no such layer, or training diverged; nothing is left behind.
+        Interrupted: SIGTERM came while it was trained; called again, the training goes on.
     """
     manifest = read_json(data_folder / "manifest.json")
     device = set_up(compute)
@@ -75,148 +79,67 @@ def prepare_model(
             model, tokenizer = load_pretrained(source, dataset_config.task, labels)
     find_layer(model, model_config.layer)
     model.to(device)
-    task = TASKS.get(dataset_config.task)(tokenizer, model.config, model_config.max_length)
+    task = create_task(dataset_config, tokenizer, model.config, model_config.max_length)
     record: dict[str, Any] = {
         "model": model_config.name,
         "dataset": dataset_config.name,
     }
     record["config"] = model_config.model_dump(mode="json")
-    if model_config.training is not None:
-        record["training"] = train_model(model, task, train, model_config.training, compute)
+    data_hash, settings = manifest["data_hash"], model_config.training
+    log: list[dict[str, Any]] = []
+    if settings is not None:
+        checkpoints = None
+        if settings.checkpoint_minutes > 0:
+            of = training_fingerprint(model, model_config, dataset_config, data_hash, compute)
+            checkpoints = Checkpoints(output / CHECKPOINTS, of)
+        record["training"], log = train_model(model, task, train, settings, compute, checkpoints)
     model.eval()
     upstream = list(load_role(data_folder, "upstream"))[:MEASURED_EXAMPLES]
     predictions = predict_all(model, task, upstream, batch_size=64)
     record["upstream"] = {"n": len(upstream), "measure": task.main_measure}
     record["upstream"]["value"] = average(predictions, task.main_measure)
     logger.info("upstream %s: %.3f", task.main_measure, record["upstream"]["value"])
-    return save_model(model, tokenizer, record, manifest["data_hash"], output)
+    record = save_model(model, tokenizer, record, log, data_hash, output)
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    return record
 
 
-def train_model(
+def training_fingerprint(
     model: nn.Module,
-    task: Task,
-    examples: list[dict[str, Any]],
-    training: TrainingConfig,
+    model_config: ModelConfig,
+    dataset_config: DatasetConfig,
+    data_hash: str,
     compute: ComputeConfig,
-) -> dict[str, Any]:
-    """Train with AdamW, linear warm-up and cosine decay; batches of similar length.
+) -> str:
+    """Return the hash of all that the training of a model on its device depends on.
 
-    Raises:
-        ModelError: `training.freeze` fits no parameter or all of them, or training diverged.
+    A checkpoint with another hash cannot be gone on from to the same weights.
     """
-    started = time.perf_counter()
-    device = next(model.parameters()).device
-    trained = choose_parameters(model, training.freeze)
-    optimizer = torch.optim.AdamW(
-        trained, lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _rate(i, training))
-    batches = _batches(examples, training)
-    losses: list[float] = []
-    curve: list[dict[str, float]] = []
-    model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
-        for step in range(1, training.steps + 1):
-            batch = to_device(task.encode(next(batches)), model)
-            with autocast(compute, device):
-                loss = training_loss(model, batch, training.label_smoothing)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise ModelError(
-                    f"training diverged at step {step} (loss {losses[-1]}); "
-                    "lower training.learning_rate."
-                )
-            if step % LOG_EVERY == 0 or step == training.steps:
-                recent = sum(losses[-LOG_EVERY:]) / len(losses[-LOG_EVERY:])
-                curve.append({"step": step, "loss": round(recent, 6)})
-                seconds = time.perf_counter() - started
-                logger.info(
-                    "step %d/%d, loss %.4f, %.0f s, %.0f s left",
-                    *(step, training.steps, recent, seconds),
-                    seconds / step * (training.steps - step),
-                )
-    if not all(parameter.isfinite().all() for parameter in trained):
-        raise ModelError(
-            f"training diverged at step {training.steps} (weights are not finite); "
-            "lower training.learning_rate."
-        )
-    return {
-        **training.model_dump(mode="json"),
-        "loss": curve,
-        "seconds": round(time.perf_counter() - started, 1),
-        "parameters_trained": sum(p.numel() for p in trained),
+    settings = model_config.model_dump(mode="json", exclude={"name", "label"})
+    settings["training"].pop("checkpoint_minutes")
+    weights = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        weights.update(content.numpy().data)
+    parts = {
+        "state": STATE_VERSION,
+        "numerics": NUMERICS_VERSION,
+        "packages": provenance.package_versions(("torch", "transformers")),
+        "model": settings,
+        "task": dataset_config.task,
+        "data": data_hash,
+        "weights": weights.hexdigest(),
+        "compute": [compute.precision, compute.threads, model.device.type],
     }
-
-
-def choose_parameters(model: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
-    """Let all parameters be trained but those whose names begin with one of `freeze`."""
-    parameters = dict(model.named_parameters())
-    for prefix in freeze:
-        if not any(name.startswith(prefix) for name in parameters):
-            raise ModelError(unknown_name("parameter", prefix, parameters, "training.freeze"))
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(not name.startswith(tuple(freeze)))
-    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    if not trained:
-        raise ModelError("training.freeze: leaves no parameter to train; freeze fewer.")
-    return trained
-
-
-def training_loss(model: nn.Module, batch: dict[str, Tensor], smoothing: float) -> Tensor:
-    """Return the model's own loss, or the same with smoothed labels."""
-    output = model(**batch)
-    if smoothing == 0.0:
-        return output.loss
-    logits, labels = output.logits, batch["labels"]
-    if labels.dim() == 2 and not model.config.is_encoder_decoder:
-        logits, labels = logits[:, :-1], labels[:, 1:]  # the token at i is predicted at i - 1
-    return nn.functional.cross_entropy(
-        logits.flatten(0, -2),
-        labels.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=smoothing,
-    )
-
-
-def _rate(index: int, training: TrainingConfig) -> float:
-    """Return the share of the peak learning rate at step `index`, from 0."""
-    if index < training.warmup_steps:
-        return (index + 1) / training.warmup_steps
-    rest = max(1, training.steps - training.warmup_steps)
-    done = min(1.0, (index - training.warmup_steps) / rest)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _batches(examples: list[dict[str, Any]], training: TrainingConfig):
-    """Yield batches for ever, each epoch in a new order by a generator of its own.
-
-    Within windows of 16 batches, examples are sorted by length so that little padding is computed.
-    """
-    generator = torch.Generator().manual_seed(training.seed)
-    size = training.batch_size
-    while True:
-        order = torch.randperm(len(examples), generator=generator).tolist()
-        batches = []
-        for start in range(0, len(order), size * 16):
-            window = sorted(
-                order[start : start + size * 16],
-                key=lambda i: (len(examples[i]["text"]) + len(examples[i]["label"]), i),
-            )
-            batches += [window[i : i + size] for i in range(0, len(window), size)]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield [examples[i] for i in batches[index]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def save_model(
     model: nn.Module,
     tokenizer: Any,
     record: dict[str, Any],
+    log: list[dict[str, Any]],
     data_hash: str,
     output: Path,
 ) -> dict[str, Any]:
@@ -231,6 +154,7 @@ def save_model(
             file.replace(output / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    write_parquet(output / TRAINING_LOG_FILE, log, TRAINING_LOG)
     record |= {
         "sha256": sha256_of(output / WEIGHTS),
         "data_hash": data_hash,

@@ -1,0 +1,225 @@
+"""Checkpoints of long work: numbered, hashed, written whole or not at all; and a stop in good time.
+
+    checkpoints = Checkpoints(folder, fingerprint="what the work depends on")
+    found = checkpoints.latest()  # None: begin at the beginning
+    with stop_requests() as stop_requested:
+        ...
+        checkpoints.write(step, tensors, state, {"log": rows})
+    checkpoints.remove()
+
+A checkpoint is a folder `<number>` with `tensors.safetensors`, `state.json`, one `<name>.jsonl` for
+each list of records, and `checkpoint.json` with the hash of each of them. What the tensors and
+the state mean is the work's own business.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import threading
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from grace_bench.errors import DataError, ResultError
+from grace_bench.records import describe_os_error, read_json, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+MANIFEST = "checkpoint.json"
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+RECORDS = ".jsonl"
+UNUSABLE = ".unusable"
+NUMBER = re.compile(r"\d{8,}")
+
+
+@dataclass
+class Checkpoint:
+    """What was written: tensors on the CPU, a JSON value, lists of records by name."""
+
+    number: int
+    tensors: dict[str, Tensor] = field(repr=False)
+    state: Any
+    records: dict[str, list[dict[str, Any]]] = field(repr=False)
+
+
+class Checkpoints:
+    """The checkpoints of one piece of work, in a folder of their own.
+
+    Args:
+        folder: that nothing else writes to; made with the first checkpoint.
+        fingerprint: tells this work from any other that could use the folder: a hash of its
+            settings and its inputs. A checkpoint with another one is not used.
+        keep: how many are kept; with two, a damaged one costs only the work since the one before.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int = 2) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.keep = keep
+
+    def write(
+        self,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        state: Any,
+        records: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        """Write one checkpoint, and remove all but the newest.
+
+        Args:
+            number: grows with the work: a step. One of the same number is replaced.
+            tensors: on any device; no two may share memory.
+            state: a JSON value. Floats come back bit for bit.
+            records: rows of JSON values, one line each, so that they can be read meanwhile.
+
+        Raises:
+            ResultError: the folder cannot be written or the disk is full; older ones are as before.
+        """
+        target = self.folder / f"{number:08d}"
+        temporary = self.folder / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            self._fill(temporary, number, tensors, state, records or {})
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+            older = [n for n in self._numbers() if n < number]
+            for n in older[: max(0, len(older) - (self.keep - 1))]:
+                shutil.rmtree(self.folder / f"{n:08d}")
+        except (OSError, SafetensorError) as error:
+            raise ResultError(describe_os_error(target, _as_os_error(error))) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _fill(
+        self,
+        folder: Path,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        state: Any,
+        records: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> None:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(plain, folder / TENSORS)
+        (folder / STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
+        for name, rows in records.items():
+            with open(folder / f"{name}{RECORDS}", "w", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        manifest = {
+            "format": "grace-bench checkpoint",
+            "version": VERSION,
+            "number": number,
+            "fingerprint": self.fingerprint,
+            "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint of this work that is whole, or None.
+
+        Newer ones that are damaged or of other work are renamed to `<number>.unusable`; the log
+        says which and why.
+        """
+        for left in self.folder.glob(".*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        for number in reversed(self._numbers()):
+            place = self.folder / f"{number:08d}"
+            try:
+                return self._read(place, number)
+            except DataError as error:
+                self._set_aside(place, str(error))
+        return None
+
+    def _read(self, place: Path, number: int) -> Checkpoint:
+        try:
+            manifest = read_json(place / MANIFEST)
+            if (manifest["version"], manifest["number"]) != (VERSION, number):
+                raise DataError(f"{place}: the checkpoint is of another format.")
+            if manifest["fingerprint"] != self.fingerprint:
+                raise DataError(
+                    f"{place}: the checkpoint is of other settings, data, weights or versions."
+                )
+            files = manifest["files"]
+            for name, expected in files.items():
+                if not (place / name).is_file() or sha256_of(place / name) != expected:
+                    raise DataError(f"{place / name}: missing or changed since it was written.")
+            return Checkpoint(
+                number,
+                safetensors.torch.load_file(place / TENSORS),
+                read_json(place / STATE),
+                {
+                    name.removesuffix(RECORDS): _read_lines(place / name)
+                    for name in files
+                    if name.endswith(RECORDS)
+                },
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise DataError(f"{place}: not a whole checkpoint ({error!r}).") from error
+
+    def _set_aside(self, place: Path, reason: str) -> None:
+        aside = place.with_name(place.name + UNUSABLE)
+        logger.warning("%s It is set aside as %s.", reason, aside.name)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)
+        except OSError as error:
+            raise ResultError(describe_os_error(aside, error)) from error
+
+    def remove(self) -> None:
+        """Remove the folder and all in it: the work is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _numbers(self) -> list[int]:
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in found if NUMBER.fullmatch(path.name))
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """Return the error of the system; safetensors only writes its number into the sentence."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Keep SIGTERM from ending the process at once; yield a function that says whether it came.
+
+    Schedulers send it some seconds before they kill a job: time for a checkpoint. A request that
+    the block has not answered with an exception takes its ordinary effect after it. Only the main
+    thread of a process can do this; in others nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    requested = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if requested.is_set():
+        signal.raise_signal(signal.SIGTERM)
