@@ -11,13 +11,14 @@ from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.records import PREDICTIONS, read_json, read_parquet, write_json, write_parquet
-from grace_bench.tasks import TASKS
+from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from grace_bench.config import RunSpec
+    from grace_bench.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,38 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
     return read_parquet(folder / "predictions.parquet", PREDICTIONS).to_pylist()
 
 
+def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the examples whose text, and those whose label, is longer than the task can hold."""
+    cuts = [task.truncation(example) for example in examples]
+    texts, labels = (sum(c.text > 0 for c in cuts), sum(c.label > 0 for c in cuts))
+    if texts or labels:
+        logger.warning(
+            "%s: of %d rows %d texts and %d labels are longer than max_length %d allows and are "
+            "cut; raise the model's max_length to use them whole.",
+            *(role, len(cuts), texts, labels, task.max_length),
+        )
+    return {"rows": len(cuts), "texts": texts, "labels": labels}
+
+
 def run_baseline(
     spec: RunSpec, data_folder: Path, model_folder: Path, output: Path
 ) -> dict[str, Any]:
     """Predict every role with the unedited model; written once per model x data set.
 
-    `output` receives predictions.parquet and, last, baseline.json with the averages.
+    `output` receives predictions.parquet and, last, baseline.json with the averages and with how
+    many texts and labels of each role `max_length` cuts short.
     """
     device = set_up(spec.compute)
     loaded = load_model(model_folder, spec.dataset.task, device)
-    task = TASKS.get(spec.dataset.task)(
-        loaded.tokenizer, loaded.model.config, spec.model.max_length
-    )
+    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
     rows: list[dict[str, Any]] = []
     averages: dict[str, dict[str, float | None]] = {}
+    truncated: dict[str, dict[str, int]] = {}
+    if spec.model.training is not None:
+        truncated["train"] = count_truncated(task, "train", load_role(data_folder, "train"))
     for role in ("upstream", "edits", "holdout", "accurate"):
         examples = list(load_role(data_folder, role))
+        truncated[role] = count_truncated(task, role, examples)
         with autocast(spec.compute, device):
             predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
         found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
@@ -66,6 +83,8 @@ def run_baseline(
         "model_hash": loaded.sha256,
         "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
         "averages": averages,
+        "truncated": truncated,
+        "max_length": task.max_length,
         "measure": task.main_measure,
     }
     write_json(output / "baseline.json", record)

@@ -11,6 +11,7 @@ manifest, so that a folder with a manifest is a whole data set:
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from grace_bench.datasets.checks import check_roles
+from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.records import (
@@ -38,6 +39,8 @@ Options = TypeVar("Options", bound=DatasetOptions)
 Row = dict[str, Any]
 
 MANIFEST_FORMAT = 1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -132,10 +135,25 @@ def prepare(
         "data_hash": _data_hash(files),
         "sources": built.sources,
         "dropped": dict(sorted(built.dropped.items())),
+        "also_in_train": count_taught(roles),
         "labels": built.labels,
     }
+    _log_counts(manifest)
     write_json(manifest_path, manifest)
     return manifest
+
+
+def _log_counts(manifest: Mapping[str, Any]) -> None:
+    """Say what was made, what was left out and what the base model has read before."""
+    name, roles = manifest["dataset"], manifest["roles"]
+    logger.info("%s: %s", name, ", ".join(f"{r} {roles[r]['rows']}" for r in ROLES))
+    for reason, count in manifest["dropped"].items():
+        logger.info("%s: dropped %d: %s", name, count, reason)
+    for role, count in manifest["also_in_train"].items():
+        if count:
+            level = logging.INFO if role in ("upstream", "accurate") else logging.WARNING
+            message = "%s: %d of %d rows of %s are also read in train, label and all"
+            logger.log(level, message, name, count, roles[role]["rows"], role)
 
 
 def load_role(folder: Path | str, role: str) -> list[Row]:

@@ -1,7 +1,8 @@
 """The promises every prepared data set keeps (design.md, decision 5: splits by fact).
 
 Each check raises `DataError` with one sentence that names an offending row. They run on what a
-builder made, whoever wrote the builder, before anything is written.
+builder made, whoever wrote the builder, before anything is written. Two texts are the same if they
+differ only in case, white space or end marks (`fields.same_text`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from grace_bench.datasets.fields import is_decodable, same_text
 from grace_bench.errors import DataError
 from grace_bench.records import EXAMPLES, REQUIRED_ROLES
 
@@ -59,6 +61,10 @@ def check_rows(name: str, roles: Roles) -> None:
                 value = row.get(column.name)
                 if not (isinstance(value, str) or (value is None and column.nullable)):
                     raise DataError(f"{where} has {value!r} for '{column.name}'; {_MEND}")
+                if value is not None and not is_decodable(value):
+                    raise DataError(
+                        f"{where} has undecodable characters in '{column.name}'; {_MEND}"
+                    )
             if not row["label"].strip():
                 raise DataError(f"{where} has an empty label; {_MEND}")
             if role != "train" and not row["text"].strip():
@@ -94,13 +100,17 @@ def check_facts_apart(name: str, roles: Roles) -> None:
 
 
 def check_texts_apart(name: str, roles: Roles) -> None:
-    """No text of `edits` is in `train` or `upstream`."""
-    edited = {row["text"]: row["example_id"] for row in roles["edits"]}
-    for role in ("train", "upstream"):
-        for row in roles[role]:
-            if row["text"] in edited:
+    """No text of `edits` or `holdout` is in `train`, `upstream` or `accurate`."""
+    streamed = {
+        same_text(row["text"]): f"{role} row '{row['example_id']}'"
+        for role in ("holdout", "edits")
+        for row in roles.get(role, [])
+    }
+    for role in ("train", "upstream", "accurate"):
+        for row in roles.get(role, []):
+            if (key := same_text(row["text"])) in streamed:
                 raise DataError(
-                    f"{name}: the text of edits row '{edited[row['text']]}' is also in {role} "
+                    f"{name}: the text of {streamed[key]} is also in {role} "
                     f"(row '{row['example_id']}'); {_MEND}"
                 )
 
@@ -108,7 +118,7 @@ def check_texts_apart(name: str, roles: Roles) -> None:
 def check_holdout(name: str, roles: Roles) -> None:
     """`holdout` has other texts of the edited facts, and none that belongs to two facts."""
     facts = {row["fact_id"] for row in roles["edits"]}
-    owner = {row["text"]: row for row in roles["edits"]}
+    owner = {same_text(row["text"]): row for row in roles["edits"]}
     held_out: dict[str, Row] = {}
     for row in roles.get("holdout", []):
         if row["fact_id"] not in facts:
@@ -116,30 +126,54 @@ def check_holdout(name: str, roles: Roles) -> None:
                 f"{name}: holdout row '{row['example_id']}' is about '{row['fact_id']}', which "
                 f"edits lacks; {_MEND}"
             )
-        for other in (owner.get(row["text"]), held_out.get(row["text"])):
+        key = same_text(row["text"])
+        for other in (owner.get(key), held_out.get(key)):
             if other is not None and other["fact_id"] != row["fact_id"]:
                 raise DataError(
                     f"{name}: holdout row '{row['example_id']}' has the text of another fact's row "
                     f"'{other['example_id']}'; {_MEND}"
                 )
-        if row["text"] in owner:
+        if key in owner:
             raise DataError(
                 f"{name}: the text of holdout row '{row['example_id']}' is also in edits "
-                f"(row '{owner[row['text']]['example_id']}'); {_MEND}"
+                f"(row '{owner[key]['example_id']}'); {_MEND}"
             )
-        held_out[row["text"]] = row
+        held_out[key] = row
 
 
 def check_one_label(name: str, roles: Roles) -> None:
-    """No text of `edits` has two labels."""
-    first: dict[str, Row] = {}
-    for row in roles["edits"]:
-        other = first.setdefault(row["text"], row)
-        if other["label"] != row["label"]:
-            raise DataError(
-                f"{name}: edits rows '{other['example_id']}' and '{row['example_id']}' have one "
-                f"text and two labels, '{other['label']}' and '{row['label']}'; {_MEND}"
-            )
+    """No text of `edits` has two labels, and no fact of `edits` and `holdout`."""
+    texts: dict[str, Row] = {}
+    facts: dict[str, Row] = {}
+    for role in ("edits", "holdout"):
+        for row in roles.get(role, []):
+            here = f"{role} row '{row['example_id']}'"
+            same = ((texts, same_text(row["text"]), "text"), (facts, row["fact_id"], "fact"))
+            for first, key, what in same:
+                other = first.setdefault(key, row)
+                if same_text(other["label"]) != same_text(row["label"]):
+                    raise DataError(
+                        f"{name}: edits row '{other['example_id']}' and {here} have one {what} "
+                        f"and two labels, '{other['label']}' and '{row['label']}'; {_MEND}"
+                    )
+
+
+def count_taught(roles: Roles) -> dict[str, int]:
+    """Count the rows of each role whose prompt and label are also read in `train`, role by role.
+
+    Not a fault: `upstream` and `accurate` may be what the base model was fitted on, and a text of
+    `train` without a prompt may hold them anywhere. It should be known all the same.
+    """
+    pairs = {(same_text(row["text"]), same_text(row["label"])) for row in roles["train"]}
+    passages = "\n".join(same_text(row["label"]) for row in roles["train"] if not row["text"])
+    counts = {}
+    for role in ("upstream", "edits", "holdout", "accurate"):
+        counts[role] = sum(
+            (same_text(row["text"]), same_text(row["label"])) in pairs
+            or same_text(f"{row['text']} {row['label']}") in passages
+            for row in roles.get(role, [])
+        )
+    return counts
 
 
 def check_labels_known(name: str, roles: Roles, labels: list[str]) -> None:

@@ -6,6 +6,8 @@ unfit(text, "question")      # None, or "empty question" / "undecodable question
 from __future__ import annotations
 
 import difflib
+import math
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
@@ -17,18 +19,34 @@ if TYPE_CHECKING:
     from grace_bench.datasets.files import Records
 
 UNDECODABLE = "\ufffd"
+_END_MARKS = " ?.!"
 
 
 def text_of(value: Any) -> str:
-    """Return a value as a string with single spaces; None is empty."""
-    return "" if value is None else " ".join(str(value).split())
+    """Return a value as a string with single spaces; what is missing or no text is empty."""
+    return "" if _missing(value) or isinstance(value, list | dict) else " ".join(str(value).split())
+
+
+def same_text(text: str) -> str:
+    """Return what texts that differ in case, white space or end marks only have in common.
+
+    >>> same_text("Who  is he?") == same_text("who is he")
+    True
+    """
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.rstrip(_END_MARKS) or folded
+
+
+def is_decodable(text: str) -> bool:
+    """Say whether no bytes of a text were lost, neither before nor when it is written."""
+    return UNDECODABLE not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def unfit(text: str, what: str) -> str | None:
     """Return why a text cannot be used: it is empty, or bytes of it were lost."""
     if not text.strip():
         return f"empty {what}"
-    if UNDECODABLE in text or any("\ud800" <= c <= "\udfff" for c in text):
+    if not is_decodable(text):
         return f"undecodable {what}"
     return None
 
@@ -58,17 +76,33 @@ def form_of(records: Records, forms: Mapping[str, Sequence[str]]) -> str:
 
 
 def complete(
-    rows: list[dict[str, Any]], fields: Sequence[str], dropped: Counter[str]
+    rows: list[dict[str, Any]],
+    fields: Sequence[str],
+    dropped: Counter[str],
+    lists: Sequence[str] = (),
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Return the records that have all fields, with their numbers from 0; count the others."""
+    """Return the records that have all fields, with their numbers from 0; count the others.
+
+    Fields hold one value each; those named in `lists` may hold lists and mappings too.
+    """
     kept = []
     for number, row in enumerate(rows):
-        missing = next((field for field in fields if row.get(field) is None), None)
-        if missing is None:
-            kept.append((number, row))
-        else:
+        missing = next((field for field in fields if _missing(row.get(field))), None)
+        odd = next(
+            (f for f in fields if f not in lists and isinstance(row.get(f), list | dict)), None
+        )
+        if missing is not None:
             dropped[f"record without '{missing}'"] += 1
+        elif odd is not None:
+            dropped[f"record whose '{odd}' is no text"] += 1
+        else:
+            kept.append((number, row))
     return kept
+
+
+def _missing(value: Any) -> bool:
+    """Say whether a value is none at all; tables write an empty number as NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def row_of(

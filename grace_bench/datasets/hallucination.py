@@ -27,7 +27,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import complete, form_of, row_of, unfit
+from grace_bench.datasets.fields import complete, form_of, row_of, same_text, unfit
 from grace_bench.datasets.files import read_records
 from grace_bench.datasets.passages import PASSAGE_FORMS, Passage, read_passages
 from grace_bench.datasets.real_options import HallucinationOptions
@@ -68,7 +68,7 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
         else:
             passages, names = read_passages(records, form, options.concepts, cache_dir, dropped)
             sources += names
-            roles = self._from_passages(passages, dropped)
+            roles = self._from_passages(passages[: options.passages], dropped)
         if options.web is not None:
             texts, entry = read_web_texts(options.web, options.web_words, cache_dir, dropped)
             sources.append(entry)
@@ -89,10 +89,10 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
         prompts: set[str] = set()
         for passage in passages:
             before = HEADER.format(concept=passage.concept)
-            if before in prompts:
+            if same_text(before) in prompts:
                 dropped["passage with the name of an earlier one"] += 1
                 continue
-            prompts.add(before)
+            prompts.add(same_text(before))
             taught = []
             wiki = passage.wiki[: len(passage.sentences)]
             for place, said in enumerate(passage.sentences):
@@ -113,20 +113,24 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
     def _from_pairs(self, pairs: list[tuple[int, dict[str, Any]]], dropped: Counter[str]) -> Roles:
         roles: Roles = {"train": [], "edits": []}
         targets: dict[str, str] = {}
+        prompts: list[str] = []
         for number, record in pairs:
             prompt, target, subject = (str(record[field]).strip() for field in _WISE)
+            key = same_text(prompt)
             reason = unfit(prompt, "prompt") or unfit(target, "target")
-            if reason is None and prompt in targets:
-                same = targets[prompt] == target
+            if reason is None and subject:
+                reason = unfit(subject, "subject")
+            if reason is None and key in targets:
+                same = targets[key] == target
                 reason = "prompt repeated" if same else "prompt with another target than before"
             if reason is not None:
                 dropped[reason] += 1
                 continue
-            targets[prompt] = target
+            targets[key] = target
+            prompts.append(prompt)
             roles["edits"].append(
                 row_of("edits", str(number), f"wise:{number}", prompt, target, subject or None)
             )
-        prompts = list(targets)
         if self.options.train == "passages":  # the longest of prompts that continue each other
             ordered = sorted(prompts)
             inner = {a for a, b in pairwise(ordered) if b.startswith(a)}
@@ -148,17 +152,18 @@ def _locality(
     rows: list[dict[str, Any]], edits: list[dict[str, Any]], dropped: Counter[str]
 ) -> list[dict[str, Any]]:
     """Return the locality pairs as `upstream`."""
-    seen = {row["text"] for row in edits}
+    seen = {same_text(row["text"]) for row in edits}
     upstream = []
     for number, record in complete(rows, _LOCALITY, dropped):
         prompt, label = (str(record[field]).strip() for field in _LOCALITY)
         reason = unfit(prompt, "locality prompt") or unfit(label, "locality text")
-        if reason is None and prompt in seen:
+        key = same_text(prompt)
+        if reason is None and key in seen:
             reason = "locality prompt repeated"
         if reason is not None:
             dropped[reason] += 1
             continue
-        seen.add(prompt)
+        seen.add(key)
         fact_id = f"locality:{number}"
         upstream.append(row_of("upstream", fact_id, fact_id, prompt, label))
     return upstream

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import complete, form_of, row_of, text_of, unfit
+from grace_bench.datasets.fields import complete, form_of, row_of, same_text, text_of, unfit
 from grace_bench.datasets.files import read_records
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _FORMS = {
     "nq_open": ("question", "answer"),
     "mend": ("loc", "loc_ans"),
 }
-_LOC_PREFIX = "nq question: "
+_LOC_PREFIX = "nq question:"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Question:
 
 
 def same_question(text: str) -> str:
-    """Return what questions that differ in case or in the end mark only have in common."""
-    return text.casefold().rstrip(" ?.!").removeprefix(_LOC_PREFIX)
+    """Return `same_text` of a question, without the prefix that MEND gives those of NQ."""
+    return same_text(text).removeprefix(_LOC_PREFIX).strip()
 
 
 def read_questions(
@@ -48,14 +48,14 @@ def read_questions(
     records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)", cache_dir)
     fields = _FORMS[form_of(records, _FORMS)]
     questions = []
-    for number, record in complete(records.rows, fields, dropped):
+    for number, record in complete(records.rows, fields, dropped, lists=fields[1:]):
         answers = record[fields[1]]
         answers = answers if isinstance(answers, list) else [answers]
         answers = [text for answer in answers if (text := text_of(answer))]
         dropped["NQ answer after the first"] += max(0, len(answers) - 1)
         text = text_of(record[fields[0]])
         if fields == _FORMS["mend"]:
-            text = text.removeprefix(_LOC_PREFIX)
+            text = text.removeprefix(_LOC_PREFIX).strip()
         questions.append(Question(number, text, answers[0] if answers else ""))
     return _without_repeated(questions, dropped), records.entry
 

@@ -152,6 +152,9 @@ class TableOptions(DatasetOptions):
     upstream_size: int = Field(
         default=500, ge=1, description="Older rows kept out of `train`, to be retained."
     )
+    strip_markup: bool = Field(
+        default=False, description="Whether HTML tags and entities are taken out of the texts."
+    )
     min_words: int = Field(default=1, ge=1, description="Shorter texts are dropped.")
     min_label_count: int = Field(
         default=1, ge=1, description="Labels rarer than this among older rows are dropped."

@@ -10,7 +10,7 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import UNDECODABLE, complete, text_of
+from grace_bench.datasets.fields import complete, is_decodable, text_of
 from grace_bench.datasets.files import read_records
 from grace_bench.datasets.sentences import split_sentences
 from grace_bench.errors import DataError
@@ -51,7 +51,7 @@ def read_passages(
     fields = PASSAGE_FORMS[form]
     passages: list[Passage] = []
     seen: set[str] = set()
-    for number, row in complete(records.rows, fields, dropped):
+    for number, row in complete(records.rows, fields, dropped, lists=fields[:2]):
         index = text_of(row["wiki_bio_test_idx"])
         passage = _passage(index, names[number], row, fields[0])
         if isinstance(passage, Passage) and index in seen:
@@ -83,6 +83,8 @@ def _names(
             f"{read.path}: has {sum(map(bool, names))} names for {len(records.rows)} passages; it "
             "should have one a line, in the passages' order."
         )
+    if odd := next((n for n, name in enumerate(names, start=1) if not is_decodable(name)), None):
+        raise DataError(f"{read.path}: line {odd} has undecodable characters; get the file again.")
     return names, [read.entry]
 
 
@@ -96,9 +98,9 @@ def _passage(index: str, concept: str, row: dict[str, Any], sentences: str) -> P
     if not set(annotation) <= set(_ANNOTATIONS):
         return "passage with an unknown annotation"
     wiki = split_sentences(str(row["wiki_bio_text"]))
-    if not said or not all(said) or not wiki:
+    if not all(text.strip(" .?!") for text in said) or not said or not wiki:
         return "passage with an empty sentence or no Wikipedia text"
-    if any(UNDECODABLE in text for text in (*said, *wiki)):
+    if not all(map(is_decodable, (*said, *wiki))):
         return "passage with undecodable text"
     false = tuple(_ANNOTATIONS[label] for label in annotation)
     return Passage(index, concept, tuple(said), false, tuple(wiki))

@@ -142,6 +142,9 @@ class HallucinationOptions(DatasetOptions):
         description="Web texts to be retained, {text}; null: the locality pairs of the editing "
         f"form {_KEYS}.",
     )
+    passages: int | None = Field(
+        default=None, ge=1, description="First so many passages that are fit; null for all."
+    )
     train: Literal["passages", "prompts"] = Field(
         default="passages",
         description="What the base model is fitted on beside web texts: each passage of GPT-3 "

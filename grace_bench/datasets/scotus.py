@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import complete, form_of, row_of, text_of, unfit
+from grace_bench.datasets.fields import complete, form_of, row_of, same_text, text_of, unfit
 from grace_bench.datasets.files import read_records
 from grace_bench.datasets.real_options import ScotusOptions
 from grace_bench.errors import DataError
@@ -56,7 +56,7 @@ class Scotus(DatasetBuilder[ScotusOptions]):
         edits, edits_entry = self._read(options.edits, "stream", cache_dir, dropped)
         older, older_entry = self._read(options.upstream, "older", cache_dir, dropped)
         sources = [older_entry, edits_entry]
-        streamed = {case.text for case in edits}
+        streamed = {same_text(case.text) for case in edits}
         older = self._apart(older, streamed, dropped)
         train = older
         if options.train is not None:
@@ -90,20 +90,21 @@ class Scotus(DatasetBuilder[ScotusOptions]):
         seen: dict[str, str] = {}
         for number, row in complete(records.rows, columns, dropped):
             text, label = (text_of(row[column]) for column in columns)
+            key = same_text(text)
             reason = unfit(text, "text") or unfit(label, "label")
-            if reason is None and text in seen:
+            if reason is None and key in seen:
                 reason = f"{part} text repeated"
-                if seen[text] != label:
+                if seen[key] != label:
                     reason += " with another label"
             if reason is not None:
                 dropped[reason] += 1
                 continue
-            seen[text] = label
+            seen[key] = label
             cases.append(Case(f"{part}-{number}", text, label))
         return cases, records.entry
 
     def _apart(self, cases: list[Case], streamed: set[str], dropped: Counter[str]) -> list[Case]:
-        kept = [case for case in cases if case.text not in streamed]
+        kept = [case for case in cases if same_text(case.text) not in streamed]
         dropped["older text that is also in the stream"] += len(cases) - len(kept)
         return kept
 

@@ -50,8 +50,8 @@ def _is_boundary(text: str, start: int, end: re.Match[str]) -> bool:
         return False
     if end.group()[0] != "." or len(end.group()) > 1:
         return True
-    words = text[start : end.start()].split()
-    last = words[-1].lstrip(_OPENING) if words else ""
+    words = re.split(r"[\s\u2013\u2014-]+", text[start : end.start()])  # "Missouri-St. Louis"
+    last = words[-1].lstrip(_OPENING)
     next_word = following.split()[0].strip("\"'").rstrip(".,;:").casefold()
     word = last.casefold()
     if word in NEVER_END and not last.isupper():

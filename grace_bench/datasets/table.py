@@ -12,8 +12,9 @@ works offline when `HF_HUB_OFFLINE` is set and the hub data set is in its cache.
   Without a term column, a random sample of `stream_size` rows, and the others are the old ones.
 - holdout, accurate: empty; a table has no rephrasings and says nothing of what a model knows.
 
-Rows that repeat a text, lack a text, a label or a term, have a rare label, or a label that
-occurs in the stream only, are dropped and counted.
+Rows that repeat a text (in whatever case and white space), lack a text, a label or a term, have
+undecodable characters, a rare label, or a label that occurs in the stream only, are dropped and
+counted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, library_cache
+from grace_bench.datasets.fields import same_text, text_of, unfit
+from grace_bench.datasets.markup import without_markup
 from grace_bench.datasets.options import TableOptions
 from grace_bench.errors import DataError
 from grace_bench.records import sha256_of
@@ -75,7 +78,7 @@ class Table(DatasetBuilder[TableOptions]):
                 "edits": [self._row("edits", record) for record in kept],
             },
             sources=[source],
-            dropped=dict(dropped),
+            dropped=dict(+dropped),
             labels=sorted(known),
         )
 
@@ -165,24 +168,28 @@ class Table(DatasetBuilder[TableOptions]):
     def _records(self, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[Record]:
         options = self.options
         records: list[Record] = []
-        texts: set[str] = set()
+        labels: dict[str, str] = {}
         ids: set[str] = set()
         for number, row in enumerate(rows, start=1):
-            text = _text(row[options.text_column])
-            label = _text(row[options.label_column])
+            text = text_of(row[options.text_column])
+            if options.strip_markup and (plain := text_of(without_markup(text))) != text:
+                dropped["markup of a text"] += 1
+                text = plain
+            label = text_of(row[options.label_column])
             term = row[options.term_column] if options.term_column else None
-            row_id = _text(row[options.id_column]) if options.id_column else f"row-{number}"
-            reason = None
-            if not text:
-                reason = "empty text"
-            elif not label:
-                reason = "empty label"
+            row_id = text_of(row[options.id_column]) if options.id_column else f"row-{number}"
+            key = same_text(text)
+            reason = unfit(text, "text") or unfit(label, "label")
+            if reason is not None:
+                pass
             elif options.term_column and (term is None or not str(term).strip()):
                 reason = "empty term"
             elif len(text.split()) < options.min_words:
                 reason = "text shorter than min_words"
-            elif text in texts:
+            elif key in labels:
                 reason = "text repeated"
+                if labels[key] != label:
+                    reason += " with another label"
             if reason is not None:
                 dropped[reason] += 1
                 continue
@@ -192,7 +199,7 @@ class Table(DatasetBuilder[TableOptions]):
                     f"'{row_id}' in column '{options.id_column}'"
                     f"{' of an earlier row' if row_id else ''}; choose a column of unique ids."
                 )
-            texts.add(text)
+            labels[key] = label
             ids.add(row_id)
             records.append(Record(row_id, text, label, term))
         return records
@@ -248,10 +255,6 @@ class Table(DatasetBuilder[TableOptions]):
             "subject": None,
             "relation": None if record.term is None else str(record.term),
         }
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else " ".join(str(value).split())
 
 
 def _number(value: Any) -> float | None:

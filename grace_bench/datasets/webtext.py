@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import complete, form_of, row_of, unfit
+from grace_bench.datasets.fields import complete, form_of, row_of, same_text, unfit
 from grace_bench.datasets.files import read_records
 
 if TYPE_CHECKING:
@@ -40,14 +40,15 @@ def read_web_texts(
         text = str(record["text"]).strip().removeprefix(_END_OF_TEXT)
         text = text.removesuffix(_END_OF_TEXT).strip()
         reason = unfit(text, "web text")
-        if reason is None and text in seen:
+        key = same_text(text)
+        if reason is None and key in seen:
             reason = "web text repeated"
         if reason is None and len(text.split()) < _MIN_WORDS:
             reason = f"web text of fewer than {_MIN_WORDS} words"
         if reason is not None:
             dropped[reason] += 1
             continue
-        seen.add(text)
+        seen.add(key)
         texts.append(WebText(number, text))
     return [WebText(t.number, _cut(t.text, words, dropped)) for t in texts], records.entry
 

@@ -6,7 +6,10 @@
 Edits come from the released jsonl {input, output: [{answer}], filtered_rephrases, ...} or from the
 JSON list of MEND and EasyEdit {subject, src, rephrase, answers, ...}. The label is the first true
 answer, as in the released code, and not the alternative that MEND teaches. Records that share a
-question and its answer are one fact. A question with different answers is dropped.
+question and its answer are one fact, and so are records that name the same subject and the same
+answer: zsRE asks for most of its facts in several records ("Who is Andy Luckey's dad?", "What is
+the name of Andy Luckey father?"), and one's edit would teach what another holds out. The released
+jsonl names no subjects. A question with different answers is dropped.
 
 - stream `released`: the released rule, random numbers included: each record's own question, and
   its first ten rephrasings if it has as many; the first 10000 questions in a random order; the
@@ -25,7 +28,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import complete, form_of, row_of, text_of, unfit
+from grace_bench.datasets.fields import (
+    complete,
+    form_of,
+    is_decodable,
+    row_of,
+    same_text,
+    text_of,
+    unfit,
+)
 from grace_bench.datasets.files import read_records
 from grace_bench.datasets.nq import nq_roles, read_questions, same_question
 from grace_bench.datasets.real_options import ZsreOptions
@@ -206,11 +217,11 @@ def _usable(
 def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
     """Map each question that has one answer to its fact, named after one of its records.
 
-    Records that share such a question are one fact.
+    Records that share such a question, or their subject and their answer, are one fact.
     """
     answers: dict[str, set[str]] = defaultdict(set)
     for phrasing in phrasings:
-        answers[phrasing.key].add(phrasing.record.answer.casefold())
+        answers[phrasing.key].add(same_text(phrasing.record.answer))
     single = [phrasing for phrasing in phrasings if len(answers[phrasing.key]) == 1]
     above: dict[str, str] = {}
 
@@ -220,10 +231,15 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
         return record_id
 
     owner: dict[str, str] = {}
+    named: dict[tuple[str, str], str] = {}
     for phrasing in single:
-        mine = root(phrasing.record.record_id)
-        first = root(owner.setdefault(phrasing.key, mine))
-        above[mine] = first
+        record = phrasing.record
+        mine = root(record.record_id)
+        above[mine] = root(owner.setdefault(phrasing.key, mine))
+        if record.subject is not None:
+            mine = root(mine)
+            what = (same_text(record.subject), same_text(record.answer))
+            above[mine] = root(named.setdefault(what, mine))
     return {key: f"zsre:{root(record_id)}" for key, record_id in owner.items()}
 
 
@@ -232,7 +248,12 @@ def _records(records: Records, dropped: Counter[str]) -> list[Record]:
     form = form_of(records, _FORMS)
     made: list[Record] = []
     ids: set[str] = set()
-    for number, row in complete(records.rows, _FORMS[form], dropped):
+    for number, row in complete(
+        records.rows,
+        _FORMS[form],
+        dropped,
+        lists=("output", "filtered_rephrases", "rephrase", "answers"),
+    ):
         read = _released_fields if form == "released" else _mend_fields
         question, others, answers = read(row)
         record_id = text_of(row.get("id")) or str(number)
@@ -250,6 +271,9 @@ def _records(records: Records, dropped: Counter[str]) -> list[Record]:
         fit = [text for text in others if not unfit(text, "")]
         dropped["rephrasing empty or undecodable"] += len(others) - len(fit)
         subject = text_of(row.get("subject")) or None
+        if subject is not None and not is_decodable(subject):
+            dropped["undecodable subject"] += 1
+            subject = None
         made.append(Record(record_id, (question, *fit), answers[0], subject))
     return made
 

@@ -32,10 +32,18 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says to one example, and its scores by measure."""
+    """What the model says to one example (None: it was not asked to), its scores by measure."""
 
-    text: str
+    text: str | None
     scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How many tokens of an example do not fit `max_length`: of its text, of its label."""
+
+    text: int = 0
+    label: int = 0
 
 
 class Task(ABC):
@@ -53,6 +61,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     main_measure: ClassVar[str]
+    generates: bool = True  # whether predictions of a generative task have text
 
     def __init__(
         self,
@@ -73,6 +82,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return model inputs with labels, right-padded, on the CPU; shapes (batch, length)."""
+
+    def truncation(self, example: Example) -> Truncation:
+        """Return how much of an example `encode` cuts off; tasks that cut say so here."""
+        return Truncation()
 
     def subject_span(self, example: Example) -> tuple[int, int] | None:
         """Return where the example's subject stands in its encoded input, if it has one there.
@@ -129,14 +142,19 @@ class GenerativeTask(Task):
         A long prompt loses its beginning. A causal model's leaves room for an answer, the same
         for every answer, so that the prompt is the same tokens whether scored or continued.
         """
+        room = self.max_length
+        if not self.config.is_encoder_decoder:
+            room -= min(self.max_new_tokens, self.max_length // 2)
+        return self._whole_prompt_ids(example)[-room:]
+
+    def _whole_prompt_ids(self, example: Example) -> list[int]:
         if self.config.is_encoder_decoder:
-            return self.tokenizer(example["text"])["input_ids"][-self.max_length :]
-        room = self.max_length - min(self.max_new_tokens, self.max_length // 2)
+            return self.tokenizer(example["text"])["input_ids"]
         ids = self.tokenizer(example["text"], add_special_tokens=False)["input_ids"]
         start = self.tokenizer.bos_token_id
         if start is None:
             start = self.tokenizer.eos_token_id
-        return [start, *ids][-room:]
+        return [start, *ids]
 
     def answer_ids(self, example: Example) -> list[int]:
         """Return the answer's token ids, the end-of-sequence token included."""
@@ -151,11 +169,10 @@ class GenerativeTask(Task):
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask and labels; (batch, length) each."""
         prompts = [self.prompt_ids(example) for example in examples]
-        answers = [self.answer_ids(example) for example in examples]
+        answers = [self._kept_answer(e, p) for e, p in zip(examples, prompts, strict=True)]
         if self.config.is_encoder_decoder:
-            rows, labels = prompts, [a[: self.max_length - 1] for a in answers]
+            rows, labels = prompts, answers
         else:
-            answers = [a[: self.max_length - len(p)] for p, a in zip(prompts, answers, strict=True)]
             rows = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
             labels = [[*[IGNORED] * len(p), *a] for p, a in zip(prompts, answers, strict=True)]
         return {
@@ -163,6 +180,29 @@ class GenerativeTask(Task):
             "attention_mask": attention(rows),
             "labels": pad(labels, IGNORED),
         }
+
+    def _kept_answer(self, example: Example, prompt: Sequence[int]) -> list[int]:
+        """Return the answer's tokens that fit: a long answer loses its end.
+
+        Raises:
+            DataError: none do, so that there is nothing to learn or to score.
+        """
+        taken = 1 if self.config.is_encoder_decoder else len(prompt)  # 1: the decoder's start
+        kept = self.answer_ids(example)[: max(0, self.max_length - taken)]
+        if not kept:
+            raise DataError(
+                f"example '{example['example_id']}': max_length {self.max_length} leaves no room "
+                "for its label; raise the model's max_length."
+            )
+        return kept
+
+    def truncation(self, example: Example) -> Truncation:
+        """Return how much of the prompt's beginning and of the label's end is cut off."""
+        prompt = self.prompt_ids(example)
+        return Truncation(
+            text=len(self._whole_prompt_ids(example)) - len(prompt),
+            label=len(self.answer_ids(example)) - len(self._kept_answer(example, prompt)),
+        )
 
     def subject_span(self, example: Example) -> tuple[int, int] | None:
         """Find the last mention of the row's `subject` in the prompt's tokens."""
@@ -221,9 +261,11 @@ class GenerativeTask(Task):
 
     @torch.no_grad()
     def predict(self, model: nn.Module, examples: Sequence[Example]) -> list[Prediction]:
-        """Generate an answer to each example and score it both ways."""
-        generated = self.generate(model, examples)
+        """Generate an answer to each example, if wanted, and score it both ways."""
         forced = self.score_forced(model, examples)
+        if not self.generates:
+            return [Prediction(None, scores) for scores in forced]
+        generated = self.generate(model, examples)
         predictions = []
         for example, ids, scores in zip(examples, generated, forced, strict=True):
             text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.errors import DataError
-from grace_bench.tasks.base import Example, Prediction, Task, attention, pad, to_device
+from grace_bench.tasks.base import Example, Prediction, Task, Truncation, attention, pad, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,12 @@ class Classification(Task):
             "attention_mask": attention(rows),
             "labels": torch.tensor([self._class_of(example) for example in examples]),
         }
+
+    def truncation(self, example: Example) -> Truncation:
+        """Return how much of the text's end is cut off; a class has no length."""
+        return Truncation(
+            text=max(0, len(self.tokenizer(example["text"])["input_ids"]) - self.max_length)
+        )
 
     def _class_of(self, example: Example) -> int:
         try:

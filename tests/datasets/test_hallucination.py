@@ -111,6 +111,13 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
     assert manifest["dropped"] == {"web text not asked for": 3}
 
 
+def test_only_the_first_passages_can_be_asked_for(tmp_path):
+    records = [passage(0, gpt3_sentences="not a list"), passage(1), passage(2)]
+    built = build(tmp_path, records, passages=1)
+    assert {row["subject"] for row in built.roles["edits"]} == {NAMES[1]}
+    assert {row["subject"] for row in built.roles["accurate"]} == {NAMES[1]}
+
+
 def test_the_hubs_copy_and_the_older_form_give_the_same_rows(tmp_path):
     import datasets
 
@@ -260,6 +267,7 @@ SENTENCES = [
     ["He met Dr. J. J. Reid.", "It rained."],
     ["He was born in St. Louis, Mo.", "He won the Cup in 1902.", "Then he left!"],
     ["She moved to the U.S. Senate in 1980.", "It was No. 5 on the list."],
+    ["He left the University of Missouri-St. Louis in 1984.", "He taught."],
     ["They live in the U.S.", "He died there."],
     ['"Is it?"', "(Perhaps.)", "3 of them were e.g. red."],
     ["John Smith Jr. was a player.", "He wrote for Hearst et al."],

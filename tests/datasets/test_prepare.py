@@ -94,7 +94,7 @@ FAULTS = {
     "two labels for a text": (
         "edits",
         row("e3", "new", "Is ice cold?", "no"),
-        "edits rows 'e1' and 'e3' have one text and two labels, 'yes' and 'no'",
+        "edits row 'e1' and edits row 'e3' have one text and two labels, 'yes' and 'no'",
     ),
     "empty label": ("edits", row("e3", "z", "Eh?", " "), "edits row 'e3' has an empty label"),
     "empty text": ("upstream", row("u3", "z", ""), "upstream row 'u3' has an empty text"),

@@ -112,7 +112,7 @@ def test_any_format_gives_the_same_stream(tmp_path, suffix):
         "empty text": 1,
         "label of the stream that is never taught": 1,
         "label rarer than min_label_count": 1,
-        "text repeated": 1,
+        "text repeated with another label": 1,
         "text shorter than min_words": 1,
     }
 

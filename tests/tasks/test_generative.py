@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from grace_bench.config import DatasetConfig, validate
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.tasks.base import IGNORED, Prediction
+from grace_bench.tasks import create_task
+from grace_bench.tasks.base import IGNORED, Prediction, Truncation
 
 QA = "question_answering"
 PAIRS = [
@@ -133,6 +135,30 @@ def test_forced_and_generated_scores_are_told_apart(tiny, example):
     assert setting.task.is_error(prediction)
 
 
+def test_a_model_that_is_not_asked_to_generate_is_scored_on_the_label_alone(tiny, example):
+    setting = tiny("gpt2", "language_modelling")
+    one = example("It lies by", "the sea")
+    [whole] = setting.task.predict(setting.model, [one])
+    dataset = DatasetConfig(
+        name="d", label="D", task="language_modelling", builder="b", generate=False
+    )
+    task = create_task(dataset, setting.tokenizer, setting.model.config, setting.task.max_length)
+    [scored] = task.predict(setting.model, [one])
+    assert scored.text is None
+    assert whole.text is not None
+    assert scored.scores == {name: whole.scores[name] for name in scored.scores}
+    assert scored.scores.keys() == {"loss", "perplexity", "token_accuracy"}
+
+
+def test_answers_are_always_generated():
+    with pytest.raises(ConfigError, match="'generate: false' is for language modelling, not for"):
+        validate(
+            DatasetConfig,
+            {"name": "d", "label": "D", "task": QA, "builder": "b", "generate": False},
+            "suite",
+        )
+
+
 def test_a_wrong_answer_of_equal_length_has_the_released_floor(tiny, example):
     setting = tiny("t5", QA)
     one = example("Where?", "Paris")
@@ -246,3 +272,30 @@ def test_a_subject_that_a_long_prompt_loses_has_no_place(tiny, example):
     late = {**example("on and on " * 30 + "in France", "Paris", "e"), "subject": "France"}
     start, end = task.subject_span(late)
     assert 0 < start < end <= len(task.prompt_ids(late))
+
+
+LONG_ANSWER = "the river runs from the hills down to the sea " * 12
+
+
+@pytest.mark.parametrize("architecture", ["t5", "gpt2"])
+def test_what_is_cut_off_is_counted_in_tokens(tiny, example, architecture):
+    setting = tiny(architecture, QA, max_length=40)
+    task, whole = setting.task, tiny(architecture, QA, max_length=64).task
+    assert task.truncation(example(*PAIRS[0])) == Truncation(text=0, label=0)
+    cut = task.truncation(example(LONG, "Paris"))
+    assert cut.text > 0
+    assert cut.label == 0
+    assert whole.truncation(example(LONG, "Paris")).text < cut.text
+    long_label = example("Who?", LONG_ANSWER)
+    kept = [t for t in task.encode([long_label])["labels"][0].tolist() if t != IGNORED]
+    assert task.truncation(long_label) == Truncation(
+        text=0, label=len(task.answer_ids(long_label)) - len(kept)
+    )
+    assert kept == task.answer_ids(long_label)[: len(kept)]
+
+
+@pytest.mark.parametrize("architecture", ["t5", "gpt2"])
+def test_a_label_that_does_not_fit_at_all_is_refused(tiny, example, architecture):
+    task = tiny(architecture, QA, max_length=1).task
+    with pytest.raises(DataError, match="example 'row-7': max_length 1 leaves no room for its lab"):
+        task.encode([example("Who?", "Paris", "row-7")])

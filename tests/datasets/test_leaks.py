@@ -1,0 +1,233 @@
+"""No text and no fact leaks from the stream into another role, whoever builds the roles."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+
+import pytest
+
+from grace_bench.datasets import DATASETS
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
+from grace_bench.datasets.checks import check_roles, count_taught
+from grace_bench.datasets.fields import same_text
+from grace_bench.datasets.options import DatasetOptions
+from grace_bench.errors import DataError
+from grace_bench.records import ROLES, read_json
+
+
+def row(example_id, fact_id, text, label="yes"):
+    return {
+        "example_id": example_id,
+        "fact_id": fact_id,
+        "text": text,
+        "label": label,
+        "subject": None,
+        "relation": None,
+    }
+
+
+CLEAN = {
+    "train": [row("t1", "taught", "Is water wet?")],
+    "upstream": [row("u1", "kept", "Is fire hot?")],
+    "edits": [row("e1", "new", "Is ice cold?"), row("e2", "other", "Is tin light?")],
+    "holdout": [row("h1", "new", "Does ice feel cold?"), row("h2", "other", "Is tin heavy?")],
+    "accurate": [row("a1", "right", "Is snow white?")],
+}
+VARIANTS = {
+    "as it is": lambda text: text,
+    "other case": str.upper,
+    "other white space": lambda text: f" {text}\n".replace(" ", "\t  "),
+    "no-break space": lambda text: text.replace(" ", "\u00a0"),
+    "no end mark": lambda text: text.rstrip("?"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("into", ["train", "upstream", "accurate"])
+@pytest.mark.parametrize("origin", ["edits", "holdout"])
+def test_a_text_of_the_stream_in_another_role_is_caught(origin, into, variant):
+    roles = copy.deepcopy(CLEAN)
+    check_roles("planted", roles)
+    leaked = VARIANTS[variant](CLEAN[origin][0]["text"])
+    roles[into].append(row("leak", "elsewhere", leaked))
+    with pytest.raises(DataError, match=rf"the text of {origin} row '.1' is also in {into} \(row"):
+        check_roles("planted", roles)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("fact", "said"), [("new", "is also in edits"), ("other", "another fact")])
+def test_an_edited_text_in_a_holdout_is_caught(fact, said, variant):
+    roles = copy.deepcopy(CLEAN)
+    roles["holdout"].append(row("leak", fact, VARIANTS[variant]("Is ice cold?")))
+    with pytest.raises(DataError, match=f"holdout row 'leak'.*{said}"):
+        check_roles("planted", roles)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_text_held_out_for_two_facts_is_caught(variant):
+    roles = copy.deepcopy(CLEAN)
+    roles["holdout"].append(row("leak", "other", VARIANTS[variant]("Does ice feel cold?")))
+    with pytest.raises(DataError, match="holdout row 'leak' has the text of another fact's row"):
+        check_roles("planted", roles)
+
+
+@pytest.mark.parametrize("into", ["train", "upstream", "accurate"])
+def test_an_edited_fact_in_another_role_is_caught(into):
+    roles = copy.deepcopy(CLEAN)
+    roles[into].append(row("leak", "new", "What is ice?"))
+    with pytest.raises(DataError, match=rf"fact 'new' of edits is also in {into} \(row 'leak'\)"):
+        check_roles("planted", roles)
+
+
+@pytest.mark.parametrize(("role", "text"), [("edits", "How cold is ice?"), ("holdout", "Ice?")])
+def test_two_labels_of_one_fact_are_caught(role, text):
+    roles = copy.deepcopy(CLEAN)
+    roles[role].append(row("odd", "new", text, "no"))
+    with pytest.raises(DataError, match=f"row 'e1' and {role} row 'odd' have one fact and two lab"):
+        check_roles("planted", roles)
+    roles[role][-1]["label"] = "YES"
+    check_roles("planted", roles)
+
+
+@pytest.mark.parametrize("column", ["text", "label", "subject", "fact_id"])
+@pytest.mark.parametrize("lost", [0xFFFD, 0xD800])
+def test_lost_characters_are_refused_in_every_column(column, lost):
+    roles = copy.deepcopy(CLEAN)
+    roles["upstream"][0][column] = f"lost {chr(lost)}"
+    with pytest.raises(DataError, match=f"'u1' has undecodable characters in '{column}'"):
+        check_roles("planted", roles)
+
+
+@pytest.mark.parametrize("text", ["?", "...", " ! "])
+def test_texts_of_end_marks_alone_are_not_all_the_same(text):
+    assert same_text(text) == text.strip()
+
+
+class Planted(DatasetBuilder[DatasetOptions]):
+    """A builder of given rows."""
+
+    name = "planted"
+    options_class = DatasetOptions
+
+    def __init__(self, roles):
+        super().__init__(DatasetOptions())
+        self.roles = roles
+
+    def build(self, cache_dir=None):
+        return BuiltDataset(roles=self.roles, sources=[], dropped={"odd": 2})
+
+
+def test_the_manifest_and_the_log_say_what_train_repeats(tmp_path, caplog):
+    roles = copy.deepcopy(CLEAN)
+    roles["train"].append(row("t2", "kept", "is  fire hot", "Yes"))
+    roles["train"].append(row("t3", "passage", "", "Long ago. Is ice cold? Yes, it was."))
+    with caplog.at_level(logging.INFO):
+        prepare(Planted(roles), tmp_path, task="classification", config={})
+    taught = read_json(tmp_path / "manifest.json")["also_in_train"]
+    assert taught == {"upstream": 1, "edits": 1, "holdout": 0, "accurate": 0}
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings == ["planted: 1 of 2 rows of edits are also read in train, label and all"]
+    assert "planted: dropped 2: odd" in caplog.text
+
+
+def own_files(tmp_path):
+    """Options of every builder that reads files, on small files in the paper's forms."""
+
+    def write(name, content):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8")
+        return str(path)
+
+    def lines(records):
+        return "".join(json.dumps(record) + "\n" for record in records)
+
+    zsre = [
+        {
+            "input": f"Who made thing {n}?",
+            "output": [{"answer": f"Maker {n}"}],
+            "filtered_rephrases": [f"Thing {n} by whom {m}?" for m in range(10)],
+        }
+        for n in range(4)
+    ]
+    nq = {"questions": ["WHO MADE THING 1", "who is it"], "answers": ["me", "you"]}
+    passage = {
+        "gpt3_sentences": ["Ada was known.", "Ada lived."],
+        "annotation": ["accurate", "major_inaccurate"],
+        "wiki_bio_text": "Ada wrote. Ada rode.",
+        "wiki_bio_test_idx": 1,
+    }
+    cases = [{"text": f"Case {n}.", "label": n % 2, "term": 1990 + n} for n in range(9)]
+    later = [{"text": f"A later case {n}", "label": n % 2} for n in range(4)]
+    later.append({"text": "CASE  3", "label": 1})
+    web = lines({"text": f"Text {n} goes on and on here."} for n in range(6))
+    return {
+        "zsre": {
+            "edits": write("zsre.jsonl", lines(zsre)),
+            "upstream": write("nq_train.json", json.dumps(nq)),
+        },
+        "scotus": {
+            "upstream": write("older.jsonl", lines(cases)),
+            "edits": write("later.jsonl", lines(later)),
+        },
+        "table": {
+            "path": write(
+                "cases.jsonl", lines([*cases, {**cases[1], "text": "case 2", "term": 2}])
+            ),
+            "term_column": "term",
+            "train_before": 1996,
+            "upstream_size": 2,
+        },
+        "hallucination": {
+            "edits": write("passages.json", json.dumps([passage])),
+            "concepts": write("names.txt", "ada byron\n"),
+            "web": write("web.jsonl", web),
+        },
+    }
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS.names()))
+def test_every_builder_is_checked_and_keeps_the_promises(tmp_path, monkeypatch, name):
+    builder = DATASETS.get(name)
+    options = own_files(tmp_path).get(name, {})
+    task = builder.tasks[0]
+    made = builder(builder.options_class(**options))
+    prepare(made, tmp_path / "out", task=task, config={})
+    roles = {role: load_role(tmp_path / "out", role) for role in ROLES}
+    streamed = {same_text(r["text"]) for role in ("edits", "holdout") for r in roles[role]}
+    others = [r for role in ("train", "upstream", "accurate") for r in roles[role]]
+    assert streamed
+    assert not streamed & {same_text(r["text"]) for r in others}
+
+    # A leak planted in what this very builder makes is refused: nothing goes past the checks.
+    built = made.build()
+    leak = {**built.roles["edits"][0], "example_id": "leak", "fact_id": "elsewhere"}
+    built.roles["upstream"] = [*built.roles["upstream"], {**leak, "text": leak["text"].upper()}]
+    monkeypatch.setattr(made, "build", lambda cache_dir=None: built)
+    with pytest.raises(DataError, match="is also in upstream"):
+        prepare(made, tmp_path / "again", task=task, config={})
+    assert not (tmp_path / "again").exists()
+
+
+REAL = ["zsre-3k", "scotus-summaries", "hallucination-119", "hallucination-wise"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_records_as_configured_keep_the_promises(shared, repository, tmp_path, name):
+    import yaml
+
+    text = (repository / f"config/datasets/{name}.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text.replace("../shared", str(shared)))
+    builder = DATASETS.get(config["builder"])
+    made = builder(builder.options_class(**config["options"]))
+    manifest = prepare(made, tmp_path, task=config["task"], config=config)
+    roles = {role: load_role(tmp_path, role) for role in ROLES}
+    check_roles(name, roles, manifest["labels"])
+    assert manifest["also_in_train"] == count_taught(roles)
+    for source in manifest["sources"]:
+        assert source["version"].startswith("sha256:")
+    # ROME needs the subject within the prompt.
+    named = [r for r in roles["edits"] if r["subject"] is not None]
+    assert len(named) == (0 if name == "scotus-summaries" else len(roles["edits"]))
+    assert all(r["subject"].casefold() in r["text"].casefold() for r in named)

@@ -1,0 +1,38 @@
+"""The report says what a suite's data hold, what was left out and what was cut short."""
+
+from __future__ import annotations
+
+import shutil
+
+from grace_bench.records import write_json
+from grace_bench.reporting.report import write_report
+
+
+def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path):
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    shutil.copy(reported / "summary.parquet", folder)
+    (folder / "data/zsre").mkdir(parents=True)
+    (folder / "baselines/tiny-zsre").mkdir(parents=True)
+    manifest = {
+        "roles": {"train": {"rows": 7}, "edits": {"rows": 3}, "holdout": {"rows": 0}},
+        "dropped": {"question repeated": 4, "empty <b>": 1},
+        "also_in_train": {"upstream": 2, "edits": 0},
+    }
+    write_json(folder / "data/zsre/manifest.json", manifest)
+    cut = {
+        "upstream": {"rows": 5, "texts": 0, "labels": 0},
+        "edits": {"rows": 3, "texts": 2, "labels": 1},
+    }
+    write_json(folder / "baselines/tiny-zsre/baseline.json", {"truncated": cut, "max_length": 64})
+    write_report(
+        folder / "summary.parquet", reported / "tables", reported / "figures", folder / "r.html"
+    )
+    text = (folder / "r.html").read_text()
+    assert (
+        "<li>zsre: train 7, edits 3; also read in train: upstream 2; left out: empty "
+        "&lt;b&gt; 1, question repeated 4.</li>"
+    ) in text
+    assert (
+        "<li>tiny-zsre: cut short at max_length 64: edits 2 texts and 1 labels of 3 rows.</li>"
+    ) in text
