@@ -20,7 +20,7 @@ from grace_bench.models.compute import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.records import read_json, sha256_of, write_json
 from grace_bench.runs import asset_settings
-from grace_bench.tasks import TASKS
+from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,9 +76,7 @@ def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Pa
             f"'{spec.editor.editor}' needs; give the data set some."
         )
     loaded = load_model(model_folder, spec.dataset.task, device)
-    task = TASKS.get(spec.dataset.task)(
-        loaded.tokenizer, loaded.model.config, spec.model.max_length
-    )
+    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
     hyperparameters = editor.hyperparameters_class()(**spec.editor.hyperparameters)
     folder.mkdir(parents=True, exist_ok=True)
     told = editor.make_assets()(

@@ -8,21 +8,28 @@ before the run on other examples than the stream's (`mend_training.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.training import own_loss
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
+from grace_bench.models.layers import layer_name
+from grace_bench.records import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from grace_bench.editors.hyperparameters import MendHyperparameters
 
+TRANSFORM = "mend.safetensors"
 SMALLEST_DEVIATION = 1e-7
 """A feature that never varies is divided by this much at least."""
 
@@ -60,14 +67,17 @@ class GradientTransform(nn.Module):
         self.mean = pairs.mean(0)
         self.deviation = pairs.std(0).clamp(min=SMALLEST_DEVIATION)
 
-    def forward(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Map inputs (N, d_in) and gradients (N, d_out) to what the weight (d_out, d_in) loses."""
+    def forward(self, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Map inputs u (N, d_in) and gradients delta (N, d_out) to those of the update.
+
+        The weight (d_out, d_in) is to lose delta^T u; the rate is in delta already.
+        """
         pairs = (torch.cat([inputs, gradients], 1) - self.mean) / self.deviation
         for down, up, bias in zip(self.down, self.up, self.bias, strict=True):
             # Unlike relu, clamp lets gradients through at 0, where training starts.
             pairs = pairs + (pairs @ down @ up + bias).clamp(min=0)
         u, delta = pairs.split([self.d_in, pairs.shape[1] - self.d_in], 1)
-        return self.rate * delta.T @ u
+        return u, self.rate * delta
 
 
 class MendEditor(WeightEditor):
@@ -90,39 +100,56 @@ class MendEditor(WeightEditor):
 
     def use_assets(self, folder: Path) -> None:
         """Take over the transform that was trained for this model and layer."""
-        from grace_bench.editors.mend_training import load_transform
-
         load_transform(self.transform, folder, self.layer)
 
     def edit(self, batch: EditBatch) -> EditResult:
         """Map the edit's gradient and take the update off the weight."""
-        inputs, gradients, loss = token_gradients(self.model, self.module, batch.inputs)
+        found = token_gradients(self.model, self.module, batch.inputs, own_loss)
         with torch.no_grad():
-            update = self.transform(inputs, gradients)
-            self.weight -= update.T if is_transposed(self.module) else update
-        return EditResult(losses=[loss])
+            u, delta = self.transform(found.inputs, found.gradients)
+            update = delta.T @ u
+            if not update.isfinite().all():
+                raise EditorError(
+                    "the edit's update is not finite, and was not made; train the transform with "
+                    "lower rates."
+                )
+            self.weight -= update if isinstance(self.module, nn.Linear) else update.T
+        return EditResult(losses=[found.loss])
 
 
-def is_transposed(module: nn.Module) -> bool:
-    """Say whether a linear module keeps its weight as (d_in, d_out), as Conv1D does."""
-    return not isinstance(module, nn.Linear)
+@dataclass(frozen=True)
+class TokenGradients:
+    """What the gradient of a linear layer's weight is made of.
+
+    Args:
+        inputs: (N, d_in) of the layer, at the tokens that the loss depends on.
+        gradients: (N, d_out) of the loss at the layer's outputs there.
+        rows: (N,) of the batch, in order.
+        loss: that was taken the gradient of.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    rows: Tensor
+    loss: float
 
 
 def token_gradients(
-    model: nn.Module, module: nn.Module, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, float]:
-    """Return a linear layer's inputs, and the loss's gradients at its outputs, token by token.
+    model: nn.Module,
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    loss_of: Callable[[Any], Tensor],
+) -> TokenGradients:
+    """Return a linear layer's inputs, and a loss's gradients at its outputs, token by token.
 
     Args:
         model: in eval mode.
         module: the layer.
         inputs: of the model, labels included.
-
-    Returns:
-        Inputs (N, d_in), gradients (N, d_out) of the tokens that the loss depends on, the loss.
+        loss_of: makes one number of the model's output.
 
     Raises:
-        EditorError: the model's loss does not depend on the layer.
+        EditorError: the loss does not depend on the layer, or not row by row.
     """
     seen: dict[str, Tensor] = {}
 
@@ -134,7 +161,7 @@ def token_gradients(
     handle = module.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            loss = model(**inputs).loss
+            loss = loss_of(model(**inputs))
             [gradient] = torch.autograd.grad(loss, [seen["output"]], allow_unused=True)
     except KeyError:
         gradient = None
@@ -142,7 +169,41 @@ def token_gradients(
         handle.remove()
     if gradient is None:
         raise EditorError("the model's loss does not depend on the edited layer; choose another.")
-    rows = seen["input"].flatten(0, -2).float()
-    gradients = gradient.flatten(0, -2).float()
-    reached = (gradients != 0).any(1)
-    return rows[reached], gradients[reached], loss.item()
+    if len(gradient) != len(inputs["input_ids"]):
+        raise EditorError("the edited layer does not see the batch row by row; choose another.")
+    reached = (gradient != 0).any(-1)
+    return TokenGradients(
+        seen["input"][reached].float(),
+        gradient[reached].float(),
+        reached.nonzero()[:, 0],
+        loss.item(),
+    )
+
+
+def save_transform(transform: GradientTransform, folder: Path, layer: str) -> None:
+    """Write a transform's tensors."""
+    content = safetensors.torch.save(
+        {name: tensor.contiguous().cpu() for name, tensor in transform.state_dict().items()},
+        metadata={"layer": layer_name(layer)},
+    )
+    with atomic_path(folder / TRANSFORM) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_transform(transform: GradientTransform, folder: Path, layer: str) -> None:
+    """Fill in a transform from its file.
+
+    Raises:
+        EditorError: the file is missing, damaged, or of another layer or shape.
+    """
+    path = folder / TRANSFORM
+    try:
+        with safe_open(path, "pt") as file:
+            trained_for = (file.metadata() or {}).get("layer")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if trained_for == layer_name(layer):
+            transform.load_state_dict(state)
+            return
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise EditorError(f"{path}: is no transform of layer '{layer}'; train it again.") from error
+    raise EditorError(f"{path}: was trained for layer '{trained_for}', not '{layer}'.")

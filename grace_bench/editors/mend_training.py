@@ -1,89 +1,62 @@
-"""Training MEND's transform before any run, on examples that no run edits or scores.
+"""Training MEND's transform before any run (Mitchell et al. 2022, Sect. 3.2, Eq. 4).
 
-Every training example is an edit to make: its label is replaced by that of another example of the
-same relation, which the model does not say. After the update the model should say it, for another
-phrasing too where there is one, and should answer other examples as before (Mitchell et al. 2022,
-Eq. 4): loss = edit_weight * NLL(edit) + KL(model before || model after) on other examples.
+After the update the model should say what the edit asks for, for another phrasing too where there
+is one, and should answer other examples as before: loss = edit_weight * NLL(edit) +
+KL(model before || model after) on other examples. The edits of one step are one batch, in which
+each row sees the update of its own edit alone. Interrupted, the training goes on from its last
+checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import math
-import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from grace_bench.editors.mend import GradientTransform, is_transposed, token_gradients
-from grace_bench.editors.training import is_causal
-from grace_bench.errors import DataError, EditorError
+from grace_bench import NUMERICS_VERSION, provenance
+from grace_bench.checkpoints import Checkpoint, Checkpoints, stop_requests
+from grace_bench.codebook import IGNORED
+from grace_bench.editors.mend import (
+    GradientTransform,
+    TokenGradients,
+    save_transform,
+    token_gradients,
+)
+from grace_bench.editors.mend_examples import (
+    Row,
+    TrainingEdit,
+    split_by_fact,
+    take,
+    training_edits,
+)
+from grace_bench.editors.training import is_causal, row_losses
+from grace_bench.errors import Interrupted
 from grace_bench.models.layers import find_layer, layer_dims, layer_name
-from grace_bench.records import atomic_path
+from grace_bench.replay import only_trainable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from grace_bench.assets import AssetRequest
     from grace_bench.editors.hyperparameters import MendHyperparameters
 
 logger = logging.getLogger(__name__)
 
-TRANSFORM = "mend.safetensors"
-FEWEST = 8
-"""Training examples; with fewer there is nothing to hold out."""
+LARGEST_NORM = 100.0
+"""Of the gradient of a step (released)."""
 
-Row = dict[str, Any]
+CHECKPOINTS = ".training"
+CHECKPOINT_MINUTES = 5.0
+
 Encode = Callable[[Sequence[Row]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class TrainingEdit:
-    """One edit to train on.
-
-    Args:
-        edit: the example with its wanted label.
-        outer: another phrasing with the same label, or the edit itself.
-        local: another fact's example, to be answered as before.
-    """
-
-    edit: Row
-    outer: Row
-    local: Row
-
-
-def training_edits(rows: Sequence[Row], seed: int) -> Iterator[TrainingEdit]:
-    """Yield edits without end, in a random order of the rows that the seed fixes.
-
-    Raises:
-        DataError: no example has a label that another of its relation could take over.
-    """
-    generator = random.Random(f"mend-{seed}")
-    labels: dict[Any, set[str]] = defaultdict(set)
-    phrasings: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        labels[row.get("relation")].add(row["label"])
-        phrasings[row["fact_id"]].append(row)
-    usable = [row for row in rows if len(labels[row.get("relation")]) > 1]
-    if not usable or len(phrasings) < 2:
-        raise DataError("MEND finds no two labels of one relation to train on; give it more data.")
-    others = {relation: sorted(found) for relation, found in labels.items()}
-    while True:
-        for row in generator.sample(usable, len(usable)):
-            wanted = generator.choice(others[row.get("relation")])
-            if wanted == row["label"]:
-                continue
-            outer = generator.choice(phrasings[row["fact_id"]])
-            local = generator.choice(rows)
-            if local["fact_id"] == row["fact_id"]:
-                continue
-            yield TrainingEdit({**row, "label": wanted}, {**outer, "label": wanted}, local)
 
 
 class MendTraining:
@@ -102,22 +75,15 @@ class MendTraining:
         self.model = model
         self.encode = encode
         self.settings = settings
+        self.causal = is_causal(model)
         self.module = find_layer(model, layer)
-        self.name = f"{layer_name(layer)}.weight"
         dims = layer_dims(self.module, layer)
         generator = torch.Generator().manual_seed(settings.training_seed)
         self.transform = GradientTransform(
             dims.d_in, dims.d_out, settings.rank, settings.rate, generator
         ).to(self.module.weight.device)
 
-    def fit(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Train on most rows, keep what is best on the others; return what to tell of it."""
-        settings = self.settings
-        train, held_out = split_by_fact(rows, settings.held_out)
-        self.transform.normalise_by(self._pairs(train))
-        check = list(take(training_edits(held_out, settings.training_seed + 1), settings.checks))
-        stream = training_edits(train, settings.training_seed)
-        optimizer = torch.optim.Adam(
+        self.optimizer = torch.optim.Adam(
             [
                 {"params": [self.transform.rate], "lr": settings.rate_learning_rate},
                 {
@@ -126,94 +92,230 @@ class MendTraining:
                 },
             ]
         )
-        best = untrained = self.evaluate(check)
-        state = self._state()
-        since_best = step = 0
-        for step in range(1, settings.training_steps + 1):
-            optimizer.zero_grad()
-            for item in take(stream, settings.accumulate):
-                losses = self.losses(item)
-                (self.total(losses) / settings.accumulate).backward()
-            nn.utils.clip_grad_norm_(self.transform.parameters(), 100.0)
-            optimizer.step()
-            if step % settings.check_every and step < settings.training_steps:
-                continue
-            found = self.evaluate(check)
-            logger.info("step %d: held-out loss %.4f", step, found["total"])
-            since_best += settings.check_every
-            if found["total"] < best["total"]:
-                best, state, since_best = found, self._state(), 0
-            if since_best >= settings.patience:
-                break
-        self.transform.load_state_dict(state)
-        return {"steps": step, "examples": len(train), "untrained": untrained, "trained": best}
+        self.step = self.best_step = 0
+        self.untrained: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.best_state: dict[str, Tensor] = {}
 
-    def losses(self, item: TrainingEdit) -> dict[str, Tensor]:
-        """Return the edit's NLL after the update, and the KL on the other fact."""
-        edit, outer, local = map(self._inputs, (item.edit, item.outer, item.local))
-        inputs, gradients, _ = token_gradients(self.model, self.module, edit)
+    def fit(self, rows: Sequence[Row], checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+        """Train on most rows, keep what is best on the others; return what to tell of it.
+
+        Args:
+            rows: of the role `train`.
+            checkpoints: to go on from, and to write; None: it cannot be resumed.
+
+        Raises:
+            DataError: there is too little to train on.
+            Interrupted: SIGTERM came; there is a checkpoint of the step that was being made.
+        """
+        settings = self.settings
+        train, held_out = split_by_fact(rows, settings.held_out, settings.training_seed)
+        check = take(training_edits(held_out, settings.training_seed + 1), settings.checks)
+        with only_trainable(self.model, []):
+            found = None if checkpoints is None else checkpoints.latest()
+            if found is not None:
+                self.load_checkpoint(found)
+                logger.info("going on from the checkpoint of step %d", self.step)
+            else:
+                self.transform.normalise_by(self._pairs(train))
+                self.best = self.untrained = self.evaluate(check)
+                self.best_state = self._state()
+            self._go_on(train, check, checkpoints)
+            self.transform.load_state_dict(self.best_state)
+            return {
+                "steps": self.step,
+                "best_step": self.best_step,
+                "rate": self.transform.rate.item(),
+                "examples": len(train),
+                "unedited": self.evaluate(check, edited=False),
+                "untrained": self.untrained,
+                "trained": self.best,
+            }
+
+    def _go_on(
+        self, train: Sequence[Row], check: Sequence[TrainingEdit], checkpoints: Checkpoints | None
+    ) -> None:
+        settings = self.settings
+        stream = training_edits(train, settings.training_seed)
+        take(stream, self.step * settings.accumulate)  # drawn again, up to where it was
+        written = time.monotonic()
+        guard = contextlib.nullcontext(bool) if checkpoints is None else stop_requests()
+        with guard as stop_requested:
+            while self.step < settings.training_steps and not self._is_done():
+                self.make_step(take(stream, settings.accumulate))
+                if self.step % settings.check_every == 0 or self.step == settings.training_steps:
+                    self._check(check)
+                if checkpoints is None:
+                    continue
+                stopping = stop_requested()
+                if stopping or time.monotonic() - written >= 60 * CHECKPOINT_MINUTES:
+                    self.write_checkpoint(checkpoints)
+                    written = time.monotonic()
+                if stopping:
+                    raise Interrupted(
+                        f"MEND's training was asked to stop (SIGTERM) and did after step "
+                        f"{self.step} of {settings.training_steps}; run the same command again "
+                        "and it goes on from there."
+                    )
+
+    def make_step(self, items: Sequence[TrainingEdit]) -> None:
+        """Make one step of the optimiser on a batch of edits."""
+        self.optimizer.zero_grad()
+        self.total(self.losses(items)).mean().backward()
+        nn.utils.clip_grad_norm_(self.transform.parameters(), LARGEST_NORM)
+        self.optimizer.step()
+        self.step += 1
+
+    def _check(self, check: Sequence[TrainingEdit]) -> None:
+        found = self.evaluate(check)
+        logger.info("step %d: held-out loss %.4f", self.step, found["total"])
+        if found["total"] < self.best["total"]:
+            self.best, self.best_state, self.best_step = found, self._state(), self.step
+
+    def _is_done(self) -> bool:
+        checked = self.step - self.step % self.settings.check_every
+        return checked - self.best_step >= self.settings.patience
+
+    def write_checkpoint(self, checkpoints: Checkpoints) -> None:
+        """Write all that the steps to come depend on."""
+        tensors = {f"transform.{name}": tensor for name, tensor in self._state().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": part for name, part in moments.items()}
+        progress = {"best_step": self.best_step, "best": self.best, "untrained": self.untrained}
+        checkpoints.write(self.step, tensors, progress)
+
+    def load_checkpoint(self, found: Checkpoint) -> None:
+        """Go back to where a checkpoint was written."""
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in found.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.transform.load_state_dict(parts["transform"])
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in parts["optimizer"].items():
+            index, key = name.split(".")
+            moments[int(index)][key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
+        self.step, self.best_state = found.number, parts["best"]
+        self.best_step, self.best = found.state["best_step"], found.state["best"]
+        self.untrained = found.state["untrained"]
+
+    def losses(self, items: Sequence[TrainingEdit], edited: bool = True) -> dict[str, Tensor]:
+        """Return each edit's NLL after its update (B,), and the KL on its other fact (B,).
+
+        Args:
+            items: B edits.
+            edited: False: make no update.
+        """
+        outer = self._inputs([item.outer for item in items])
+        local = self._inputs([item.local for item in items])
         with torch.no_grad():
             before = self.model(**local).logits
-        with torch.enable_grad():
-            update = self.transform(inputs, gradients)
-            weight = self.module.weight.detach()
-            edited = {self.name: weight - (update.T if is_transposed(self.module) else update)}
-            after = torch.func.functional_call(self.model, edited, args=(), kwargs=outer)
-            kept = torch.func.functional_call(self.model, edited, args=(), kwargs=local).logits
-            return {"edit": after.loss, "local": divergence(before, kept, local, self.model)}
+        u, delta = self._updates(items)
+        with updated(self.module, u, delta if edited else torch.zeros_like(delta)):
+            answered = row_losses(self.model(**outer).logits, outer["labels"], self.causal)
+            after = self.model(**local).logits
+        return {"edit": answered, "local": divergence(before, after, local, self.causal)}
+
+    def _updates(self, items: Sequence[TrainingEdit]) -> tuple[Tensor, Tensor]:
+        """Return what each edit's update is made of: u (B, N, d_in) and delta (B, N, d_out)."""
+        found = self._gradients(items)
+        u, delta = self.transform(found.inputs, found.gradients)
+        counts = torch.bincount(found.rows, minlength=len(items)).tolist()
+        return (
+            pad_sequence(u.split(counts), batch_first=True),
+            pad_sequence(delta.split(counts), batch_first=True),
+        )
+
+    def _gradients(self, items: Sequence[TrainingEdit]) -> TokenGradients:
+        inputs = self._inputs([item.edit for item in items])
+        labels = inputs["labels"]
+        return token_gradients(
+            self.model,
+            self.module,
+            inputs,
+            lambda output: row_losses(output.logits, labels, self.causal).sum(),
+        )
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum that is trained on."""
+        """Return the weighted sum that is trained on, for each edit."""
         return self.settings.edit_weight * losses["edit"] + losses["local"]
 
     @torch.no_grad()
-    def evaluate(self, items: Sequence[TrainingEdit]) -> dict[str, float]:
+    def evaluate(self, items: Sequence[TrainingEdit], edited: bool = True) -> dict[str, float]:
         """Return mean losses over edits."""
-        found = [self.losses(item) for item in items]
+        size = self.settings.accumulate
+        batches = [
+            self.losses(items[start : start + size], edited) for start in range(0, len(items), size)
+        ]
         means = {
-            name: math.fsum(losses[name].item() for losses in found) / len(found)
+            name: math.fsum(torch.cat([losses[name] for losses in batches]).tolist()) / len(items)
             for name in ("edit", "local")
         }
         return {**means, "total": self.settings.edit_weight * means["edit"] + means["local"]}
 
     def _pairs(self, rows: Sequence[Row]) -> Tensor:
         """Return (u, delta) of many tokens of training edits."""
-        settings = self.settings
+        settings, size = self.settings, self.settings.accumulate
         items = take(training_edits(rows, settings.training_seed + 2), settings.normalise_over)
         found = [
-            token_gradients(self.model, self.module, self._inputs(item.edit)) for item in items
+            self._gradients(items[start : start + size]) for start in range(0, len(items), size)
         ]
-        return torch.cat([torch.cat([u, delta], 1) for u, delta, _ in found])
+        return torch.cat([torch.cat([each.inputs, each.gradients], 1) for each in found])
 
-    def _inputs(self, row: Row) -> dict[str, Tensor]:
+    def _inputs(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         device = self.module.weight.device
-        return {name: tensor.to(device) for name, tensor in self.encode([row]).items()}
+        return {name: tensor.to(device) for name, tensor in self.encode(rows).items()}
 
     def _state(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.transform.state_dict().items()}
 
 
-def divergence(
-    before: Tensor, after: Tensor, inputs: Mapping[str, Tensor], model: nn.Module
-) -> Tensor:
-    """Return KL(before || after), averaged over the positions that predict something.
+@contextlib.contextmanager
+def updated(module: nn.Module, u: Tensor, delta: Tensor) -> Iterator[None]:
+    """Let row b of a batch see the layer's weight without delta[b]^T u[b], meanwhile.
+
+    Args:
+        module: the layer.
+        u: (B, N, d_in).
+        delta: (B, N, d_out).
+    """
+
+    def take_off(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0].float()
+        x = x[:, None] if output.dim() == 2 else x  # (B, L, d_in)
+        less = (x @ u.mT) @ delta  # (B, L, d_out), without an update of (d_out, d_in) a row
+        return output - less.reshape(output.shape).to(output.dtype)
+
+    handle = module.register_forward_hook(take_off)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def divergence(before: Tensor, after: Tensor, inputs: Mapping[str, Tensor], causal: bool) -> Tensor:
+    """Return KL(before || after) of each row (B,), the mean of what predicts something.
 
     Args:
         before: logits (B, L, V) or (B, C).
         after: the same of the edited model.
         inputs: of the model.
-        model: says whether it is causal; then every real token's prediction counts.
+        causal: every real token's prediction counts, not only those of labels.
     """
-    kl = nn.functional.kl_div(
-        after.float().log_softmax(-1),
-        before.float().log_softmax(-1),
-        reduction="none",
-        log_target=True,
-    ).sum(-1)
-    if kl.dim() == 1:
-        return kl.mean()
-    counted = inputs["attention_mask"] if is_causal(model) else inputs["labels"] >= 0
-    return kl[counted.bool()].mean()
+    if before.dim() == 2:
+        return _kl(before, after)
+    counted = inputs["attention_mask"].bool() if causal else inputs["labels"] != IGNORED  # (B, L)
+    weights = (1 / counted.sum(1)).repeat_interleave(counted.sum(1))
+    kl = weights * _kl(before[counted], after[counted])
+    return kl.new_zeros(len(before)).index_add(0, counted.nonzero()[:, 0], kl)
+
+
+def _kl(before: Tensor, after: Tensor) -> Tensor:
+    before, after = before.float().log_softmax(-1), after.float().log_softmax(-1)
+    return (before.exp() * (before - after)).sum(-1)
 
 
 def make_assets(request: AssetRequest) -> dict[str, Any]:
@@ -221,53 +323,24 @@ def make_assets(request: AssetRequest) -> dict[str, Any]:
     training = MendTraining(
         request.model, request.layer, request.task.encode, request.hyperparameters
     )
-    told = training.fit(request.rows)
+    checkpoints = Checkpoints(request.folder / CHECKPOINTS, fingerprint(request))
+    told = training.fit(request.rows, checkpoints)
     save_transform(training.transform, request.folder, request.layer)
+    checkpoints.remove()
     return told
 
 
-def take(items: Iterator[TrainingEdit], count: int) -> Iterator[TrainingEdit]:
-    """Yield the next `count` items."""
-    for _ in range(count):
-        yield next(items)
-
-
-def split_by_fact(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Return the rows of most facts, and those of the last `share` of facts."""
-    facts = list(dict.fromkeys(row["fact_id"] for row in rows))
-    if len(facts) < FEWEST:
-        raise DataError(f"MEND needs {FEWEST} facts to train on, there are {len(facts)}.")
-    held_out = set(facts[-max(2, round(share * len(facts))) :])
-    return (
-        [row for row in rows if row["fact_id"] not in held_out],
-        [row for row in rows if row["fact_id"] in held_out],
-    )
-
-
-def save_transform(transform: GradientTransform, folder: Path, layer: str) -> None:
-    """Write a transform's tensors."""
-    content = safetensors.torch.save(
-        {name: tensor.contiguous().cpu() for name, tensor in transform.state_dict().items()},
-        metadata={"layer": layer_name(layer)},
-    )
-    with atomic_path(folder / TRANSFORM) as temporary:
-        temporary.write_bytes(content)
-
-
-def load_transform(transform: GradientTransform, folder: Path, layer: str) -> None:
-    """Fill in a transform from its file.
-
-    Raises:
-        EditorError: the file is missing, damaged, or of another layer or shape.
-    """
-    path = folder / TRANSFORM
-    try:
-        with safe_open(path, "pt") as file:
-            trained_for = (file.metadata() or {}).get("layer")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if trained_for == layer_name(layer):
-            transform.load_state_dict(state)
-            return
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise EditorError(f"{path}: is no transform of layer '{layer}'; train it again.") from error
-    raise EditorError(f"{path}: was trained for layer '{trained_for}', not '{layer}'.")
+def fingerprint(request: AssetRequest) -> str:
+    """Return the hash of all that the training depends on."""
+    device = next(request.model.parameters()).device
+    parts = {
+        "numerics": NUMERICS_VERSION,
+        "packages": provenance.package_versions(("torch", "transformers")),
+        "settings": request.hyperparameters.model_dump(mode="json"),
+        "layer": layer_name(request.layer),
+        "model": request.model_hash,
+        "max_length": request.task.max_length,
+        "rows": list(request.rows),
+        "device": [device.type, torch.get_num_threads()],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

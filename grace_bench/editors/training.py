@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from grace_bench.prefix import Prefix
 
@@ -27,6 +29,8 @@ def train_on_edit(
     early_stop: EarlyStop = NEVER,
     shift_labels: bool = True,
     penalty: Callable[[], Tensor] | None = None,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    after_step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Fit `parameters` to one edit by Adam on the model's own loss.
 
@@ -41,6 +45,8 @@ def train_on_edit(
         early_stop: when to stop before `steps`.
         shift_labels: compare a causal model's argmax with the next token; see `EarlyStop`.
         penalty: added to the loss.
+        within: the model runs in such a context, the penalty does not.
+        after_step: done after each step, without gradients.
 
     Returns:
         The loss before each step taken.
@@ -55,8 +61,9 @@ def train_on_edit(
     in_a_row = 0
     for _ in range(steps):
         with torch.enable_grad():
-            output = forward()
-            loss = _loss(output) if penalty is None else _loss(output) + penalty()
+            with within():
+                output = forward()
+            loss = own_loss(output) if penalty is None else own_loss(output) + penalty()
         holds = early_stop.holds(loss, output.logits, inputs["labels"], shifted).all()
         in_a_row = in_a_row + 1 if holds else 0
         if in_a_row >= early_stop.steps:
@@ -65,6 +72,9 @@ def train_on_edit(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if after_step is not None:
+            with torch.no_grad():
+                after_step()
     return losses
 
 
@@ -112,18 +122,18 @@ def train_rows(
         while taken < steps and 2 * int(going.sum()) > len(rows):
             with torch.enable_grad():
                 output = forward()
-                row_losses = _row_losses(output.logits, batch["labels"], causal)
-            holds = early_stop.holds(row_losses, output.logits, batch["labels"], causal)
+                found = row_losses(output.logits, batch["labels"], causal)
+            holds = early_stop.holds(found, output.logits, batch["labels"], causal)
             in_a_row[rows] = torch.where(holds, in_a_row[rows] + 1, 0)
             done = going & (in_a_row[rows] >= early_stop.steps)
             values[rows[done]] = parameter.detach()[done]
             going &= ~done
             if not going.any():
                 break
-            for row, loss in zip(rows[going].tolist(), row_losses[going].tolist(), strict=True):
+            for row, loss in zip(rows[going].tolist(), found[going].tolist(), strict=True):
                 losses[row].append(loss)
             optimizer.zero_grad()
-            row_losses[going].sum().backward()
+            found[going].sum().backward()
             optimizer.step()
             taken += 1
         values[rows[going]] = parameter.detach()[going]
@@ -145,7 +155,7 @@ def _without_own_loss(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[st
     return batch
 
 
-def _row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
+def row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
     """Return each row's mean loss (B,) over its labels."""
     if labels.dim() == 1:
         return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -163,7 +173,8 @@ def is_causal(model: nn.Module) -> bool:
     return bool(config is not None and not config.is_encoder_decoder and generates)
 
 
-def _loss(output: Any) -> Tensor:
+def own_loss(output: Any) -> Tensor:
+    """Return the model's own loss."""
     loss = getattr(output, "loss", None)
     if loss is None:
         raise EditorError("the model returns no loss for the edit; give it 'labels'.")

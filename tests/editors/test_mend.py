@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
+import random
+import signal
 
 import pytest
 import torch
 from tiny_models import build
 
+from grace_bench.checkpoints import Checkpoints
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.hyperparameters import MendHyperparameters
-from grace_bench.editors.mend import GradientTransform, token_gradients
-from grace_bench.editors.mend_training import (
-    MendTraining,
-    save_transform,
-    split_by_fact,
-    training_edits,
-)
-from grace_bench.errors import DataError, EditorError
+from grace_bench.editors.mend import GradientTransform, save_transform, token_gradients
+from grace_bench.editors.mend_examples import cut, split_by_fact, take, training_edits
+from grace_bench.editors.mend_training import MendTraining, divergence
+from grace_bench.editors.training import own_loss
+from grace_bench.errors import DataError, EditorError, Interrupted
 
-KINDS = ("t5-encoder", "bert", "gpt2", "llama")
+KINDS = ("t5-encoder", "bert", "gpt2", "llama", "qwen", "mistral", "neox")
 ROWS = [
     {
         "example_id": f"{fact}-{phrasing}",
@@ -58,7 +59,7 @@ class Tokens:
         labels = torch.tensor(answers)
         if self.kind == "bert":
             labels = torch.tensor([int(row["label"]) for row in rows])
-        if self.kind in ("gpt2", "llama"):
+        if self.kind not in ("t5-encoder", "bert"):
             ignored = [[-100] * len(prompt) for prompt in prompts]
             labels = torch.tensor([i + a for i, a in zip(ignored, answers, strict=True)])
             prompts = [p + a for p, a in zip(prompts, answers, strict=True)]
@@ -80,12 +81,12 @@ def inputs(kind, number=0):
 def test_inputs_and_gradients_make_the_gradient_of_the_weight(kind):
     model, layer = build(kind)
     module = model.get_submodule(layer)
-    rows, gradients, loss = token_gradients(model, module, inputs(kind))
+    found = token_gradients(model, module, inputs(kind), own_loss)
     output = model(**inputs(kind))
     [whole] = torch.autograd.grad(output.loss, [module.weight])
-    product = gradients.T @ rows
+    product = found.gradients.T @ found.inputs
     assert torch.allclose(whole if product.shape == whole.shape else whole.T, product, atol=1e-6)
-    assert loss == pytest.approx(output.loss.item())
+    assert found.loss == pytest.approx(output.loss.item())
 
 
 def test_untrained_the_transform_is_a_normalised_gradient_step():
@@ -94,7 +95,8 @@ def test_untrained_the_transform_is_a_normalised_gradient_step():
     u, delta = torch.randn(4, 3), torch.randn(4, 2)
     pairs = (torch.cat([u, delta], 1) - transform.mean) / transform.deviation
     expected = 0.5 * torch.einsum("no,ni->oi", pairs[:, 3:], pairs[:, :3])
-    assert torch.allclose(transform(u, delta), expected, atol=1e-6)
+    new_u, new_delta = transform(u, delta)
+    assert torch.allclose(new_delta.T @ new_u, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,8 +104,9 @@ def test_an_edit_takes_the_update_off_the_weight_and_remove_puts_it_back(kind):
     model, layer = build(kind)
     editor = create_editor("mend", model, layer, {"rank": 4})
     module = model.get_submodule(layer)
-    rows, gradients, _ = token_gradients(model, module, inputs(kind))
-    update = editor.transform(rows, gradients)
+    found = token_gradients(model, module, inputs(kind), own_loss)
+    u, delta = editor.transform(found.inputs, found.gradients)
+    update = delta.T @ u
     before = module.weight.detach().clone()
     editor.edit(EditBatch(inputs(kind), step=1))
     update = update if update.shape == before.shape else update.T
@@ -131,12 +134,39 @@ def test_training_leaves_the_model_alone_and_is_the_same_twice():
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
+    settings = {"training_steps": 7, "check_every": 2}
+    whole = training("gpt2", **settings)
+    told = whole.fit(ROWS)
+    checkpoints = Checkpoints(tmp_path / "training", "the same work")
+    first, make_step = training("gpt2", **settings), MendTraining.make_step
+
+    def stopped_at_three(self, items):
+        make_step(self, items)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MendTraining, "make_step", stopped_at_three)
+        with pytest.raises(Interrupted, match="after step 3 of 7"):
+            first.fit(ROWS, checkpoints)
+    second = training("gpt2", **settings)
+    steps = []
+    monkeypatch.setattr(
+        MendTraining, "make_step", lambda self, items: (steps.append(1), make_step(self, items))
+    )
+    assert second.fit(ROWS, checkpoints) == told
+    assert len(steps) == 4
+    for name, tensor in whole.transform.state_dict().items():
+        assert torch.equal(second.transform.state_dict()[name], tensor)
+
+
 def test_no_fact_that_is_checked_is_trained_on():
-    train, held_out = split_by_fact(ROWS, 0.1)
+    train, held_out = split_by_fact(ROWS, 0.1, seed=0)
     assert {row["fact_id"] for row in train}.isdisjoint(row["fact_id"] for row in held_out)
     assert len(train) + len(held_out) == len(ROWS)
     with pytest.raises(DataError, match="needs 8 facts"):
-        split_by_fact(ROWS[:6], 0.1)
+        split_by_fact(ROWS[:6], 0.1, seed=0)
 
 
 def test_training_edits_ask_for_another_label_and_keep_another_fact():
@@ -147,6 +177,47 @@ def test_training_edits_ask_for_another_label_and_keep_another_fact():
         assert item.outer["fact_id"] == item.edit["fact_id"]
         assert item.local["fact_id"] != item.edit["fact_id"]
         assert item.local in ROWS
+
+
+def test_a_whole_text_is_asked_for_what_follows_another_ones_beginning():
+    texts = [f"Passage {n} begins. It has {n} cats. It has {n} dogs." for n in range(6)]
+    rows = [{"fact_id": text, "text": "", "label": text} for text in [*texts, "One two", "One"]]
+    for item in take(training_edits(rows, seed=0), 50):
+        assert item.edit["fact_id"].startswith(item.edit["text"])
+        assert item.edit["label"] not in item.edit["fact_id"]
+        assert item.edit["label"].startswith("It has")
+        assert item.outer == item.edit
+    assert cut({"text": "", "label": "One two three"}, random.Random(0)) == {
+        "text": "One",
+        "label": "two three",
+    }
+
+
+def test_a_prompt_that_has_its_answer_is_not_edited():
+    said = {"fact_id": "say", "text": "Say 1.", "label": "1", "relation": "r"}
+    assert all(item.edit["fact_id"] != "say" for item in take(training_edits([*ROWS, said], 0), 99))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edits_in_a_batch_are_as_if_each_were_made_alone(kind):
+    several = training(kind, rate=0.1)
+    several.transform.normalise_by(several._pairs(ROWS))
+    items = take(training_edits(ROWS, 0), 4)
+    together = several.losses(items)
+    for row, item in enumerate(items):
+        editor = create_editor("mend", several.model, build(kind)[1], {**QUICK, "rate": 0.1})
+        editor.transform.load_state_dict(several.transform.state_dict())
+        local = several.encode([item.local])
+        with torch.no_grad():
+            before = several.model(**local).logits
+            editor.edit(EditBatch(several.encode([item.edit]), step=1))
+            loss = several.model(**several.encode([item.outer])).loss
+            after = several.model(**local).logits
+        assert together["edit"][row].item() == pytest.approx(loss.item(), abs=1e-4)
+        kl = divergence(before, after, local, several.causal)
+        assert together["local"][row].item() == pytest.approx(kl.item(), abs=1e-5)
+        assert kl > 0
+        editor.remove()
 
 
 def test_one_label_a_relation_is_refused():

@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from grace_bench.records import atomic_path, read_parquet
+from grace_bench.records import atomic_path, read_json, read_parquet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_SUMMARY = REPOSITORY / "results" / "development" / "summary.parquet"
@@ -70,7 +70,36 @@ def varying(settings: list[Setting]) -> list[str]:
     ]
 
 
-def page(grouped: dict[tuple[str, str], list[Setting]]) -> str:
+def mend_lines(results: Path) -> list[str]:
+    """Return the table of what MEND's training gave on edits that it held out."""
+    lines = []
+    for path in sorted(results.glob("assets/*/mend-*/assets.json")):
+        record = read_json(path)
+        told, settings = record["told"], record["settings"]
+        kinds = ("unedited", "untrained", "trained")
+        cells = [f"{told[kind]['edit']:.3f}" for kind in kinds]
+        cells += [f"{told[kind]['local']:.4f}" for kind in kinds[1:]]
+        cells.append(f"{told['best_step']} of {told['steps']}")
+        names = [path.parent.parent.name, f"{settings['edit_weight']:g}"]
+        lines.append("| " + " | ".join([*names, *cells]) + " |")
+    if not lines:
+        return []
+    return [
+        "",
+        "## MEND's transform, trained and untrained",
+        "",
+        "Edits of training facts that its training held out, each made alone on the unedited",
+        "model: the loss of the wanted answer, for another phrasing where there is one, and the",
+        "divergence (KL, nats a token) of answers to other facts.",
+        "",
+        "| model and data set | edit_weight | loss unedited | untrained | trained | KL untrained "
+        "| trained | best step |",
+        "|---|---|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def page(grouped: dict[tuple[str, str], list[Setting]], results: Path) -> str:
     """Return the page: every setting tried, the chosen ones marked."""
     lines = [
         "# How hyperparameters were chosen",
@@ -97,7 +126,7 @@ def page(grouped: dict[tuple[str, str], list[Setting]]) -> str:
             scores = [_score(setting.get(metric)) for metric in METRICS]
             mark = "*" if setting is best and len(settings) > 1 else ""
             lines.append("| " + " | ".join([dataset, editor, name, *scores, mark]) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *mend_lines(results), ""])
 
 
 def _score(value: float | None) -> str:
@@ -110,7 +139,7 @@ def main() -> None:
     """Write the page."""
     summary = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_SUMMARY
     with atomic_path(PAGE) as temporary:
-        temporary.write_text(page(read_settings(summary)))
+        temporary.write_text(page(read_settings(summary), summary.parent))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""What ROME reads from an edit: its tokens, its target, and where its subject stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from grace_bench.codebook import IGNORED
+from grace_bench.errors import EditorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from grace_bench.editors.base import EditBatch
+
+
+@dataclass(frozen=True)
+class Request:
+    """An edit without its padding.
+
+    Args:
+        tokens: (L,) prompt and target.
+        labels: (L,) the target; the rest masked.
+        subject: columns [start, end) of what the edit is about; the key is that of the last one.
+        head: 1 if the first token is the model's start token, which stays before any prefix.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    subject: tuple[int, int]
+    head: int
+
+    def behind(self, prefixes: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return a batch, each row behind one prefix, and the key's column (N,) in each row."""
+        rows, labels = [], []
+        for prefix in prefixes:
+            masked = torch.full_like(prefix, IGNORED)
+            rows.append(torch.cat([self.tokens[: self.head], prefix, self.tokens[self.head :]]))
+            labels.append(torch.cat([self.labels[: self.head], masked, self.labels[self.head :]]))
+        lengths = [len(prefix) for prefix in prefixes]
+        column = self.subject[1] - 1
+        moved = 0 if column < self.head else 1  # the start token stays where it is
+        columns = moved * self.tokens.new_tensor(lengths) + column
+        inputs = {
+            "input_ids": pad_sequence(rows, batch_first=True),
+            "attention_mask": pad_sequence([torch.ones_like(r) for r in rows], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+        return inputs, columns
+
+    def essence(self, suffix: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Return the prompt '{subject} is a' (1, E) and the key's column (1,) in it.
+
+        None where it is how the edit itself begins: what follows is then what must change.
+        """
+        start, end = self.subject
+        parts = [self.tokens[: min(self.head, start)], self.tokens[start:end]]
+        column = sum(map(len, parts)) - 1
+        tokens = torch.cat([*parts, self.tokens.new_tensor(list(suffix))])
+        told = len(tokens) < len(self.labels) and self.labels[len(tokens)] != IGNORED
+        if told and torch.equal(tokens, self.tokens[: len(tokens)]):
+            return None
+        return tokens[None], self.tokens.new_tensor([column])
+
+
+def read_request(batch: EditBatch, query: str, start_token: int | None) -> Request:
+    """Return what an edit asks for.
+
+    Raises:
+        EditorError: it is not one edit with a target, or its subject is not before the target.
+    """
+    ids, labels = batch.inputs["input_ids"], batch.inputs.get("labels")
+    if ids.shape[0] != 1 or labels is None or labels.shape != ids.shape:
+        raise EditorError(
+            "ROME makes one edit at a time, with a label for each token; give it a batch of one."
+        )
+    mask = batch.inputs.get("attention_mask")
+    real = torch.ones_like(ids[0]).bool() if mask is None else mask[0].bool()
+    tokens, labels = ids[0][real], labels[0][real]
+    labels[:1] = IGNORED  # nothing predicts the first token
+    told = (labels != IGNORED).nonzero().flatten().tolist()
+    if not told:
+        raise EditorError("the edit has no target; give it labels that are not all masked.")
+    subject = (told[0] - 1, told[0])
+    if query == "subject_last" and batch.subject is not None:
+        start, end = batch.subject
+        if not 0 <= start < end <= len(real) or not real[start:end].all():
+            raise EditorError(
+                f"the edit's subject [{start}, {end}) is not a span of tokens in its "
+                f"{len(real)} columns; give it as columns [start, end) of input_ids."
+            )
+        padding = int((~real[:start]).sum())
+        subject = (start - padding, end - padding)
+        if subject[1] > told[-1]:
+            raise EditorError(
+                "no target follows the edit's subject, so that its key cannot bring one about; "
+                "use query: prompt_last."
+            )
+    return Request(tokens, labels, subject, head=int(tokens[0].item() == start_token))
