@@ -22,5 +22,7 @@ rule all:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.paper_figures.output,
+        TOY,
         rules.report.output,
         rules.track.output,

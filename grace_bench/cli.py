@@ -100,6 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_summary_options(command)
     command = add("figures", "Write figures as PDF and PNG.", figures)
     add_summary_options(command)
+    command = add(
+        "paper-figures", "Draw the paper's Figs. 3 to 6 from a plan's runs.", paper_figures
+    )
+    command.add_argument("--plan", type=Path, required=True, help="plan.json of the suite")
+    add_summary_options(command)
     command = add("report", "Write one HTML file with all tables and figures.", report)
     add_summary_options(command)
 
@@ -249,6 +254,15 @@ def figures(options: argparse.Namespace) -> None:
     write_figures(folder / "summary.parquet", folder / "curves.parquet", options.output)
 
 
+def paper_figures(options: argparse.Namespace) -> None:
+    """`grace-bench paper-figures`."""
+    from grace_bench.reporting.paper_figures import write_paper_figures
+
+    folder = options.summary
+    summary, curves = folder / "summary.parquet", folder / "curves.parquet"
+    write_paper_figures(options.plan, summary, curves, options.output)
+
+
 def report(options: argparse.Namespace) -> None:
     """`grace-bench report`."""
     from grace_bench.reporting.report import write_report
@@ -259,6 +273,7 @@ def report(options: argparse.Namespace) -> None:
         folder / "tables",
         folder / "figures",
         options.output,
+        folder / "paper-figures",
     )
 
 

@@ -12,8 +12,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -39,7 +41,13 @@ class TrainingConfig(Section):
     """How a base model is trained or fine-tuned by the workflow (AdamW, linear warm-up, cosine)."""
 
     steps: int = Field(ge=1, description="optimiser steps")
-    batch_size: int = Field(32, ge=1, description="examples per step")
+    batch_size: int = Field(32, ge=1, description="examples computed at once")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="batches per step; their gradients make one mean over all label tokens, so "
+        "that 2 batches of 8 train as one of 16 does, in less memory",
+    )
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
@@ -48,6 +56,11 @@ class TrainingConfig(Section):
     )
     freeze: tuple[str, ...] = Field((), description="name prefixes of parameters kept as they are")
     seed: int = Field(0, ge=0, description="seed of weights and of the order of examples")
+    checkpoint_minutes: float = Field(
+        5.0,
+        ge=0,
+        description="minutes between checkpoints, which a stopped training goes on from; 0: none",
+    )
 
 
 class PretrainedSource(Section):
@@ -108,6 +121,17 @@ class DatasetConfig(Section):
     )
     builder: str = Field(description="who makes the rows; options below")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the builder")
+    generate: bool = Field(
+        True,
+        description="language modelling: whether each passage is also continued, its text kept; "
+        "perplexity needs none, and it takes most of an evaluation's time",
+    )
+
+    @model_validator(mode="after")
+    def _answers_are_generated(self) -> DatasetConfig:
+        if not self.generate and self.task != "language_modelling":
+            raise ValueError(f"'generate: false' is for language modelling, not for {self.task}")
+        return self
 
 
 class EditorConfig(Section):
@@ -141,6 +165,20 @@ class ProbeConfig(Section):
     holdout: int | None = Field(None, ge=1, description="examples of holdout; null for all")
     accurate: int | None = Field(None, ge=1, description="examples of accurate; null for all")
     batch_size: int = Field(64, ge=1, description="examples evaluated at once")
+    latency: int | None = Field(
+        None,
+        ge=1,
+        description="after each probe time one forward pass on so many inputs of upstream, with "
+        "the editor and without; null: none",
+    )
+
+    @model_serializer(mode="wrap")
+    def _no_latency_unless_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs that time nothing are the runs they were before there was anything to time.
+        settings = handler(self)
+        if self.latency is None:
+            settings.pop("latency", None)
+        return settings
 
 
 class ComputeConfig(Section):
@@ -217,6 +255,67 @@ class EditorEntry(Section):
         return sweep
 
 
+class JobResources(Section):
+    """What a job asks a cluster for; a key that is not given is as it was."""
+
+    gpu: int | None = Field(None, ge=0, description="GPUs; the Slurm plugin makes `--gpus` of it")
+    mem_mb: int | None = Field(None, ge=1, description="main memory in MB, times the attempt")
+    runtime: int | None = Field(None, ge=1, description="minutes, times the attempt")
+
+
+class ModelResources(Section):
+    """What the jobs that need one model ask a cluster for."""
+
+    prepare_model: JobResources = Field(
+        JobResources(), description="one base model is prepared (4000 MB, 120 minutes)"
+    )
+    baseline: JobResources = Field(
+        JobResources(), description="it predicts every role, unedited (4000 MB, 60 minutes)"
+    )
+    prepare_editor: JobResources = Field(
+        JobResources(),
+        description="what an editor needs is made, MEND's transform or statistics (4000 MB, 240 "
+        "minutes)",
+    )
+    edit: JobResources = Field(JobResources(), description="one run (4000 MB, 240 minutes)")
+
+
+class ResourcesConfig(ModelResources):
+    """What jobs ask a cluster for, by rule; no result depends on it, and none is made again."""
+
+    prepare_data: JobResources = Field(
+        JobResources(), description="one data set is prepared (2000 MB, 20 minutes)"
+    )
+    models: dict[Name, ModelResources] = Field(
+        default_factory=dict, description="what differs for one model, by rule"
+    )
+
+    def amount(self, rule: str, resource: str, model: str | None, attempt: int) -> int:
+        """Return how much of a resource a job asks for at its attempt (1: the first).
+
+        Args:
+            rule: "prepare_data", "prepare_model", "baseline", "prepare_editor" or "edit".
+            resource: "gpu", "mem_mb" or "runtime".
+            model: that the job is for, if it is for one.
+            attempt: memory and time grow with it, GPUs don't.
+        """
+        layers = [DEFAULT_RESOURCES[rule], getattr(self, rule)]
+        if model in self.models:
+            layers.append(getattr(self.models[model], rule))
+        found = [amount for layer in layers if (amount := getattr(layer, resource)) is not None]
+        return found[-1] if resource == "gpu" else found[-1] * attempt
+
+
+DEFAULT_RESOURCES = {
+    "prepare_data": JobResources(gpu=0, mem_mb=2000, runtime=20),
+    "prepare_model": JobResources(gpu=0, mem_mb=4000, runtime=120),
+    "baseline": JobResources(gpu=0, mem_mb=4000, runtime=60),
+    "prepare_editor": JobResources(gpu=0, mem_mb=4000, runtime=240),
+    "edit": JobResources(gpu=0, mem_mb=4000, runtime=240),
+}
+"""For small models on CPUs: what a suite that says nothing asks for."""
+
+
 class SuiteConfig(Section):
     """A whole suite, every name resolved."""
 
@@ -232,6 +331,18 @@ class SuiteConfig(Section):
         [0], min_length=1, description="one run each: order of the stream, editor's randomness"
     )
     compute: ComputeConfig = Field(ComputeConfig(), description="where numbers are computed")
+    toy: bool = Field(False, description="draw the paper's toy (Fig. 2) beside the suite's figures")
+    resources: ResourcesConfig = Field(
+        default_factory=ResourcesConfig, description="what jobs ask a cluster for"
+    )
+
+    @model_validator(mode="after")
+    def _resources_are_for_models_of_the_suite(self) -> SuiteConfig:
+        known = {experiment.model.name for experiment in self.experiments}
+        for model in self.resources.models:
+            if model not in known:
+                raise ValueError(unknown_name("model", model, known, "resources.models"))
+        return self
 
     @model_validator(mode="after")
     def _unique(self) -> SuiteConfig:

@@ -17,7 +17,7 @@ from grace_bench.prefix import PrefixCache
 from grace_bench.tasks.base import Prediction, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from grace_bench.editors.base import Editor
     from grace_bench.tasks.base import Example, Task
@@ -25,14 +25,28 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def predict_all(
-    model: nn.Module, task: Task, examples: Sequence[Mapping[str, Any]], batch_size: int
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    after_batch: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
-    """Return one prediction an example, in order, computed in batches."""
-    return [
-        prediction
-        for start in range(0, len(examples), batch_size)
-        for prediction in task.predict(model, examples[start : start + batch_size])
-    ]
+    """Return one prediction an example, in order, computed in batches.
+
+    Args:
+        model: edited or not.
+        task: turns examples into tensors and scores.
+        examples: rows of a role.
+        batch_size: examples predicted at once.
+        after_batch: called after each batch with its size.
+    """
+    predictions: list[Prediction] = []
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        predictions += task.predict(model, batch)
+        if after_batch is not None:
+            after_batch(len(batch))
+    return predictions
 
 
 class Evaluator:
@@ -48,12 +62,16 @@ class Evaluator:
         task: turns examples into tensors and scores.
         batch_size: examples predicted at once.
         direct: predict every example anew each time, with the whole model.
+
+    Attributes:
+        keys: the key that answered each example of the last `predict`; None where none did.
     """
 
     def __init__(self, editor: Editor, task: Task, batch_size: int, direct: bool = False) -> None:
         self.editor = editor
         self.task = task
         self.batch_size = batch_size
+        self.keys: list[int | None] = []
         self._tracked = None if direct else editor.track()
         replays = editor.trained and not direct
         self._model = PrefixCache(editor.model, editor.trained) if replays else editor.model
@@ -73,21 +91,29 @@ class Evaluator:
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """Return one prediction an example, in order."""
+        self.keys = []
         if self._tracked is None or not examples:
-            return predict_all(self._model, self.task, examples, self.batch_size)
+            return predict_all(
+                self._model, self.task, examples, self.batch_size, self._ask_for_keys
+            )
         self._track(examples)
-        stamps = self._tracked.stamps().tolist()
         known = [self._known[_content(example)] for example in examples]
+        keys, stamps = (part[[old.index for old in known]] for part in self._tracked.answers())
         stale = {
-            _content(example): example
-            for example, old in zip(examples, known, strict=True)
-            if old.stamp != stamps[old.index]
+            _content(example): (example, stamp)
+            for example, old, stamp in zip(examples, known, stamps.tolist(), strict=True)
+            if old.stamp != stamp
         }
-        fresh = predict_all(self._model, self.task, list(stale.values()), self.batch_size)
-        for content, prediction in zip(stale, fresh, strict=True):
+        asked = [example for example, _ in stale.values()]
+        fresh = predict_all(self._model, self.task, asked, self.batch_size)
+        for (content, (_, stamp)), prediction in zip(stale.items(), fresh, strict=True):
             old = self._known[content]
-            old.stamp, old.prediction = stamps[old.index], prediction
+            old.stamp, old.prediction = stamp, prediction
+        self.keys = [None if key < 0 else key for key in keys.tolist()]
         return [old.prediction for old in known]
+
+    def _ask_for_keys(self, rows: int) -> None:
+        self.keys += self.editor.answering_keys(rows)
 
     def _track(self, examples: Sequence[Example]) -> None:
         """Find out the queries of examples that are new here."""
@@ -127,8 +153,19 @@ def prediction_rows(
     role: str,
     step: int,
     n_edits: int,
+    keys: Sequence[int | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the rows of `predictions.parquet` for one role at one probe."""
+    """Return the rows of `predictions.parquet` for one role at one probe.
+
+    Args:
+        examples: rows of the role.
+        predictions: one for each.
+        role: under which they are kept.
+        step: after which step.
+        n_edits: made so far.
+        keys: that answered the examples; left out: the model has no keys.
+    """
+    answered = [None] * len(examples) if keys is None else keys
     return [
         {
             "step": step,
@@ -138,8 +175,9 @@ def prediction_rows(
             "fact_id": example["fact_id"],
             "prediction": prediction.text,
             **prediction.scores,
+            **({} if key is None else {"key": key}),
         }
-        for example, prediction in zip(examples, predictions, strict=True)
+        for example, prediction, key in zip(examples, predictions, answered, strict=True)
     ]
 
 

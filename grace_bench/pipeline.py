@@ -32,8 +32,9 @@ from grace_bench.runs import (
     without_labels,
 )
 from grace_bench.suites import (
+    concerns,
+    entry_name,
     load_suite,
-    merge,
     own_overrides,
     read_yaml,
     set_value,
@@ -242,20 +243,21 @@ def single_spec(
     """
     common = read_yaml(suite)
     known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
+    pair = (model, dataset)
     own = next(
-        (e for e in known if _name(e.get("model")) == model and _name(e.get("dataset")) == dataset),
+        (e for e in known if (entry_name(e.get("model")), entry_name(e.get("dataset"))) == pair),
         {},
     )
     model_entry: dict[str, Any] = _mapping(own.get("model", model))
     dataset_entry: dict[str, Any] = _mapping(own.get("dataset", dataset))
-    suite_overrides = own_overrides(common.get("set"), str(suite))
+    names = {"model": model, "dataset": dataset, "editor": editor}
+    given = own_overrides(common.get("set"), str(suite))
+    suite_overrides = [override for override in given if concerns(override, **names)]
     for override in overrides:
         key, value = split_override(override)
         part, _, rest = key.partition(".")
         if part in ("model", "dataset") and rest:
             set_value(model_entry if part == "model" else dataset_entry, rest, value)
-        elif part in ("stream", "probes") and rest and own.get(part):
-            own = merge(own, {part: _nested(rest, value)})
         else:
             suite_overrides.append(override)
     raw = {
@@ -269,15 +271,5 @@ def single_spec(
     return next(without_labels(run.spec) for run in runs if not run.in_sweep)
 
 
-def _name(entry: Any) -> Any:
-    return entry.get("name") if isinstance(entry, dict) else entry
-
-
 def _mapping(entry: Any) -> dict[str, Any]:
     return dict(entry) if isinstance(entry, dict) else {"name": entry}
-
-
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    set_value(nested, dotted, value)
-    return nested

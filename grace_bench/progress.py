@@ -49,6 +49,7 @@ class Records:
         self.predictions: list[dict[str, Any]] = []
         self.edits: list[dict[str, Any]] = []
         self.probes: list[dict[str, Any]] = []
+        self.latency: list[dict[str, Any]] = []
 
     def add_probe(
         self,

@@ -24,7 +24,20 @@ INTRODUCTION = """\
 A suite names models, data sets and editors; each name is a file in `models/`, `datasets/` or
 `editors/`, and a mapping with a `name` overrides keys of its file (`base: other` starts from
 another file under a new name). `--set key=value` on the command line, and a list under the key
-`set` of a suite, override again: `editor.radius=3.0`, `stream.facts=8`, `seeds=[0,1]`.
+`set` of a suite, override again, without a change to any file:
+
+| `set` | reaches |
+|---|---|
+| `models.t5-small-ssm-nq.source={kind: folder, id: weights/t5}` | a model, by its name |
+| `datasets.zsre.options.edits.path=zsre.jsonl` | a data set, by its name |
+| `editors.mend.training_steps=500` | a hyperparameter of one editor |
+| `editor.steps=10` | a hyperparameter of every editor |
+| `stream.max_edits=8`, `probes.every=4` | every experiment, whatever it says itself |
+| `seeds=[0,1]`, `compute.threads=4`, `resources.edit.gpu=1` | the suite |
+
+With Snakemake, write the list into a second file, which is laid over the suite, or into `--config`:
+`snakemake --configfile config/suites/paper.yaml mine.yaml`,
+`snakemake --configfile config/suites/paper.yaml --config 'set=["stream.max_edits=8"]'`.
 
 What wins, from weak to strong: the class's default, the editor's file, its `per_dataset`, the
 suite's `hyperparameters`, the suite's `sweep`, `--set`.
@@ -39,6 +52,9 @@ SECTIONS = (
     ("Stream", config.StreamConfig),
     ("Probes", config.ProbeConfig),
     ("Compute", config.ComputeConfig),
+    ("Resources", config.ResourcesConfig),
+    ("Resources of one model", config.ModelResources),
+    ("Resources of a job", config.JobResources),
     ("Model", config.ModelConfig),
     ("Model source: pretrained", config.PretrainedSource),
     ("Model source: scratch", config.ScratchSource),

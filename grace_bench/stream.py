@@ -28,11 +28,13 @@ from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.errors import DataError
 from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
+from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
 from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.progress import Progress, Records, Stopwatch
 from grace_bench.records import (
+    LATENCY,
     PREDICTIONS,
     PROBES,
     STEPS,
@@ -42,7 +44,7 @@ from grace_bench.records import (
     write_parquet,
 )
 from grace_bench.runs import Run, content_hash
-from grace_bench.tasks import TASKS
+from grace_bench.tasks import create_task
 from grace_bench.tasks.base import Prediction, Task, to_device
 
 if TYPE_CHECKING:
@@ -186,7 +188,9 @@ class StreamRun:
         self.edited.append(example)
         with self.watch.measure("evaluation"):
             after = self.predict([example])
-        rows = prediction_rows([example], after, "edit", step, len(self.edited))
+        rows = prediction_rows(
+            [example], after, "edit", step, len(self.edited), self.evaluator.keys
+        )
         self.records.edits += rows
         self.records.predictions += rows
         return {
@@ -248,10 +252,17 @@ class StreamRun:
         self.records.probes += probe_rows(self.records.edits, "es", step, n_edits)
         with self.watch.measure("evaluation"):
             for metric, chosen in examples.items():
-                rows = prediction_rows(
-                    chosen, self.predict(chosen), METRICS[metric].role, step, n_edits
-                )
+                found, role = self.predict(chosen), METRICS[metric].role
+                rows = prediction_rows(chosen, found, role, step, n_edits, self.evaluator.keys)
                 self.records.add_probe(metric, rows, step, n_edits, keep)
+
+    def time_inference(self, step: int) -> None:
+        """Time single inputs, where the run's probes say so; no prediction changes by it."""
+        examples = self.roles["upstream"][: self.spec.probes.latency or 0]
+        with autocast(self.spec.compute, self.device):
+            rows = time_forward_passes(self.editor, self.task, examples)
+        at = {"step": step, "n_edits": len(self.edited), "n_keys": self.editor.n_keys}
+        self.records.latency += [{**at, **row} for row in rows]
 
     def predict(self, examples: Sequence[Row]) -> list[Prediction]:
         """Predict in the run's precision."""
@@ -271,6 +282,7 @@ class StreamRun:
                 last = step == len(stream) or len(self.edited) == most
                 if last or (edited and len(self.edited) % every == 0):
                     self.probe(step)
+                    self.time_inference(step)
                 elif edited and self.evaluator.incremental:
                     self.probe(step, keep=False)
                 progress.update(step, len(self.edited), self.records)
@@ -309,9 +321,7 @@ def run_stream(
         raise DataError(f"{data_folder}: the edit stream is empty; prepare the data set again.")
     loaded = load_model(model_folder, spec.dataset.task, device)
     baseline = load_baseline(baseline_folder, manifest["data_hash"], loaded.sha256)
-    task = TASKS.get(spec.dataset.task)(
-        loaded.tokenizer, loaded.model.config, spec.model.max_length
-    )
+    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
     editor = create_editor(
         spec.editor.editor,
         loaded.model,
@@ -393,5 +403,8 @@ def write_run(run: StreamRun, output: Path, model_hash: str) -> dict[str, str]:
     write_parquet(output / "probes.parquet", run.records.probes, PROBES)
     write_parquet(output / "predictions.parquet", run.records.predictions, PREDICTIONS)
     names = ["steps.parquet", "probes.parquet", "predictions.parquet"]
+    if run.records.latency:
+        write_parquet(output / "latency.parquet", run.records.latency, LATENCY)
+        names.append("latency.parquet")
     names += run.editor.save(output, model_hash)
     return {name: sha256_of(output / name) for name in names}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from grace_bench.errors import ConfigError, unknown_name
 
 DEFAULT_SUITE = Path("config.yaml")
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
+LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
+COMMON = ("editor", "stream", "probes")
+"""What `set` lays over every editor, or every experiment: `editor.steps=10`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,8 +128,7 @@ def load_named(
         return merge(base, rest)
     if len(overrides) > 1 and {"source", "builder", "editor"} & set(overrides):
         return dict(overrides)
-    label = "data set" if kind == "dataset" else kind
-    raise ConfigError(unknown_name(label, name, names, where))
+    raise ConfigError(unknown_name(LABELS[kind], name, names, where))
 
 
 def load_suite(
@@ -141,8 +144,9 @@ def load_suite(
     Args:
         source: path of a suite file, or its content.
         config_dir: folder of the named parts.
-        overrides: "editor.radius=3.0", "stream.facts=8", "seeds=[0,1]": laid over at the end,
-            like the list under the source's own key `set`.
+        overrides: "models.minilm.training.steps=10", "datasets.zsre.options.edits.path=z.jsonl",
+            "editors.grace.radius=3.0", "editor.steps=10" (every editor's), "stream.facts=8",
+            "seeds=[0,1]": laid over at the end, like the list under the source's own key `set`.
 
     Raises:
         ConfigError: one line per mistake, each with its place and what is allowed.
@@ -154,14 +158,15 @@ def load_suite(
             raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
     else:
         raw, where = read_yaml(Path(source)), str(source)
-    editor_overrides: dict[str, Any] = {}
+    late: list[tuple[str, Any]] = []
     for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
         key, value = split_override(override)
-        if key.startswith("editor."):
-            set_value(editor_overrides, key.removeprefix("editor."), value)
+        part, _, rest = key.partition(".")
+        if rest and part in (*COMMON, *KIND_FOLDERS.values()):
+            late.append((key, value))
         else:
             set_value(raw, key, value)
-    return _compose(raw, editor_overrides, config_dir, where)
+    return _compose(raw, late, config_dir, where)
 
 
 def own_overrides(given: Any, where: str) -> list[str]:
@@ -180,8 +185,67 @@ def split_override(text: str) -> tuple[str, Any]:
     return key.strip(), parse_value(value)
 
 
+@dataclass(frozen=True)
+class _Overrides:
+    """What `set` lays over a suite's parts once they are composed.
+
+    Attributes:
+        common: by "editor", "stream", "probes": over each.
+        named: by kind and name: over the model, data set or editor of that name.
+    """
+
+    common: dict[str, dict[str, Any]]
+    named: dict[str, dict[str, dict[str, Any]]]
+
+
+def _sort_overrides(late: Iterable[tuple[str, Any]], names: Mapping[str, set[str]]) -> _Overrides:
+    """Sort overrides by what they are laid over; a name may have dots in it.
+
+    Raises:
+        ConfigError: the suite has nothing of a name, or no key follows it.
+    """
+    folders = {folder: kind for kind, folder in KIND_FOLDERS.items()}
+    found = _Overrides({part: {} for part in COMMON}, {kind: {} for kind in KIND_FOLDERS})
+    for key, value in late:
+        part, _, rest = key.partition(".")
+        if part in COMMON:
+            set_value(found.common[part], rest, value)
+            continue
+        kind = folders[part]
+        if rest in names[kind]:
+            raise ConfigError(f"--set {key}: say which key, as in {key}.label=...")
+        fitting = [name for name in names[kind] if rest.startswith(f"{name}.")]
+        if not fitting:
+            name = rest.split(".")[0]
+            raise ConfigError(unknown_name(LABELS[kind], name, names[kind], f"--set {key}"))
+        name = max(fitting, key=len)
+        set_value(found.named[kind].setdefault(name, {}), rest.removeprefix(f"{name}."), value)
+    return found
+
+
+def concerns(override: str, **names: str) -> bool:
+    """Say whether an override is for one of these names, or for no name: model="minilm"."""
+    part, _, rest = override.partition(".")
+    kind = next((kind for kind in names if KIND_FOLDERS[kind] == part), None)
+    return kind is None or rest.startswith(f"{names[kind]}.")
+
+
+def entry_name(entry: Any) -> str:
+    """Return the name of an entry, which is a name or a mapping with one; "" if it has none."""
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    return name if isinstance(name, str) else ""
+
+
+def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a suite as given but for what jobs ask a cluster for, which no result depends on."""
+    kept = {key: value for key, value in raw.items() if key != "resources"}
+    if isinstance(kept.get("set"), list):
+        kept["set"] = [line for line in kept["set"] if not str(line).startswith("resources.")]
+    return kept
+
+
 def _compose(
-    raw: dict[str, Any], editor_overrides: dict[str, Any], config_dir: Path, where: str
+    raw: dict[str, Any], late: Iterable[tuple[str, Any]], config_dir: Path, where: str
 ) -> SuiteConfig:
     stream = _section(raw.pop("stream", None), f"{where}: stream")
     probes = _section(raw.pop("probes", None), f"{where}: probes")
@@ -189,12 +253,24 @@ def _compose(
     editors = raw.get("editors")
     if not isinstance(experiments, list) or not isinstance(editors, list):
         raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
+    pairs = [entry for entry in experiments if isinstance(entry, Mapping)]
+    named = {kind: [entry.get(kind) for entry in pairs] for kind in ("model", "dataset")}
+    named["editor"] = editors
+    names = {kind: {*map(entry_name, entries)} - {""} for kind, entries in named.items()}
+    overrides = _sort_overrides(late, names)
     raw["experiments"] = [
-        _compose_experiment(entry, stream, probes, config_dir, f"{where}: experiments[{i}]")
+        _compose_experiment(
+            entry, stream, probes, overrides, config_dir, f"{where}: experiments[{i}]"
+        )
         for i, entry in enumerate(experiments)
     ]
     raw["editors"] = [
-        _compose_editor(entry, editor_overrides, config_dir, f"{where}: editors[{i}]")
+        _compose_editor(
+            entry,
+            overrides.common["editor"] | overrides.named["editor"].get(entry_name(entry), {}),
+            config_dir,
+            f"{where}: editors[{i}]",
+        )
         for i, entry in enumerate(editors)
     ]
     return validate(SuiteConfig, raw, where, ": ")
@@ -234,15 +310,17 @@ def _compose_experiment(
     entry: Any,
     stream: Mapping[str, Any],
     probes: Mapping[str, Any],
+    overrides: _Overrides,
     config_dir: Path,
     where: str,
 ) -> dict[str, Any]:
     if not isinstance(entry, Mapping) or not {"model", "dataset"} <= set(entry):
         raise ConfigError(f"{where}: must be a mapping with 'model' and 'dataset'.")
-    return {
-        **entry,
-        "model": load_named(config_dir, "model", entry["model"], f"{where}.model"),
-        "dataset": load_named(config_dir, "dataset", entry["dataset"], f"{where}.dataset"),
-        "stream": merge(stream, _section(entry.get("stream"), f"{where}.stream")),
-        "probes": merge(probes, _section(entry.get("probes"), f"{where}.probes")),
-    }
+    composed = dict(entry)
+    for kind in ("model", "dataset"):
+        named = load_named(config_dir, kind, entry[kind], f"{where}.{kind}")
+        composed[kind] = merge(named, overrides.named[kind].get(entry_name(entry[kind]), {}))
+    for part, common in (("stream", stream), ("probes", probes)):
+        own = merge(common, _section(entry.get(part), f"{where}.{part}"))
+        composed[part] = merge(own, overrides.common[part])
+    return composed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from grace_bench.reporting.plotting import PAGE, new_figure, save
+from grace_bench.reporting.plotting import PAGE, new_figure, save, save_csv
 from grace_bench.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
 
 if TYPE_CHECKING:
@@ -19,12 +19,33 @@ SIDE = 120
 
 
 def write_toy(folder: Path, seed: int = 0) -> list[Path]:
-    """Make the toy, repair it by GRACE and by finetuning, and draw toy.pdf and toy.png."""
+    """Make the toy, repair it by GRACE and by finetuning, and draw it.
+
+    Returns:
+        toy.pdf, toy.png, and toy.csv with the points and what each network says of them.
+    """
     toy = make_toy(seed)
     outcomes = {"GRACE": edit_toy(toy, "grace", seed), "FT": edit_toy(toy, "ft", seed)}
     with new_figure(PAGE, 1.9) as figure:
         draw_toy(figure, toy, outcomes)
-        return save(figure, folder, "toy", {"figure": "the paper's Fig. 2", "seed": str(seed)})
+        told = {"figure": "the paper's Fig. 2", "seed": str(seed)}
+        paths = save(figure, folder, "toy", told)
+    return [*paths, save_csv(folder / "toy.csv", toy_rows(toy, outcomes))]
+
+
+def toy_rows(toy: Toy, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """Return one row a point: where it is, its class, and its class by each network."""
+    networks = {"before": toy.network, **{name: o.network for name, o in outcomes.items()}}
+    rows = []
+    for kind, points, classes in (
+        ("upstream", toy.upstream, toy.classes.tolist()),
+        ("edit", toy.edits, [1] * len(toy.edits)),
+    ):
+        said = {name: predict(network, points).tolist() for name, network in networks.items()}
+        for index, (x, y) in enumerate(points.tolist()):
+            row = {"kind": kind, "x": x, "y": y, "class": classes[index]}
+            rows.append(row | {name: answers[index] for name, answers in said.items()})
+    return rows
 
 
 def draw_toy(figure: Figure, toy: Toy, outcomes: dict[str, Outcome]) -> None:

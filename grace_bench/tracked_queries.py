@@ -57,14 +57,18 @@ class TrackedQueries:
 
     def stamps(self) -> Tensor:
         """Return the stamp (n,) of the value that answers each query now; 0 where none does."""
+        return self.answers()[1]
+
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """Return the key (n,) that answers each query now, or -1, and its value's stamp, or 0."""
         codebook, n = self._codebook, self._n
         if len(codebook) == 0:
             self._n_known = 0
-            return codebook.stamps.new_zeros(n)
+            return codebook.stamps.new_full((n,), -1), codebook.stamps.new_zeros(n)
         self._follow(codebook)
         nearest = self._nearest[:n]
         fires = codebook.inside(self._distances[:n], nearest, self.boundary)
-        return torch.where(fires, codebook.stamps[nearest], 0)
+        return torch.where(fires, nearest, -1), torch.where(fires, codebook.stamps[nearest], 0)
 
     def _follow(self, codebook: Codebook) -> None:
         device, n_keys = codebook.keys.device, len(codebook)

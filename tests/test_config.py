@@ -9,8 +9,9 @@ import yaml
 
 from grace_bench.config import SuiteConfig
 from grace_bench.errors import ConfigError
+from grace_bench.pipeline import single_spec
 from grace_bench.runs import expand
-from grace_bench.suites import load_suite, merge, parse_value, set_value
+from grace_bench.suites import load_suite, merge, parse_value, set_value, without_resources
 
 MODEL = {
     "name": "tiny",
@@ -175,6 +176,23 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         ({"stream": [1]}, "config: stream: must be a section of keys and values (got [1])."),
         ({"set": {"a": 1}}, "config: set: must be a list of key=value (got {'a': 1})."),
         ({"set": ["editor.radius"]}, "--set editor.radius: write it as key=value"),
+        (
+            {"set": ["models.tinny.training.steps=1"]},
+            "--set models.tinny.training.steps: unknown model 'tinny'; did you mean 'tiny'? "
+            "Available: tiny",
+        ),
+        ({"set": ["datasets.x.label=X"]}, "unknown data set 'x'. Available: qa"),
+        ({"set": ["editors.grace.steps=1"]}, "unknown editor 'grace'"),
+        ({"set": ["models.tiny=1"]}, "--set models.tiny: say which key, as in models.tiny.label="),
+        ({"set": ["models.tiny.layr=x"]}, "unknown key 'layr'; did you mean 'layer'?"),
+        ({"set": ["editors.g.stps=1"]}, "unknown key 'stps'; did you mean 'steps'?"),
+        (
+            {"resources": {"models": {"tinny": {"edit": {"gpu": 1}}}}},
+            "config: resources.models: unknown model 'tinny'; did you mean 'tiny'? Available: tiny",
+        ),
+        ({"resources": {"edits": {"gpu": 1}}}, "unknown key 'edits'; did you mean 'edit'?"),
+        ({"resources": {"edit": {"gpus": 1}}}, "unknown key 'gpus'; did you mean 'gpu'?"),
+        ({"resources": {"edit": {"mem_mb": 0}}}, "resources.edit.mem_mb: input should be greater"),
     ],
 )
 def test_a_mistake_gets_one_sentence_with_its_place_and_what_is_allowed(
@@ -329,6 +347,104 @@ def test_set_reaches_every_kind_of_setting(repository):
     assert loaded.editors[0].hyperparameters == {"radius": 2.5}
     assert (experiment.stream.facts, experiment.probes.every) == (3, 9)
     assert (loaded.seeds, loaded.compute.threads) == ([4, 5], 2)
+
+
+def test_set_reaches_models_data_sets_and_editors_by_name(repository):
+    other = {**GRACE, "name": "h", "hyperparameters": {"steps": 3}}
+    overrides = [
+        "models.tiny.source={kind: folder, id: weights/t5}",
+        "models.tiny.training.steps=4",
+        "models.tiny.training.learning_rate=1e-3",
+        "datasets.qa.options.edit_phrasings=2",
+        "editors.h.radius=2",
+        "editor.steps=7",
+        "editors.h.steps=8",
+    ]
+    raw = suite(editors=[GRACE, other], set=overrides)
+    loaded = load_suite(raw, repository / "config")
+    [experiment] = loaded.experiments
+    assert experiment.model.source.id == "weights/t5"
+    assert (experiment.model.training.steps, experiment.model.training.learning_rate) == (4, 1e-3)
+    assert experiment.model.layer == MODEL["layer"]
+    assert experiment.dataset.options == {"edit_phrasings": 2}
+    found = {editor.name: editor.hyperparameters for editor in loaded.editors}
+    assert found == {"g": {"steps": 7}, "h": {"radius": 2, "steps": 8}}
+
+
+def test_set_reaches_a_name_wherever_it_stands_and_names_with_dots(repository):
+    models = [{**MODEL, "name": name} for name in ("v1", "v1.1")]
+    datasets = [DATASET, {**DATASET, "name": "other"}]
+    experiments = [{"model": m, "dataset": d} for m in models for d in datasets]
+    raw = suite(experiments=experiments, set=["models.v1.1.max_length=9", "datasets.qa.label=L"])
+    loaded = load_suite(raw, repository / "config").experiments
+    assert {(e.model.name, e.model.max_length) for e in loaded} == {("v1", 128), ("v1.1", 9)}
+    assert {(e.dataset.name, e.dataset.label) for e in loaded} == {("qa", "L"), ("other", "QA")}
+
+
+def test_set_wins_over_what_an_experiment_says(repository):
+    experiment = {
+        "model": MODEL,
+        "dataset": DATASET,
+        "stream": {"facts": 5},
+        "probes": {"every": 5},
+    }
+    raw = suite(experiments=[experiment], set=["stream.facts=2", "probes.every=3"])
+    [loaded] = load_suite(raw, repository / "config").experiments
+    assert (loaded.stream.facts, loaded.probes.every) == (2, 3)
+
+
+def test_set_replaces_a_list_as_a_whole(repository):
+    loaded = load_suite(suite(), repository / "config", ["editors=[grace, ft]", "seeds=[3]"])
+    assert [editor.name for editor in loaded.editors] == ["grace", "ft"]
+    assert loaded.seeds == [3]
+
+
+def test_a_single_run_takes_the_suites_overrides_of_its_own_parts(repository, tmp_path):
+    other = {**MODEL, "name": "other"}
+    experiments = [{"model": m, "dataset": DATASET} for m in (MODEL, other)]
+    lines = ["models.tiny.max_length=9", "models.other.max_length=8", "editors.ft.steps=6"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(suite(experiments=experiments, editors=["ft"], set=lines)))
+    names = ("tiny", "qa")
+    spec = single_spec(path, repository / "config", *names, "ft", 0, ["editors.ft.steps=5"])
+    assert (spec.model.max_length, spec.editor.hyperparameters["steps"]) == (9, 5)
+    spec = single_spec(path, repository / "config", *names, "unedited", 0)
+    assert spec.model.max_length == 9
+
+
+def test_a_suite_that_says_nothing_asks_for_little_and_for_no_gpu(repository):
+    resources = load_suite(suite(), repository / "config").resources
+    asked = {
+        rule: [resources.amount(rule, name, "tiny", 1) for name in ("gpu", "mem_mb", "runtime")]
+        for rule in ("prepare_data", "prepare_model", "baseline", "prepare_editor", "edit")
+    }
+    assert asked == {
+        "prepare_data": [0, 2000, 20],
+        "prepare_model": [0, 4000, 120],
+        "baseline": [0, 4000, 60],
+        "prepare_editor": [0, 4000, 240],
+        "edit": [0, 4000, 240],
+    }
+
+
+def test_memory_and_time_grow_with_the_attempt_and_models_ask_for_their_own(repository):
+    edit = {"gpu": 1, "mem_mb": 1000}
+    tiny = {"edit": {"mem_mb": 3000}, "baseline": {"runtime": 7}}
+    raw = suite(resources={"edit": edit, "models": {"tiny": tiny}}, set=["resources.edit.gpu=2"])
+    resources = load_suite(raw, repository / "config").resources
+    assert [resources.amount("edit", "gpu", "tiny", attempt) for attempt in (1, 3)] == [2, 2]
+    assert [resources.amount("edit", "mem_mb", "tiny", n) for n in (1, 3)] == [3000, 9000]
+    assert resources.amount("edit", "mem_mb", "another", 1) == 1000
+    assert resources.amount("edit", "runtime", "tiny", 2) == 480
+    assert resources.amount("baseline", "runtime", "tiny", 1) == 7
+
+
+def test_what_jobs_ask_a_cluster_for_is_no_part_of_a_run(repository):
+    raw = suite(resources={"edit": {"gpu": 1}}, set=["resources.edit.mem_mb=9", "seeds=[0]"])
+    runs = [expand(load_suite(s, repository / "config")) for s in (raw, suite())]
+    assert runs[0] == runs[1]
+    assert [run.content_hash for run in runs[0]] == [run.content_hash for run in runs[1]]
+    assert without_resources(raw) == suite(set=["seeds=[0]"])
 
 
 @pytest.mark.parametrize("override", ["a", "=3", " =3", ""])

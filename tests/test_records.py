@@ -17,6 +17,7 @@ from grace_bench import records
 from grace_bench.errors import DataError, ResultError
 from grace_bench.records import (
     EXAMPLES,
+    PREDICTIONS,
     PROBES,
     STEPS,
     atomic_path,
@@ -241,6 +242,19 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         read_parquet(tmp_path / "x.parquet", PROBES)
     with pytest.raises(DataError, match="not a whole Parquet file"):
         read_parquet(tmp_path, PROBES)
+
+
+def test_predictions_of_an_earlier_version_answer_without_keys(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    row = {"step": 1, "n_edits": 1, "role": "edit", "example_id": "e", "fact_id": "f", "key": 3}
+    write_parquet(path, [row], PREDICTIONS)
+    assert read_parquet(path, PREDICTIONS, ["key"]).to_pylist() == [{"key": 3}]
+    pq.write_table(read_parquet(path).drop_columns(["key"]), path)
+    assert read_parquet(path, PREDICTIONS).to_pylist()[0]["key"] is None
+    assert read_parquet(path, PREDICTIONS, ["step", "key"]).to_pylist() == [
+        {"step": 1, "key": None}
+    ]
+    assert read_parquet(path, PREDICTIONS, ["step"]).to_pylist() == [{"step": 1}]
 
 
 def test_folder_names_do_not_become_columns(tmp_path):

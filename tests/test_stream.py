@@ -21,6 +21,7 @@ from grace_bench.models.scratch import train_tokenizer
 from grace_bench.models.training import prepare_model
 from grace_bench.records import (
     EXAMPLES,
+    LATENCY,
     PREDICTIONS,
     PROBES,
     STEPS,
@@ -30,6 +31,7 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.runs import content_hash
 from grace_bench.stream import run_stream, select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
 
@@ -101,8 +103,13 @@ MODEL = {
 DATASET = {"name": "qa", "label": "QA", "task": "question_answering", "builder": "facts_qa"}
 
 
-def spec(editor: str = "ft", seed: int = 0, **changes) -> RunSpec:
-    hyperparameters = {} if editor == "unedited" else {"steps": 2}
+WIDE = {"steps": 2, "radius": 30.0}
+"""Hyperparameters of GRACE under which keys answer more than their own edits."""
+
+
+def spec(editor: str = "ft", seed: int = 0, hyperparameters=None, **changes) -> RunSpec:
+    if hyperparameters is None:
+        hyperparameters = {} if editor == "unedited" else {"steps": 2}
     settings = {
         "suite": "s",
         "model": MODEL,
@@ -388,7 +395,46 @@ def test_the_quick_ways_find_what_the_direct_one_finds(prepared, tmp_path, engin
             assert other["loss_last"] == pytest.approx(one["loss_last"], rel=1e-3)
     assert any(step["edited"] for step in direct[0])
     for one, other in zip(direct[2], quick[2], strict=True):
-        assert other["prediction"] == one["prediction"]
+        assert (other["prediction"], other["key"]) == (one["prediction"], one["key"])
+
+
+@pytest.mark.parametrize("engine", ["lean", "direct"])
+def test_a_prediction_names_the_key_that_answered_it(prepared, tmp_path, engine):
+    compute = {"device": "cpu", "engine": engine}
+    run_stream(spec("grace", 0, WIDE, compute=compute), *prepared, tmp_path)
+    steps, _, predictions = tables(tmp_path)
+    after = [p for p in predictions if p["role"] == "edit"]
+    assert [p["key"] for p in after] == [step["key"] for step in steps if step["edited"]]
+    assert {p["key"] for p in predictions if p["step"] == 0} == {None}
+    assert {p["key"] for p in predictions if p["role"] == "holdout"} > {0}
+
+
+def test_without_a_codebook_no_key_answers(finished):
+    assert {p["key"] for p in tables(finished)[2]} == {None}
+
+
+@pytest.mark.parametrize("editor", ["grace", "ft", "memory"])
+def test_timing_inputs_changes_no_result(prepared, tmp_path, editor):
+    timed = {**spec().probes.model_dump(), "latency": 2}
+    run_stream(spec(editor), *prepared, tmp_path / "plain")
+    record = run_stream(spec(editor, probes=timed), *prepared, tmp_path / "timed")
+    for name in ("predictions.parquet", "probes.parquet"):
+        assert sha256_of(tmp_path / "timed" / name) == sha256_of(tmp_path / "plain" / name)
+    rows = read_parquet(tmp_path / "timed" / "latency.parquet", LATENCY).to_pylist()
+    assert [(r["step"], r["example_id"]) for r in rows] == [
+        (step, f"upstream/{i}") for step in (4, 6) for i in (0, 1)
+    ]
+    assert all(row["seconds"] > 0 and row["seconds_unedited"] > 0 for row in rows)
+    assert [row["n_keys"] is None for row in rows] == [editor != "grace"] * 4
+    assert "latency.parquet" in record["files"]
+    assert not (tmp_path / "plain" / "latency.parquet").exists()
+
+
+def test_only_a_run_that_times_inputs_has_another_identity():
+    plain, named = spec(), spec(probes={"every": 4, "batch_size": 8, "latency": None})
+    timed = spec(probes={"every": 4, "batch_size": 8, "latency": 1})
+    assert content_hash(named) == content_hash(plain) != content_hash(timed)
+    assert "latency" not in plain.model_dump(mode="json")["probes"]
 
 
 def test_probes_take_no_more_examples_than_asked_for(prepared, tmp_path):

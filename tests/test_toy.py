@@ -51,5 +51,5 @@ def test_titles_of_the_picture_keep_out_of_each_others_way(toy):
 
 def test_the_picture_is_drawn(tmp_path):
     paths = write_toy(tmp_path)
-    assert {path.name for path in paths} == {"toy.pdf", "toy.png"}
+    assert {path.name for path in paths} == {"toy.pdf", "toy.png", "toy.csv"}
     assert all(path.stat().st_size > 5000 for path in paths)

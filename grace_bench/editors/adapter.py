@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from grace_bench.editors.prompt import Prompt, PromptLocator, first_column, last
 from grace_bench.models.layers import find_layer, layer_dims, replace_layer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from grace_bench.editors.hyperparameters import (
         AdapterHyperparameters,
         EditorHyperparameters,
@@ -126,6 +129,16 @@ class AdapterEditor(Editor):
         if find_layer(self.model, self.layer) is self.adapter:
             replace_layer(self.model, self.layer, self.adapter.base_layer)
             self.locator.detach()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Give the model with its own layer for a while; the adapter keeps all edits."""
+        self.remove()
+        try:
+            yield
+        finally:
+            replace_layer(self.model, self.layer, self.adapter)
+            self.locator.attach()
 
 
 def at_column(tensor: Tensor, column: Tensor) -> Tensor:

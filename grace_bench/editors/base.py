@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,7 +22,7 @@ from grace_bench.prefix import Prefix
 from grace_bench.records import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -127,6 +128,15 @@ class Editor(ABC):
         Together with `track` it lets an evaluation run again only what an edit can have changed.
         """
         return None
+
+    def answering_keys(self, rows: int) -> list[int | None]:
+        """Return the key that answered each row of the model's last call; None where none did."""
+        return [None] * rows
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Give the model without what this editor put around it; weights stay as edited."""
+        yield
 
     def track(self) -> TrackedQueries | None:
         """Return what tells, as edits go on, which value answers each of many queries."""

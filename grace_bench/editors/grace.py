@@ -246,6 +246,13 @@ class GraceEditor(AdapterEditor):
         released = self.hyperparameters.query_position == "released"
         return None if released else self.observe(inputs).queries
 
+    def answering_keys(self, rows: int) -> list[int | None]:
+        """Return the key that answered each row of the model's last call; None where none did."""
+        if self.n_keys == 0 or self.retrieval is None:
+            return [None] * rows
+        pairs = zip(self.retrieval.keys.tolist(), self.retrieval.fires.tolist(), strict=True)
+        return [key if fires else None for key, fires in pairs]
+
     def track(self) -> TrackedQueries | None:
         """Return what tells which value answers each query; None for the released rules."""
         settings = self.hyperparameters

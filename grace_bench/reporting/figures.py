@@ -109,8 +109,8 @@ def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Ex
         for setting in settings:
             points = curves.get((setting, name), [])
             shown += [point.estimate for point in points]
-            _draw_curve(axes, setting, points, tints[setting.editor])
-        _scale(axes, "y", experiment, shown)
+            draw_curve(axes, setting, points, tints[setting.editor])
+        scale(axes, "y", experiment, shown)
         arrow = "\u2191" if measure.higher_is_better else "\u2193"
         axes.set_title(f"{METRICS[name].label}: {METRICS[name].definition.split(':')[0]}")
         axes.set_ylabel(f"{measure.label} {arrow}")
@@ -120,10 +120,11 @@ def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Ex
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_axis_off()
     figure.suptitle(experiment.title, fontsize=9.5)
-    _legend(figure, settings, tints)
+    editor_legend(figure, settings, tints)
 
 
-def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str) -> None:
+def draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str) -> None:
+    """Draw one setting's metric: a line through all points, dots and a band at probes."""
     points = [p for p in points if p.estimate.is_finite]
     if not points:
         return
@@ -143,7 +144,8 @@ def _draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str
     axes.fill_between(x, low, high, color=tint, alpha=0.13, linewidth=0, zorder=1)
 
 
-def _scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estimate]) -> None:
+def scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estimate]) -> None:
+    """Scale one axis to what is shown on it, intervals included."""
     shown = [estimate for estimate in shown if estimate.is_finite]
     if shown:
         low = min(e.bounds[0] for e in shown)
@@ -151,7 +153,8 @@ def _scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estim
         scale_axis(axes, which, experiment.is_perplexity, low, high)
 
 
-def _legend(figure: Figure, settings: Sequence[Setting], tints: dict[str, str]) -> None:
+def editor_legend(figure: Figure, settings: Sequence[Setting], tints: dict[str, str]) -> None:
+    """Name the editors' colours below all axes."""
     unique = {s.editor: s for s in settings}
     handles = [
         Line2D([], [], color=tints[name], linestyle=line_style(s), label=s.editor_label)
@@ -214,8 +217,8 @@ def draw_trade_off(figure: Figure, data: Summary) -> None:
             for s in data.configured(experiment)
         ]
         shown = [item for item in shown if item[1].is_finite and item[2].is_finite]
-        _scale(axes, "x", experiment, [trr for _, trr, _ in shown])
-        _scale(axes, "y", experiment, [err for _, _, err in shown])
+        scale(axes, "x", experiment, [trr for _, trr, _ in shown])
+        scale(axes, "y", experiment, [err for _, _, err in shown])
         make_headroom(axes, experiment.is_perplexity)
         if experiment.is_perplexity:
             # Turned round: better is up and to the right here too.
@@ -292,7 +295,7 @@ def draw_sweep(figure: Figure, data: Summary, cells: dict[Experiment, list[Setti
             for line in _lines(shown, swept):
                 _draw_sweep_line(axes, line, swept, tints[settings[0].editor])
             if measure is not None:
-                _scale(axes, "y", experiment, [estimate for _, estimate in shown])
+                scale(axes, "y", experiment, [estimate for _, estimate in shown])
             else:
                 axes.set_ylim(0, 1.1 * max(e.high or e.value for _, e in shown))
             _scale_swept(axes, sorted({s.values[swept] for s in settings}))

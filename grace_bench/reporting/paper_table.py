@@ -1,15 +1,17 @@
 """The paper's Table 2 beside what was run: paper, ours with its interval, difference.
 
 A cell of the paper that was not run stays blank, and so does one of ours that the paper lacks.
+What is not the paper's, data or model, the caption says.
 """
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from grace_bench.reporting.estimates import UNEDITED
+from grace_bench.reporting.estimates import UNEDITED, editor_rank
 from grace_bench.reporting.table import Cell, Column, Row, Table, cell, number
 
 if TYPE_CHECKING:
@@ -17,39 +19,93 @@ if TYPE_CHECKING:
 
     from grace_bench.reporting.estimates import Experiment, Setting, Summary
 
+
+@dataclass(frozen=True)
+class StandIn:
+    """A data set of `config/datasets/` that is the paper's, or comes near it.
+
+    Attributes:
+        dataset: of the paper: "zsre", "scotus" or "hallucination".
+        differs: what is not as in the paper, or not known to be, as the rest of a sentence.
+    """
+
+    dataset: str
+    differs: str
+
+
 STANDS_FOR = {
-    "zsre": "zsre",
-    "zsre-phrasings": "zsre",
-    "scotus": "scotus",
-    "wikibio-hallucination": "hallucination",
+    "zsre": StandIn(
+        "zsre",
+        "the stream is several phrasings of each of some facts, as the paper's number of keys "
+        "suggests; which it was is not known",
+    ),
+    "zsre-released": StandIn(
+        "zsre",
+        "the stream is the released code's, which has more facts than the paper's number of keys "
+        "allows",
+    ),
+    "zsre-3k": StandIn(
+        "zsre", "other questions of zsRE, one phrasing of each edited, and other questions of NQ"
+    ),
+    "scotus": StandIn("scotus", ""),
+    "scotus-summaries": StandIn(
+        "scotus", "summaries of the cases, not opinions, with other classes and other terms"
+    ),
+    "hallucination": StandIn(
+        "hallucination", "an input of web text is conditioned on its first words"
+    ),
+    "hallucination-119": StandIn(
+        "hallucination", "half of the passages, or fewer, and other, shorter web texts"
+    ),
+    "hallucination-wise": StandIn(
+        "hallucination", "the passages in the editing form of WISE, and other, shorter web texts"
+    ),
 }
-"""Our data sets, and the paper's that each is; others are compared with nothing."""
+"""By the data set's name; others are compared with nothing."""
 
-Figures = dict[str, dict[str, float | None]]
+PAPER_MODELS = {
+    "zsre": ("T5 of 60 million parameters that knows NQ", {"t5-small-ssm-nq": ""}),
+    "scotus": ("BERT fitted on older cases", {"scotus-bert": "fitted anew, by a recipe of ours"}),
+    "hallucination": (
+        "GPT-2 XL fine-tuned on the passages",
+        {"gpt2-xl-grace": "", "gpt2-xl-wikibio": "fine-tuned anew"},
+    ),
+}
+"""By the paper's data set: its model, and those of `config/models/` that are it, with what is not
+as in the paper."""
 
 
-def read_paper() -> dict[str, Figures]:
-    """Return the paper's figures: data set, editor, column."""
+@dataclass(frozen=True)
+class PaperRow:
+    """One editor of the paper on one data set; None where the paper has no figure."""
+
+    label: str
+    figures: Mapping[str, float | None]
+
+
+def read_paper() -> dict[str, dict[str, PaperRow]]:
+    """Return the paper's rows by data set and editor."""
     file = resources.files("grace_bench.reporting").joinpath("paper_table2.csv")
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
-    paper: dict[str, Figures] = {}
+    paper: dict[str, dict[str, PaperRow]] = {}
     for row in csv.DictReader(lines):
-        names = (row.pop("dataset"), row.pop("editor"))
-        values = {key: float(text) if text else None for key, text in row.items()}
-        paper.setdefault(names[0], {})[names[1]] = values
+        dataset, editor, label = (row.pop(name) for name in ("dataset", "editor", "label"))
+        figures = {key: float(text) if text else None for key, text in row.items()}
+        paper.setdefault(dataset, {})[editor] = PaperRow(label, figures)
     return paper
 
 
 def paper_tables(data: Summary, rows: Sequence[tuple[str, str, Mapping]]) -> list[Table]:
-    """Return one table for each experiment on a data set of the paper.
+    """Return one table for each experiment on a data set of the paper, or near one.
 
     Args:
         data: the summary.
-        rows: label, editor class and setting by experiment, as in the main table.
+        rows: label, editor class and setting by experiment, as in the main table. Several rows of
+            one class, such as both sets of rules of GRACE, stand beside the same row of the paper.
     """
     paper = read_paper()
     return [
-        _table(data, experiment, paper[STANDS_FOR[experiment.dataset]], rows)
+        _table(data, experiment, paper[STANDS_FOR[experiment.dataset].dataset], rows)
         for experiment in data.experiments
         if experiment.dataset in STANDS_FOR
     ]
@@ -58,7 +114,7 @@ def paper_tables(data: Summary, rows: Sequence[tuple[str, str, Mapping]]) -> lis
 def _table(
     data: Summary,
     experiment: Experiment,
-    figures: Figures,
+    paper: Mapping[str, PaperRow],
     rows: Sequence[tuple[str, str, Mapping[Experiment, Setting]]],
 ) -> Table:
     main, third = experiment.measure, "arr" if experiment.is_perplexity else "avg"
@@ -67,28 +123,46 @@ def _table(
         ("ERR", "err", "err", main),
         (third.upper() if third == "arr" else "Avg", third, "third", main),
         ("#E", "n_edits", "n_edits", None),
+        ("Keys", "n_keys", "n_keys", None),
     ]
-    ours = {kind: (label, settings.get(experiment)) for label, kind, settings in rows}
-    kinds = [kind for kind in ours if kind != UNEDITED]
-    kinds += [kind for kind in figures if kind not in ours]
+    ours = [
+        (kind, label, settings.get(experiment))
+        for label, kind, settings in rows
+        if kind != UNEDITED and (experiment in settings or kind in paper)
+    ]
+    run = {kind for kind, _, _ in ours}
+    ours += [(kind, row.label, None) for kind, row in paper.items() if kind not in run]
     body = []
-    for kind in kinds:
-        label, setting = ours.get(kind, (kind, None))
+    for kind, label, setting in sorted(ours, key=lambda row: editor_rank(row[0], "")):
         cells = [Cell(label)]
         for _, metric, column, measure in metrics:
-            theirs = figures.get(kind, {}).get(column)
+            theirs = paper[kind].figures[column] if kind in paper else None
             cells += _compared(data, setting, metric, measure, theirs)
         body.append(Row(tuple(cells)))
     columns = [Column("Editor"), *map(Column, ("paper", "ours", "difference") * len(metrics))]
     return Table(
         name=f"paper-{experiment.model}-{experiment.dataset}",
-        caption=(
-            f"{experiment.title} beside Table 2 of Hartvigsen et al. (2023): the paper's figure, "
-            "ours, and ours less the paper's. Blank: not in the paper, or not run."
-        ),
+        caption=_caption(experiment),
         groups=(("", 1), *((name, 3) for name, *_ in metrics)),
         columns=tuple(columns),
         rows=tuple(body),
+    )
+
+
+def _caption(experiment: Experiment) -> str:
+    """Return the caption, which says what is not the paper's."""
+    stand_in = STANDS_FOR[experiment.dataset]
+    model, same = PAPER_MODELS[stand_in.dataset]
+    if experiment.model in same:
+        differs = f"the model is {same[experiment.model]}" if same[experiment.model] else ""
+    else:
+        differs = f"another model (the paper: {model})"
+    differences = "; ".join(filter(None, (differs, stand_in.differs)))
+    return (
+        f"{experiment.title} beside Table 2 of Hartvigsen et al. (2023): the paper's figure, "
+        "ours with its interval, and ours less the paper's. "
+        + (f"Not as in the paper: {differences}. " if differences else "")
+        + "The paper's hyperparameters are not known. Blank: not in the paper, or not run."
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import csv
+import io
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,6 +44,9 @@ STYLE = {
     "pdf.fonttype": 42,  # TrueType: text stays text, as journals ask
     "svg.hashsalt": "grace-bench",
 }
+INDEX = "figures.json"
+"""Beside the paper's figures: what each shows, or why it is not there."""
+
 GREY = "#7f7f7f"
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
@@ -123,6 +128,23 @@ def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str])
             figure.savefig(temporary, format=kind, dpi=200, metadata=metadata[kind])
         paths.append(path)
     return paths
+
+
+def save_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the data of a figure; numbers are shortest decimals that read back as they were."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with records.atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def ordered_tints(n: int) -> list[str]:
+    """Return colours for values in an order (radii, blocks), dark to light, apart in grey too."""
+    shades = mpl.colormaps["viridis"]
+    return [mpl.colors.to_hex(shades(0.85 * i / max(1, n - 1))) for i in range(n)]
 
 
 def scale_axis(axes: Axes, which: str, logarithmic: bool, low: float, high: float) -> None:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from grace_bench import __version__, records
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary
+from grace_bench.reporting.plotting import INDEX
 
 _CELL = re.compile(r"(?<!\\)\|")
 _BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
@@ -58,7 +59,9 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 </head>
 <body>
 <h1>Suite {{ suite }}</h1>
-<nav><a href="#tables">Tables</a><a href="#figures">Figures</a><a href="#provenance">Provenance</a>
+<nav><a href="#tables">Tables</a><a href="#figures">Figures</a>
+{%- if paper %}<a href="#paper">The paper's figures</a>{% endif %}
+<a href="#provenance">Provenance</a>
 </nav>
 <h2 id="tables">Tables</h2>
 {% for table in tables %}
@@ -94,6 +97,29 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 <figcaption>{{ figure.name }}</figcaption>
 </figure>
 {% endfor %}
+{% if paper or not_drawn %}
+<h2 id="paper">The paper's figures</h2>
+{% for figure in paper %}
+<figure>
+<img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.name }}">
+<figcaption>{{ figure.name }}: {{ figure.caption }}</figcaption>
+</figure>
+{% endfor %}
+{% if not_drawn %}
+<p>Not drawn:</p>
+<ul>
+{% for line in not_drawn %}<li>{{ line }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% endif %}
+{% if data %}
+<h2 id="data">Data</h2>
+<ul>
+{% for line in data %}<li>{{ line }}</li>
+{% endfor %}
+</ul>
+{% endif %}
 <h2 id="provenance">Provenance</h2>
 <dl>
 {% for key, value in provenance.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>
@@ -127,9 +153,12 @@ class _Table:
 class _Figure:
     name: str
     data: Markup
+    caption: str = ""
 
 
-def write_report(summary: Path, tables: Path, figures: Path, output: Path) -> None:
+def write_report(
+    summary: Path, tables: Path, figures: Path, output: Path, paper_figures: Path | None = None
+) -> None:
     """Write the report of a suite.
 
     Args:
@@ -137,6 +166,7 @@ def write_report(summary: Path, tables: Path, figures: Path, output: Path) -> No
         tables: folder of the Markdown tables.
         figures: folder of the PNG figures.
         output: path of the HTML file.
+        paper_figures: folder of the paper's figures and their figures.json, if there is one.
 
     Raises:
         DataError: the summary or the tables are missing.
@@ -150,19 +180,80 @@ def write_report(summary: Path, tables: Path, figures: Path, output: Path) -> No
     if not parsed:
         raise DataError(f"{tables}: holds no tables; run the tables step first.")
     pictures = [
-        _Figure(path.stem, Markup(base64.b64encode(path.read_bytes()).decode()))
-        for path in _ordered(Path(figures), "*.png", ("overview", "trade-off"))
+        _figure(path) for path in _ordered(Path(figures), "*.png", ("overview", "trade-off"))
     ]
+    paper, not_drawn = _paper_figures(paper_figures)
+    folder = Path(summary).parent
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(TEMPLATE).render(
         suite=provenance.get("suite", ""),
         tables=parsed,
         figures=pictures,
+        data=[*_counted(folder), *_cut_short(folder)],
+        paper=paper,
+        not_drawn=not_drawn,
         provenance=provenance,
         version=__version__,
     )
     with records.atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _figure(path: Path, caption: str = "") -> _Figure:
+    return _Figure(path.stem, Markup(base64.b64encode(path.read_bytes()).decode()), caption)
+
+
+def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
+    """Return the paper's figures that were drawn, and a line for each that was not."""
+    if folder is None or not (folder / INDEX).is_file():
+        return [], []
+    told = records.read_json(folder / INDEX)
+    drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in told if e["name"]]
+    toy = folder / "toy.png"
+    if toy.is_file():
+        drawn.insert(0, _figure(toy, "The paper's toy (Fig. 2): one key repairs a disc."))
+    return drawn, [f"Fig. {e['figure']}: {e['why_not']}" for e in told if not e["name"]]
+
+
+def _counted(folder: Path) -> list[str]:
+    """Say of each data set of a suite what it holds and what was left out of it."""
+    lines = []
+    for path in sorted((folder / "data").glob("*/manifest.json")):
+        manifest = records.read_json(path)
+        rows = {role: entry["rows"] for role, entry in manifest["roles"].items()}
+        line = f"{path.parent.name}: {_counts(rows)}"
+        if taught := _counts(manifest.get("also_in_train", {})):
+            line += f"; also read in train: {taught}"
+        dropped = manifest["dropped"].items()
+        line += "; left out: " + (", ".join(f"{why} {n}" for why, n in dropped) or "nothing")
+        lines.append(f"{line}.")
+    return lines
+
+
+def _counts(by_role: dict[str, int]) -> str:
+    """Name the roles that have any, in their order: "train 7, edits 3"."""
+    return ", ".join(f"{r} {n}" for r, n in sorted(by_role.items(), key=_role_order) if n)
+
+
+def _role_order(item: tuple[str, object]) -> int:
+    return records.ROLES.index(item[0])
+
+
+def _cut_short(folder: Path) -> list[str]:
+    """Say of each model and data set how many texts and labels are longer than `max_length`."""
+    lines = []
+    for path in sorted((folder / "baselines").glob("*/baseline.json")):
+        baseline = records.read_json(path)
+        cut = ", ".join(
+            f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
+            for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
+            if n["texts"] or n["labels"]
+        )
+        if cut:
+            lines.append(
+                f"{path.parent.name}: cut short at max_length {baseline['max_length']}: {cut}."
+            )
+    return lines
 
 
 def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:

@@ -23,6 +23,7 @@ TABLES = {
     "steps.parquet": records.STEPS,
     "probes.parquet": records.PROBES,
     "predictions.parquet": records.PREDICTIONS,
+    "latency.parquet": records.LATENCY,  # of runs that time inputs
 }
 
 

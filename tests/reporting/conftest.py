@@ -82,9 +82,14 @@ def write_run(
     name: str | None = None,
     shift: float = 0.0,
     gradient_steps: int = 10,
+    block: int | None = None,
+    latency: int = 0,
 ) -> Path:
     """Write one run folder and return it."""
     dataset, dataset_label, model, model_label, main = TASKS[task]
+    layer = "encoder.block.2.wo" if block is None else f"encoder.block.{block}.wo"
+    if block is not None:
+        model, model_label = f"{model}-block-{block}", f"{model_label}, block {block}"
     hyperparameters = {"rules": "corrected"} if hyperparameters is None else hyperparameters
     variant = ",".join(f"{k}={v}" for k, v in sorted(hyperparameters.items()) if k != "rules")
     variant = variant or "default"
@@ -101,6 +106,8 @@ def write_run(
     predictions: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     probes: list[dict[str, Any]] = []
+    timed: list[dict[str, Any]] = []
+    fact_keys: dict[str, int] = {}  # the key that the fact's edits fell to
 
     def predict(role: str, share: float, names: list[str], step: int, made: int) -> None:
         scores = _scores(rng, task, share, len(names))
@@ -113,9 +120,18 @@ def write_run(
                 "fact_id": example.split("#")[0],
                 "prediction": "a text",
                 **{measure: float(values[i]) for measure, values in scores.items()},
+                "key": _key(role, i, example),
             }
             for i, example in enumerate(names)
         )
+
+    def _key(role: str, number: int, example: str) -> int | None:
+        """An edit has its fact's key; of holdouts a share that grows with the radius has one."""
+        key = fact_keys.get(example.split("#")[0])
+        if role == "holdout" and key is not None:
+            of_another = number % 7 == 0
+            return (key // 2 if of_another else key) if number % 5 < 1 + radius else None
+        return key if role in ("edit", "edits") else None
 
     def probe(step: int, made: int) -> None:
         done = made / edits
@@ -126,6 +142,20 @@ def write_run(
             predict("accurate", min(1.0, 0.2 + trr), ups[:20], step, made)
         else:
             predict("holdout", start[1] + (err * 0.8 - start[1]) * done, facts, step, made)
+        for number in range(latency if made else 0):
+            base = 0.01 * (1 + 0.1 * number)
+            timed.append(
+                {
+                    "step": step,
+                    "n_edits": made,
+                    "n_keys": max(1, round(keys)) if with_keys else None,
+                    "example_id": f"upstream-u{number}",
+                    "n_tokens": 8 + number,
+                    "repeats": 3,
+                    "seconds": base * (1.3 + 0.02 * rng.random()),
+                    "seconds_unedited": base,
+                }
+            )
 
     ups = [f"u{i}" for i in range(upstream)]
     facts = [f"e{i // 2}#{i % 2}" for i in range(edits)]
@@ -137,6 +167,8 @@ def write_run(
         share = 1.0 if editor == "memory" else edits ** (-0.15 * radius)
         keys += share * rng.random() * 2 * edited if editor == "grace" else edited
         seconds = float(0.1 + 0.05 * rng.random()) if edited else None
+        if edited and editor == "grace":
+            fact_keys.setdefault(facts[step - 1].split("#")[0], max(0, round(keys) - 1))
         if step <= edits:
             before = len(predictions)
             predict("edit", 0.95 if editor != "unedited" else 0.3, [facts[step - 1]], step, made)
@@ -150,6 +182,7 @@ def write_run(
                 "is_error": step <= edits,
                 "edited": edited,
                 "branch": "add" if with_keys and edited else None,
+                "key": fact_keys.get(facts[made - 1].split("#")[0]) if edited else None,
                 "n_keys": max(1, round(keys)) if with_keys else None,
                 "gradient_steps": gradient_steps if edited else None,
                 "loss_last": 0.01 * step if edited else None,
@@ -180,6 +213,8 @@ def write_run(
     records.write_parquet(folder / "steps.parquet", steps, records.STEPS)
     records.write_parquet(folder / "probes.parquet", probes, records.PROBES)
     records.write_parquet(folder / "predictions.parquet", predictions, records.PREDICTIONS)
+    if timed:
+        records.write_parquet(folder / "latency.parquet", timed, records.LATENCY)
     state = "codebook.safetensors" if with_keys else "editor.safetensors"
     (folder / state).write_bytes(b"tensors of " + run_id.encode())
     if with_keys:
@@ -197,7 +232,7 @@ def write_run(
             "in_sweep": in_sweep,
             "spec": {
                 "suite": suite,
-                "model": {"name": model, "label": model_label, "layer": "encoder.block.2.wo"},
+                "model": {"name": model, "label": model_label, "layer": layer},
                 "dataset": {"name": dataset, "label": dataset_label, "task": task},
                 "editor": {
                     "name": name,

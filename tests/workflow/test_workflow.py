@@ -16,7 +16,7 @@ from grace_bench.records import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-AGGREGATION = {"all", "plan", "summarise", "tables", "figures", "report", "track"}
+AGGREGATION = {"all", "plan", "summarise", "tables", "figures", "paper_figures", "report", "track"}
 
 
 def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from grace_bench import pipeline
-from grace_bench.suites import load_suite
+from grace_bench.suites import load_suite, without_resources
 from grace_bench.errors import GraceBenchError
 from grace_bench.runs import RUN_FILES, expand as expand_runs
 
@@ -33,7 +33,10 @@ ASSETS = f"{RESULTS}/assets/{{model}}-{{dataset}}/{{assets}}"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 THREADS = SUITE.compute.threads
-CONFIG_JSON = json.dumps({"name": SUITE.name, **config}, sort_keys=True)
+TOY = [f"{RESULTS}/paper-figures/toy.png"] if SUITE.toy else []
+CONFIG_JSON = json.dumps(
+    {"name": SUITE.name, **without_resources(config)}, sort_keys=True
+)
 
 
 def either(names):
@@ -48,6 +51,15 @@ wildcard_constraints:
     variant="[^/]+",
     assets="[^/]+",
     seed=r"\d+",
+
+
+def asks(rule, resource):
+    """Return the function that says how much of a resource a rule's jobs ask for."""
+
+    def amount(wildcards, attempt):
+        return SUITE.resources.amount(rule, resource, wildcards.get("model"), attempt)
+
+    return amount
 
 
 def run_files(wildcards):

@@ -9,8 +9,9 @@ rule prepare_data:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        gpu=asks("prepare_data", "gpu"),
+        mem_mb=asks("prepare_data", "mem_mb"),
+        runtime=asks("prepare_data", "runtime"),
     params:
         spec=dataset_spec,
     message:

@@ -14,8 +14,9 @@ rule prepare_editor:
         "../../environment.yml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=240,
+        gpu=asks("prepare_editor", "gpu"),
+        mem_mb=asks("prepare_editor", "mem_mb"),
+        runtime=asks("prepare_editor", "runtime"),
     params:
         spec=assets_spec,
     message:
@@ -44,8 +45,9 @@ rule edit:
         "../../environment.yml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=240,
+        gpu=asks("edit", "gpu"),
+        mem_mb=asks("edit", "mem_mb"),
+        runtime=asks("edit", "runtime"),
     params:
         spec=run_spec,
     message:

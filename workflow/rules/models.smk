@@ -8,6 +8,7 @@ rule prepare_model:
         config=f"{MODEL}/config.json",
         tokenizer=f"{MODEL}/tokenizer.json",
         training=f"{MODEL}/training.json",
+        steps=f"{MODEL}/training.parquet",
     log:
         f"{RESULTS}/logs/prepare_model/{{model}}-{{dataset}}.log",
     priority: 10
@@ -15,8 +16,9 @@ rule prepare_model:
         "../../environment.yml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=120,
+        gpu=asks("prepare_model", "gpu"),
+        mem_mb=asks("prepare_model", "mem_mb"),
+        runtime=asks("prepare_model", "runtime"),
     params:
         spec=model_spec,
     message:
@@ -42,8 +44,9 @@ rule baseline:
         "../../environment.yml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        gpu=asks("baseline", "gpu"),
+        mem_mb=asks("baseline", "mem_mb"),
+        runtime=asks("baseline", "runtime"),
     params:
         spec=model_spec,
     message:

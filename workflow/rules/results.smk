@@ -84,12 +84,57 @@ rule figures:
         "python -m grace_bench figures --summary {params.folder:q} --output {params.folder}/figures > {log} 2>&1"
 
 
+rule paper_figures:
+    """Draw the paper's Figs. 3 to 6, those that the runs can show."""
+    input:
+        plan=f"{RESULTS}/plan.json",
+        summary=f"{RESULTS}/summary.parquet",
+        curves=f"{RESULTS}/curves.parquet",
+    output:
+        index=f"{RESULTS}/paper-figures/figures.json",
+    log:
+        f"{RESULTS}/logs/paper_figures.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=subpath(input.summary, parent=True),
+    shell:
+        "python -m grace_bench paper-figures --plan {input.plan:q} --summary {params.folder:q}"
+        " --output {params.folder}/paper-figures > {log} 2>&1"
+
+
+rule toy:
+    """Draw the paper's toy (Fig. 2); it needs no run."""
+    output:
+        png=f"{RESULTS}/paper-figures/toy.png",
+        pdf=f"{RESULTS}/paper-figures/toy.pdf",
+        csv=f"{RESULTS}/paper-figures/toy.csv",
+    log:
+        f"{RESULTS}/logs/toy.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        folder=subpath(output.png, parent=True),
+    shell:
+        "python -m grace_bench toy --output {params.folder:q} > {log} 2>&1"
+
+
 rule report:
     """Write one HTML file with every table and figure."""
     input:
         summary=f"{RESULTS}/summary.parquet",
         tables=rules.tables.output,
         figures=rules.figures.output,
+        paper_figures=rules.paper_figures.output,
+        toy=TOY,
     output:
         f"{RESULTS}/report.html",
     log:

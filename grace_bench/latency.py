@@ -1,0 +1,76 @@
+"""How long one forward pass takes while a codebook grows (GRACE, Fig. 6).
+
+    rows = time_forward_passes(editor, task, examples)
+
+Each input goes alone through the model with its editor and through the same model without, by
+turns, so that whatever else the machine does falls on both and their ratio keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from grace_bench.models.compute import synchronize
+from grace_bench.tasks.base import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from grace_bench.editors.base import Editor
+    from grace_bench.tasks.base import Example, Task
+
+REPEATS = 10
+"""Of each input, as in the paper; one pass more before them is not timed."""
+
+
+@torch.no_grad()
+def time_forward_passes(
+    editor: Editor, task: Task, examples: Sequence[Example], repeats: int = REPEATS
+) -> list[dict[str, Any]]:
+    """Return one row of records.LATENCY an example, but for where the run is.
+
+    Args:
+        editor: owns the model; it is as before afterwards.
+        task: turns examples into tensors.
+        examples: timed one by one.
+        repeats: timed passes of each, with the editor and without.
+    """
+    rows = []
+    for example in examples:
+        inputs = to_device(task.encode([example]), editor.model)
+        edited, unedited = [], []
+        for turn in range(-1, repeats):
+            for seconds, context in (
+                (edited, contextlib.nullcontext()),
+                (unedited, editor.set_aside()),
+            ):
+                with context:
+                    took = _seconds(editor.model, inputs)
+                if turn >= 0:  # the first call sets up what later ones find ready
+                    seconds.append(took)
+        rows.append(
+            {
+                "example_id": example["example_id"],
+                "n_tokens": inputs["input_ids"].numel(),
+                "repeats": repeats,
+                "seconds": statistics.median(edited),
+                "seconds_unedited": statistics.median(unedited),
+            }
+        )
+    return rows
+
+
+def _seconds(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
+    device = next(iter(inputs.values())).device
+    synchronize(device)
+    started = time.perf_counter()
+    model(**inputs)
+    synchronize(device)
+    return time.perf_counter() - started

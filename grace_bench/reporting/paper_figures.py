@@ -1,0 +1,66 @@
+"""The figures of the GRACE paper (Fig. 3 to 6), as far as a suite's runs can show them.
+
+    write_paper_figures(Path("results/figures/plan.json"), Path("results/figures/summary.parquet"),
+                        Path("results/figures/curves.parquet"), Path("results/figures/paper"))
+
+Each is a PDF, a PNG and its data as CSV. figures.json tells of all: what is shown, or why a figure
+is not there. Fig. 2 needs no runs: `grace-bench toy`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_bench import records
+from grace_bench.reporting.paper_blocks import figure_3, figure_4
+from grace_bench.reporting.paper_keys import figure_5
+from grace_bench.reporting.paper_latency import figure_6
+from grace_bench.reporting.paper_runs import Missing, SuiteRuns
+from grace_bench.reporting.plotting import INDEX, new_figure, save, save_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+def write_paper_figures(
+    runs: Path | Sequence[Path], summary: Path, curves: Path, folder: Path
+) -> list[dict[str, Any]]:
+    """Draw what the runs can show into `folder`; return the content of figures.json.
+
+    Figures of an earlier call that are no longer made are removed.
+
+    Args:
+        runs: folders of finished runs of one suite, or the path of its plan.json.
+        summary: summary.parquet of these runs.
+        curves: curves.parquet of these runs.
+        folder: to write to.
+
+    Raises:
+        DataError: a file is missing or damaged, or they do not belong together.
+    """
+    suite, folder = SuiteRuns(runs, summary, curves), Path(folder)
+    told: list[dict[str, Any]] = []
+    made: set[Path] = set()
+    for figures in (figure_3, figure_4, figure_5, figure_6):
+        for found in figures(suite):
+            if isinstance(found, Missing):
+                logger.info("Fig. %d is not drawn: %s", found.number, found.reason)
+                told.append({"figure": found.number, "name": None, "why_not": found.reason})
+                continue
+            with new_figure(*found.size) as figure:
+                found.draw(figure)
+                paths = save(figure, folder, found.name, suite.data.provenance)
+            paths.append(save_csv(folder / f"{found.name}.csv", found.rows))
+            made.update(paths)
+            logger.info("Fig. %d: %s", found.number, paths[0])
+            told.append({"figure": found.number, "name": found.name, "caption": found.caption})
+    for old in folder.glob("fig[3-6]-*"):
+        if old not in made and old.suffix in (".pdf", ".png", ".csv"):
+            old.unlink()
+    # Written last: whoever sees it finds the figures that it names.
+    records.write_json(folder / INDEX, told)
+    return told

@@ -1,0 +1,189 @@
+"""What the figures of the paper are made of: a suite's settings, their runs and their curves.
+
+    suite = SuiteRuns(plan, summary, curves)
+    suite.of_radius(experiment)  # the settings of each editor that differ in the radius alone
+
+Settings are looked up in the summary, what only a run's own record tells in its folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.errors import DataError
+from grace_bench.metrics import MEASURES
+from grace_bench.reporting.estimates import (
+    Experiment,
+    Point,
+    Setting,
+    Summary,
+    read_curves,
+)
+from grace_bench.reporting.run_folder import RunFolder, read_run_folders
+from grace_bench.runs import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure that the suite's runs can show.
+
+    Args:
+        number: of the paper's figure.
+        name: of its files.
+        caption: what it shows, for the report.
+        size: width and height in inches.
+        draw: on an empty figure.
+        rows: the data, as CSV beside it.
+    """
+
+    number: int
+    name: str
+    caption: str
+    size: tuple[float, float]
+    draw: Callable[[Figure], None]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure that they cannot show, and why."""
+
+    number: int
+    reason: str
+
+
+class SuiteRuns:
+    """All runs of a suite, by setting."""
+
+    def __init__(self, runs: Path | Sequence[Path], summary: Path, curves: Path) -> None:
+        """Read what the figures need to know of every run.
+
+        Args:
+            runs: folders of finished runs of one suite, or the path of its plan.json.
+            summary: summary.parquet of these runs.
+            curves: curves.parquet of these runs.
+
+        Raises:
+            DataError: a file is missing or damaged, or they do not belong together.
+        """
+        self.data = Summary(summary)
+        self.curves: dict[tuple[Setting, str], list[Point]] = read_curves(curves, self.data)
+        by_name = {
+            (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s
+            for s in self.data.settings
+        }
+        self.runs: dict[Setting, list[RunFolder]] = {s: [] for s in self.data.settings}
+        for run in read_run_folders(runs):
+            spec = run.spec
+            names = (spec["model"]["name"], spec["dataset"]["name"], spec["editor"]["name"])
+            setting = by_name.get((*names, run.record["variant"]))
+            if setting is None:
+                raise DataError(f"{summary}: lacks the run {run.id}; run the summarise step again.")
+            self.runs[setting].append(run)
+        for setting in (s for s, found in self.runs.items() if not found):
+            raise DataError(
+                f"{summary}: has runs of {setting.editor_label} on {setting.experiment.title} that "
+                "were not given; run the summarise step again."
+            )
+
+    def points(self, setting: Setting, metric: str) -> list[Point]:
+        """Return a setting's curve, without what cannot be drawn."""
+        return [p for p in self.curves.get((setting, metric), ()) if p.estimate.is_finite]
+
+    def layer(self, experiment: Experiment) -> str:
+        """Return the name of the layer that an experiment edits."""
+        return self._model(experiment)["layer"]
+
+    def family(self, experiment: Experiment) -> str:
+        """Return what experiments share that edit different layers of one model on one data set."""
+        model = self._model(experiment)
+        rest = {k: v for k, v in model.items() if k not in ("name", "label", "layer")}
+        return canonical_json([experiment.dataset, rest])
+
+    def _model(self, experiment: Experiment) -> dict[str, Any]:
+        runs = next(r for s, r in self.runs.items() if s.experiment == experiment and r)
+        return runs[0].spec["model"]
+
+    def of_radius(self, experiment: Experiment) -> dict[str, list[Setting]]:
+        """Return, by editor, the settings that differ from the configured one in the radius alone.
+
+        Sorted by it; editors without keys or without a radius are left out.
+        """
+        found: dict[str, list[Setting]] = {}
+        for setting in self.data.settings:
+            has_keys = (setting, "n_keys") in self.curves and "radius" in setting.values
+            if setting.experiment == experiment and has_keys:
+                found.setdefault(setting.editor, []).append(setting)
+        chosen = {}
+        for editor, settings in found.items():
+            reference = next((s for s in settings if not s.in_sweep), settings[0])
+            same = [s for s in settings if others(s) == others(reference)]
+            chosen[editor] = sorted(same, key=radius)
+        return chosen
+
+
+def radius(setting: Setting) -> float:
+    """Return the deferral radius of new keys."""
+    return float(setting.values["radius"])
+
+
+def others(setting: Setting) -> str:
+    """Return all settings but the radius."""
+    return canonical_json({k: v for k, v in setting.values.items() if k != "radius"})
+
+
+def block_names(layers: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each layer: its block's number, where that tells them apart.
+
+    >>> block_names(["encoder.block.2.layer.1.wo", "encoder.block.10.layer.1.wo"])
+    {'encoder.block.2.layer.1.wo': 'block 2', 'encoder.block.10.layer.1.wo': 'block 10'}
+    """
+    layers = sorted(set(layers), key=natural)
+    numbers = {layer: re.search(r"(?<=\.)\d+(?=\.)", layer) for layer in layers}
+    short = {layer: f"block {m.group()}" if m else layer for layer, m in numbers.items()}
+    return short if len(set(short.values())) == len(layers) else {layer: layer for layer in layers}
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a sort key by which 10 comes after 9."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return what names begin with in common, without a cut word or a dangling "block".
+
+    >>> common_name(["t5-small-block-0", "t5-small-block-10"])
+    't5-small'
+    """
+    if len(set(names)) == 1:
+        return names[0]
+    columns = itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
+    shared = "".join(column[0] for column in columns)
+    if any(re.match(r"[A-Za-z0-9]{2}", name[max(0, len(shared) - 1) :]) for name in names):
+        shared = re.sub(r"[A-Za-z0-9]+$", "", shared)  # a word of which only the start is shared
+    shared = re.sub(r"[\s,;:(_.-]*(?:(?<![A-Za-z])(?:block|layer|h))?[\s,;:(_.-]*$", "", shared)
+    return shared or names[0]
+
+
+def score_label(measure: str) -> str:
+    """Return a measure's axis label, with an arrow to where it is better."""
+    arrow = "\u2191" if MEASURES[measure].higher_is_better else "\u2193"
+    return f"{MEASURES[measure].label} {arrow}"
+
+
+def told_seeds(settings: Iterable[Setting], suite: SuiteRuns) -> str:
+    """Return how many seeds are behind a figure, for its caption."""
+    counts = {len(suite.runs[setting]) for setting in settings}
+    low, high = min(counts), max(counts)
+    many = f"{low} to {high}" if low < high else str(high)
+    return f"{many} seed{'s' if high > 1 else ''}"
