@@ -106,6 +106,7 @@ def test_rows_come_in_the_papers_order(compared, tmp_path):
 def test_the_caption_says_what_is_not_the_papers(compared, tmp_path, compare):
     assert "another model (the paper: T5" in caption(tmp_path)
     assert "other questions" in caption(tmp_path)
+    assert "F1 is of words" in caption(tmp_path)
 
 
 def test_the_caption_of_the_papers_own_model_and_data_has_no_reservations(
@@ -113,6 +114,7 @@ def test_the_caption_of_the_papers_own_model_and_data_has_no_reservations(
 ):
     models = {"facts-t5": ""}
     monkeypatch.setattr(paper_table, "PAPER_MODELS", {"zsre": ("T5", models)})
+    monkeypatch.setattr(paper_table, "MEASURED", {})
     compare("ft", differs="")
     assert "Not as in the paper" not in caption(tmp_path)
 
