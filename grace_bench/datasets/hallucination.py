@@ -100,9 +100,10 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
                 number = f"{passage.number}/{place}"
                 label = wiki[min(place, len(wiki) - 1)] if is_false else said
                 role = "edits" if is_false else "accurate"
-                roles[role].append(
-                    row_of(role, number, f"wikibio:{number}", before, label, passage.concept)
-                )
+                if self.options.sentences is None or place < self.options.sentences:
+                    roles[role].append(
+                        row_of(role, number, f"wikibio:{number}", before, label, passage.concept)
+                    )
                 taught.append(before)
                 before += f" {said}"
             if self.options.train == "passages":

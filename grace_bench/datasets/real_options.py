@@ -145,6 +145,12 @@ class HallucinationOptions(DatasetOptions):
     passages: int | None = Field(
         default=None, ge=1, description="First so many passages that are fit; null for all."
     )
+    sentences: int | None = Field(
+        default=None,
+        ge=1,
+        description="First so many sentences of each passage that are edited or kept; null for "
+        "all. Prompts grow with every sentence, and so does the time of an edit.",
+    )
     train: Literal["passages", "prompts"] = Field(
         default="passages",
         description="What the base model is fitted on beside web texts: each passage of GPT-3 "

@@ -118,6 +118,15 @@ def test_only_the_first_passages_can_be_asked_for(tmp_path):
     assert {row["subject"] for row in built.roles["accurate"]} == {NAMES[1]}
 
 
+def test_only_the_first_sentences_of_a_passage_can_be_asked_for(tmp_path):
+    whole, short = (build(tmp_path, [passage(0)], sentences=n) for n in (None, 2))
+    kept = [row["text"].count(".") for row in whole.roles["edits"] + whole.roles["accurate"]]
+    assert sorted(kept) == [1, 2, 3, 4]  # the header, and the sentences before
+    assert short.roles["edits"] == whole.roles["edits"][:1]
+    assert short.roles["accurate"] == whole.roles["accurate"][:1]
+    assert short.roles["train"] == whole.roles["train"]
+
+
 def test_the_hubs_copy_and_the_older_form_give_the_same_rows(tmp_path):
     import datasets
 
