@@ -1,6 +1,7 @@
 """The commands: `grace-bench <command>`, or `python -m grace_bench <command>`. No logic here.
 
-Exit codes: 0 done, 1 a run failed, 2 the user can mend it (the message says how).
+Exit codes: 0 done, 1 a run failed, 2 the user can mend it (the message says how), 143 asked to stop
+(the same command goes on).
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ STEPS = _schema(
     ("fact_id", pa.string(), False),
     ("is_error", pa.bool_(), False),  # the model was wrong when the example came
     ("edited", pa.bool_(), False),
-    ("branch", pa.string(), True),  # first, add, expand, reuse, split, overwrite
+    # GRACE: first, add, expand, reuse, split, overwrite; ROME: subject_last, prompt_last.
+    ("branch", pa.string(), True),
     ("key", pa.int32(), True),  # the key that answers the edit afterwards
     ("nearest_key", pa.int32(), True),  # the nearest key before the edit
     ("distance", pa.float64(), True),  # to the nearest key before the edit

@@ -250,19 +250,21 @@ def test_the_covariance_keeps_other_keys_better_than_none(taught):
 
 def test_without_a_subject_the_prompts_last_token_is_edited(taught):
     model, layer, covariance = taught
-    states = []
+    states, branches = [], []
     for subject, query in (
         (None, "subject_last"),
         ((1, 3), "prompt_last"),
         ((4, 5), "subject_last"),
     ):
         editor = make(model, layer, covariance=covariance.second_moment, query=query)
-        editor.edit(batch_of(CAPITAL + FACTS[0][0], [FACTS[3][1]], subject))
+        done = editor.edit(batch_of(CAPITAL + FACTS[0][0], [FACTS[3][1]], subject))
+        branches.append(done.branch)
         assert answer(model, CAPITAL + FACTS[0][0]) == FACTS[3][1]
         states.append(editor.state_dict()["weight"])
         editor.remove()
     assert torch.equal(states[0], states[1])
     assert torch.equal(states[0], states[2])
+    assert branches == ["prompt_last", "prompt_last", "subject_last"]
 
 
 def test_a_heavier_divergence_keeps_what_is_said_of_the_subject(taught):

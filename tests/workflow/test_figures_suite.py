@@ -21,6 +21,8 @@ from grace_bench.suites import load_suite, read_yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
+
 BLOCKS = [0, 2, 4, 6]
 RADII = [0.1, 1, 3]
 SMALLER = [
@@ -42,7 +44,7 @@ def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.Com
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
     command += ["--directory", str(folder), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env=environment, check=False
+        command, capture_output=True, text=True, timeout=1400, env=environment, check=False
     )
 
 

@@ -23,6 +23,8 @@ from grace_bench.suites import load_suite
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
+
 EDITORS = {"unedited", "ft", "ft_ewc", "ft_retrain", "mend", "defer", "memory"}
 EDITORS |= {"grace", "grace-released"}
 SMALLER = [
@@ -55,7 +57,7 @@ def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.Com
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
     command += ["--directory", str(folder), "--configfile", str(suite), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env=environment, check=False
+        command, capture_output=True, text=True, timeout=1400, env=environment, check=False
     )
 
 
