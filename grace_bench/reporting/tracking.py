@@ -46,7 +46,8 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
 EXPORT = "mlflow-export.json"
 METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
-SUITE_PARTS = ("summary.parquet", "curves.parquet", "tables", "figures", "report.html")
+SUITE_FILES = ("summary.parquet", "curves.parquet", "report.html")
+SUITE_FOLDERS = ("tables", "figures", "paper-figures")
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -293,7 +294,8 @@ def _run_artifacts(run: RunFolder) -> list[Path]:
 
 def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) -> _Entry:
     """Return the run that holds what is about all runs: summary, tables, figures."""
-    present = [folder / part for part in SUITE_PARTS if (folder / part).exists()]
+    parts = (*SUITE_FILES, *SUITE_FOLDERS)
+    present = [folder / part for part in parts if (folder / part).exists()]
     files = sorted(
         path
         for part in present

@@ -43,6 +43,8 @@ def suite(tmp_path: Path, database: Path, make_run) -> Path:
     shutil.copy(database, folder / "mlflow.db")
     (folder / "tables").mkdir()
     (folder / "tables" / "main.tex").write_text("a table")
+    (folder / "paper-figures").mkdir()
+    (folder / "paper-figures" / "figures.json").write_text("[]")
     return folder
 
 
@@ -133,9 +135,9 @@ def test_everything_arrives(suite):
     }  # fmt: skip
     whole = runs["suite synthetic"]
     assert whole.data.tags["grace_bench.kind"] == "suite"
-    assert [item.path for item in client.list_artifacts(whole.info.run_id, "tables")] == [
-        "tables/main.tex"
-    ]
+    for file in ("tables/main.tex", "paper-figures/figures.json"):
+        found = client.list_artifacts(whole.info.run_id, file.partition("/")[0])
+        assert [item.path for item in found] == [file]
 
 
 def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_run):

@@ -158,6 +158,8 @@ rule track:
         summary=f"{RESULTS}/summary.parquet",
         tables=rules.tables.output,
         figures=rules.figures.output,
+        paper_figures=rules.paper_figures.output,
+        toy=TOY,
     output:
         f"{RESULTS}/mlflow-export.json",
     log:
