@@ -57,7 +57,7 @@ _COLOURS = {
     "ft": "#E69F00",
     "ft_ewc": "#56B4E9",
     "ft_retrain": "#009E73",
-    "mend": "#F0E442",
+    "mend": "#8A7300",
     "defer": "#0072B2",
     "rome": "#8C564B",
     "memory": "#CC79A7",
