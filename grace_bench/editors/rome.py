@@ -117,8 +117,7 @@ class RomeEditor(WeightEditor):
             change, losses = self._find_change(request, inputs, columns, own.float())
         exact_for = keys.mean(0) if self.hyperparameters.exact_for == "mean" else keys[0]
         self.write(exact_for, own + change, keys.mean(0))
-        named = self.hyperparameters.query == "subject_last" and batch.subject is not None
-        return EditResult(losses=losses, branch="subject_last" if named else "prompt_last")
+        return EditResult(losses=losses, branch=request.query)
 
     @torch.no_grad()
     def write(self, key: Tensor, value: Tensor, direction: Tensor | None = None) -> None:

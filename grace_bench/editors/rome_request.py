@@ -27,12 +27,14 @@ class Request:
         labels: (L,) the target; the rest masked.
         subject: columns [start, end) of what the edit is about; the key is that of the last one.
         head: 1 if the first token is the model's start token, which stays before any prefix.
+        query: whose token the key is taken from, "subject_last" or "prompt_last".
     """
 
     tokens: Tensor
     labels: Tensor
     subject: tuple[int, int]
     head: int
+    query: str
 
     def behind(self, prefixes: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return a batch, each row behind one prefix, and the key's column (N,) in each row."""
@@ -86,7 +88,9 @@ def read_request(batch: EditBatch, query: str, start_token: int | None) -> Reque
     if not told:
         raise EditorError("the edit has no target; give it labels that are not all masked.")
     subject = (told[0] - 1, told[0])
-    if query == "subject_last" and batch.subject is not None:
+    if batch.subject is None:
+        query = "prompt_last"
+    if query == "subject_last":
         start, end = batch.subject
         if not 0 <= start < end <= len(real) or not real[start:end].all():
             raise EditorError(
@@ -100,4 +104,4 @@ def read_request(batch: EditBatch, query: str, start_token: int | None) -> Reque
                 "no target follows the edit's subject, so that its key cannot bring one about; "
                 "use query: prompt_last."
             )
-    return Request(tokens, labels, subject, head=int(tokens[0].item() == start_token))
+    return Request(tokens, labels, subject, head=int(tokens[0].item() == start_token), query=query)
