@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import provenance
-from grace_bench.datasets.base import load_role
+from grace_bench.checked import is_plain_name, read_record
+from grace_bench.datasets.base import load_role, read_manifest
 from grace_bench.editors import EDITORS
 from grace_bench.errors import DataError
 from grace_bench.models.compute import set_up
 from grace_bench.models.loading import load_model
-from grace_bench.records import read_json, sha256_of, write_json
+from grace_bench.records import sha256_of, write_json
 from grace_bench.runs import asset_settings
 from grace_bench.tasks import create_task
 
@@ -99,7 +100,7 @@ def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Pa
             "editor": spec.editor.editor,
             "settings": asset_settings(spec.editor),
             "layer": spec.model.layer,
-            "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
+            "data_hash": read_manifest(data_folder)["data_hash"],
             "model_hash": loaded.sha256,
             "told": told,
             "files": {path.name: sha256_of(path) for path in files},
@@ -116,10 +117,14 @@ def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
     Raises:
         DataError: they are not of this model, or a file has changed since.
     """
-    record = read_json(folder / RECORD)
+    record = read_record(
+        folder / RECORD, model_hash=str, files=dict, told=dict, seconds=(int, float)
+    )
     if record["model_hash"] != model_hash:
         raise DataError(f"{folder}: was made for another model; make it again.")
     for name, sha256 in record["files"].items():
+        if not is_plain_name(name):
+            raise DataError(f"{folder}: lists {name!r}, which is no file of it; make it again.")
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise DataError(f"{path}: missing or changed since it was made; make it again.")

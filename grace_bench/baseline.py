@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.base import load_role
+from grace_bench.checked import read_record
+from grace_bench.datasets.base import load_role, read_manifest
 from grace_bench.errors import DataError
 from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.loading import load_model
-from grace_bench.records import PREDICTIONS, read_json, read_parquet, write_json, write_parquet
+from grace_bench.records import PREDICTIONS, read_parquet, write_json, write_parquet
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
     Raises:
         DataError: they were made of other data or by another model.
     """
-    record = read_json(folder / "baseline.json")
-    if (record.get("data_hash"), record.get("model_hash")) != (data_hash, model_hash):
+    record = read_record(folder / "baseline.json", data_hash=str, model_hash=str)
+    if (record["data_hash"], record["model_hash"]) != (data_hash, model_hash):
         raise DataError(
             f"{folder}: the baseline was made with other data or another model; make it again."
         )
@@ -81,7 +82,7 @@ def run_baseline(
     write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
     record = {
         "model_hash": loaded.sha256,
-        "data_hash": read_json(data_folder / "manifest.json")["data_hash"],
+        "data_hash": read_manifest(data_folder)["data_hash"],
         "averages": averages,
         "truncated": truncated,
         "max_length": task.max_length,

@@ -22,15 +22,16 @@ import shutil
 import signal
 import threading
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 
-from grace_bench.errors import DataError, ResultError
-from grace_bench.records import describe_os_error, read_json, sha256_of
+from grace_bench.checked import check_record, is_plain_name, read_record
+from grace_bench.errors import DataError, GraceBenchError, ResultError
+from grace_bench.records import as_os_error, describe_os_error, read_json, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,14 @@ TENSORS = "tensors.safetensors"
 STATE = "state.json"
 RECORDS = ".jsonl"
 UNUSABLE = ".unusable"
-NUMBER = re.compile(r"\d{8,}")
+NUMBER = re.compile(r"[0-9]{8,18}")
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, MemoryError, SafetensorError),  # RecursionError is a RuntimeError
+)
+"""What reading a damaged checkpoint raises."""
+UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, GraceBenchError)
+"""What taking over a state of another form raises."""
 
 
 @dataclass
@@ -97,14 +105,13 @@ class Checkpoints:
         try:
             temporary.mkdir(parents=True)
             self._fill(temporary, number, tensors, state, records or {})
-            if target.exists():
-                shutil.rmtree(target)
+            _discard(target)
             os.replace(temporary, target)
             older = [n for n in self._numbers() if n < number]
             for n in older[: max(0, len(older) - (self.keep - 1))]:
-                shutil.rmtree(self.folder / f"{n:08d}")
+                _discard(self.folder / f"{n:08d}")
         except (OSError, SafetensorError) as error:
-            raise ResultError(describe_os_error(target, _as_os_error(error))) from error
+            raise ResultError(describe_os_error(target, as_os_error(error))) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -138,7 +145,8 @@ class Checkpoints:
         says which and why.
         """
         for left in self.folder.glob(".*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+            with suppress(OSError):
+                _discard(left)
         for number in reversed(self._numbers()):
             place = self.folder / f"{number:08d}"
             try:
@@ -147,19 +155,38 @@ class Checkpoints:
                 self._set_aside(place, str(error))
         return None
 
+    @contextmanager
+    def taking_over(self, found: Checkpoint) -> Iterator[None]:
+        """Set `found` aside if the block, which takes over its state, finds another form of it.
+
+        What the block had taken over by then is worth nothing, so the work ends with a sentence;
+        begun again it goes on from the checkpoint before.
+
+        Raises:
+            ResultError: the state is of another form.
+        """
+        try:
+            yield
+        except UNFIT as error:
+            place = self.folder / f"{found.number:08d}"
+            self._set_aside(place, f"{place}: not a state of this work ({error!r}).")
+            raise ResultError(
+                f"{place}: the checkpoint could not be used and is set aside; run the same "
+                "command again, and it goes on from the one before."
+            ) from error
+
     def _read(self, place: Path, number: int) -> Checkpoint:
         try:
-            manifest = read_json(place / MANIFEST)
-            if (manifest["version"], manifest["number"]) != (VERSION, number):
+            manifest = read_record(place / MANIFEST, number=int, fingerprint=str, files=dict)
+            if (manifest.get("version"), manifest["number"]) != (VERSION, number):
                 raise DataError(f"{place}: the checkpoint is of another format.")
             if manifest["fingerprint"] != self.fingerprint:
                 raise DataError(
                     f"{place}: the checkpoint is of other settings, data, weights or versions."
                 )
             files = manifest["files"]
-            for name, expected in files.items():
-                if not (place / name).is_file() or sha256_of(place / name) != expected:
-                    raise DataError(f"{place / name}: missing or changed since it was written.")
+            for name in (TENSORS, STATE, *files):
+                _check_file(place, name, files.get(name))
             return Checkpoint(
                 number,
                 safetensors.torch.load_file(place / TENSORS),
@@ -170,14 +197,14 @@ class Checkpoints:
                     if name.endswith(RECORDS)
                 },
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{place}: not a whole checkpoint ({error!r}).") from error
 
     def _set_aside(self, place: Path, reason: str) -> None:
         aside = place.with_name(place.name + UNUSABLE)
         logger.warning("%s It is set aside as %s.", reason, aside.name)
         try:
-            shutil.rmtree(aside, ignore_errors=True)
+            _discard(aside)
             place.rename(aside)
         except OSError as error:
             raise ResultError(describe_os_error(aside, error)) from error
@@ -187,21 +214,41 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _numbers(self) -> list[int]:
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(int(path.name) for path in found if NUMBER.fullmatch(path.name))
+        try:
+            found = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        except OSError as error:
+            raise ResultError(f"{self.folder}: cannot be read ({error.strerror}).") from error
+        numbers = (int(path.name) for path in found if NUMBER.fullmatch(path.name))
+        return sorted(n for n in numbers if (self.folder / f"{n:08d}") in found)
 
 
-def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Return the error of the system; safetensors only writes its number into the sentence."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
+def _check_file(place: Path, name: str, expected: Any) -> None:
+    """Check a file that the manifest of the checkpoint `place` lists.
+
+    Raises:
+        DataError: it is elsewhere, missing or changed.
+    """
+    if not is_plain_name(name):
+        raise DataError(f"{place}: lists {name!r}, which is no file of a checkpoint.")
+    path = place / name
+    # A link leads out of the folder, and to a file that changes by itself.
+    if place.is_symlink() or path.is_symlink() or not path.is_file():
+        raise DataError(f"{path}: missing, or no file of its own.")
+    if sha256_of(path) != expected:
+        raise DataError(f"{path}: changed since it was written.")
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, a file or a link, if it is there; never what a link leads to."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+        return [check_record(path, json.loads(line)) for line in stream]
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The commands: `grace-bench <command>`, or `python -m grace_bench <command>`. No logic here.
 
-Exit codes: 0 done, 1 a run failed, 2 the user can mend it (the message says how), 143 asked to stop
-(the same command goes on).
+Exit codes: 0 done, 2 the user can mend it (the message says how), 75 the machine is in trouble (try
+again), 143 asked to stop (the same command goes on), 1 anything else. A run whose editor failed is
+done: that it failed is its result.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.errors import ConfigError, GraceBenchError
+from grace_bench.errors import ConfigError, DataError, GraceBenchError, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
 from grace_bench.suites import load_suite
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from grace_bench.config import RunSpec, SuiteConfig
+    from grace_bench.execution import Saving
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = error.filename or "a file"
         print(f"error: {describe_os_error(place, error)}", file=sys.stderr)
-        return 1
+        return ResultError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -87,11 +89,42 @@ def build_parser() -> argparse.ArgumentParser:
     add_run("prepare-model", "Build or load a base model, train it, save it.", prepare_model)
     add_run("baseline", "Predict every role with the unedited model.", baseline)
     add_run("prepare-editor", "Make what an editor needs before any run.", prepare_editor)
-    add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
+    command = add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
+    add_saving_options(command)
+    command = add(
+        "edit-bundle", "Do several runs of one model on one data set, loading it once.", edit_bundle
+    )
+    command.add_argument("--specs", required=True, help="the runs as JSON (the workflow's)")
+    command.add_argument("--output", type=Path, required=True, help="JSON file that lists them")
+    add_saving_options(command)
 
     command = add("plan", "List the runs of a suite.", plan)
     add_suite_options(command)
     command.add_argument("--output", type=Path, help="write the plan as JSON instead of listing it")
+
+    command = add("status", "Say what a suite has, what runs, what failed, what is left.", status)
+    add_suite_options(command)
+    command.add_argument("--plan", type=Path, help="plan.json of the suite, instead of the suite")
+    command.add_argument("--json", action="store_true", help="write JSON, with every run in it")
+    command.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="say it again every so many seconds (10), until nothing is left to do",
+    )
+
+    command = add("collect", "Bring together a suite's runs from several machines.", collect)
+    command.add_argument(
+        "sources", type=Path, nargs="+", metavar="DIR", help="a results/<suite>, or a results"
+    )
+    command.add_argument("--output", type=Path, required=True, help="folder of results to copy to")
+    command.add_argument(
+        "--with-models", action="store_true", help="copy base models and editors' assets too"
+    )
+
+    add("cluster", "Say what Slurm is like here, and what the profile will ask of it.", cluster)
 
     command = add("summarise", "Gather all runs of a plan into summary and curves.", summarise)
     command.add_argument("--plan", type=Path, required=True, help="plan.json of the suite")
@@ -150,6 +183,31 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--editor", default="unedited", help="a file in config/editors")
     command.add_argument("--seed", type=int, default=0)
     add_suite_options(command)
+
+
+def add_saving_options(command: argparse.ArgumentParser) -> None:
+    """Add how often a run writes a checkpoint; no result depends on it."""
+    command.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        metavar="M",
+        default=os.environ.get("GRACE_BENCH_CHECKPOINT_MINUTES", "2"),
+        help="minutes between checkpoints; 0: only when asked to stop; "
+        "default GRACE_BENCH_CHECKPOINT_MINUTES or 2",
+    )
+    command.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="at most so many steps between two"
+    )
+
+
+def saving_of(options: argparse.Namespace) -> Saving:
+    """Return how often checkpoints are written."""
+    from grace_bench.execution import Saving
+
+    minutes, steps = options.checkpoint_minutes, options.checkpoint_steps
+    if not minutes >= 0 or (steps is not None and steps < 1):
+        raise ConfigError("--checkpoint-minutes must be 0 or more, --checkpoint-steps 1 or more.")
+    return Saving(minutes, steps)
 
 
 def add_summary_options(command: argparse.ArgumentParser) -> None:
@@ -218,7 +276,15 @@ def prepare_editor(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     """`grace-bench edit`; without --spec, what the run needs is prepared first."""
-    pipeline.edit(spec_of(options), prepare_missing=options.spec is None)
+    saving = saving_of(options)
+    pipeline.edit(spec_of(options), prepare_missing=options.spec is None, saving=saving)
+
+
+def edit_bundle(options: argparse.Namespace) -> None:
+    """`grace-bench edit-bundle`."""
+    value = from_json(options.specs, "--specs")
+    specs = pipeline.checked_bundle(value, "--specs")
+    pipeline.edit_bundle(specs, options.output, saving=saving_of(options))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -231,6 +297,39 @@ def plan(options: argparse.Namespace) -> None:
     for run in runs:
         print(run["id"])
     print(f"{len(runs)} runs in suite '{suite.name}'", file=sys.stderr)
+
+
+def status(options: argparse.Namespace) -> None:
+    """`grace-bench status`."""
+    from grace_bench.reporting.status_text import show
+    from grace_bench.status import Look
+
+    if options.plan is not None and (options.suite or options.suite_json or options.overrides):
+        raise ConfigError("--plan: says all; leave --suite, --suite-json and --set out.")
+    plan_given = options.plan is not None
+    look = Look.of_plan(options.plan) if plan_given else Look.of_suite(suite_of(options))
+    show(look, sys.stdout, options.json, options.watch)
+
+
+def collect(options: argparse.Namespace) -> None:
+    """`grace-bench collect`."""
+    from grace_bench.collect import collect as bring_together
+
+    done = bring_together(options.sources, options.output, options.with_models)
+    for line in done.told:
+        print(line)
+    print(f"{len(done.copied)} runs copied, {done.kept} there already, {done.inputs} inputs copied")
+    for line in done.problems:
+        print(f"problem: {line}", file=sys.stderr)
+    if done.problems:
+        raise DataError(f"{len(done.problems)} problems; what they name was not copied.")
+
+
+def cluster(options: argparse.Namespace) -> None:
+    """`grace-bench cluster`."""
+    from grace_bench.cluster import look
+
+    print(look().describe())
 
 
 def summarise(options: argparse.Namespace) -> None:

@@ -295,6 +295,16 @@ class Codebook:
         self._last_stamp += 1
         self._stamps[index] = self._last_stamp
 
+    def restore_stamps(self, stamps: Tensor, last: int) -> None:
+        """Number the values' versions (N,) as they were in a codebook with these keys."""
+        self._stamps = stamps.to(self._stamps.device, copy=True)
+        self._last_stamp = last
+
+    @property
+    def last_stamp(self) -> int:
+        """The newest stamp that was given."""
+        return self._last_stamp
+
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Record further examples behind a key, and that it was changed at `step`."""
         info = self.info[index]

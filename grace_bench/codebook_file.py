@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grace_bench.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
-from grace_bench.records import atomic_path
+from grace_bench.records import atomic_path, refuse_devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 _ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible
 _TENSORS = ("keys", "values", "radii")
+
+# More than any codebook has; what a file says beyond it is a lie or a mistake.
+WIDEST = 2**24  # numbers of a key or a value
+MOST_PARTS = 2**22  # lists and objects of a header
+LONGEST_INT = 20  # digits
+LARGEST_ID = 2**63 - 1
+LARGEST_STEP = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,12 @@ def codebook_from_state(state: Mapping[str, Tensor]) -> Codebook:
         EditorError: it is not the state of a codebook.
     """
     try:
-        info = _info_from_json(json.loads(bytes(state["header"].cpu().tolist())))
+        header = state["header"]
+        if header.dtype != torch.uint8 or header.dim() != 1:
+            raise ValueError("its header is no text")
+        info = _info_from_json(_parsed(header.cpu().numpy().tobytes().decode()))
         return _assemble({name: state[name] for name in _TENSORS}, info)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EditorError(
             f"this is not the state of a codebook ({error}); load what state_dict() gave."
         ) from error
@@ -125,12 +135,13 @@ def read_header(path: Path | str) -> CodebookHeader:
 
 def _read(path: Path | str) -> tuple[Codebook, CodebookHeader]:
     try:
+        refuse_devices(path)
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_ENTRY)
             if text is None:
                 raise ValueError("it has no codebook header")
-            header = json.loads(text)
-            if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
+            header = _parsed(text)
+            if header.get("format") != FORMAT_VERSION:
                 raise ValueError(f"this version reads format {FORMAT_VERSION} only")
             if sorted(file.keys()) != sorted(_TENSORS):
                 raise ValueError(f"it holds other tensors than {', '.join(_TENSORS)}")
@@ -150,7 +161,8 @@ def _read(path: Path | str) -> tuple[Codebook, CodebookHeader]:
         KeyError,
         TypeError,
         ValueError,
-        RecursionError,
+        AttributeError,  # a type of tensors that torch does not know
+        RuntimeError,
         safetensors.SafetensorError,
     ) as error:
         raise DataError(
@@ -183,16 +195,37 @@ def _info_from_json(header: Any) -> list[KeyInfo]:
     return [
         KeyInfo(
             Label(
-                tuple(_typed(i, int) for i in _typed(key["label_ids"], list)),
+                tuple(_whole(i, LARGEST_ID) for i in _typed(key["label_ids"], list)),
                 float(_typed(key["label_mean"], float, int)),
-                _typed(key["label"], str),
+                _text(key["label"]),
             ),
-            tuple(_typed(name, str) for name in _typed(key["example_ids"], list)),
-            _typed(key["made_at_step"], int),
-            _typed(key["changed_at_step"], int),
+            tuple(_text(name) for name in _typed(key["example_ids"], list)),
+            _whole(key["made_at_step"], LARGEST_STEP),
+            _whole(key["changed_at_step"], LARGEST_STEP),
         )
         for key in _typed(header["keys"], list)
     ]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Return a header's JSON object.
+
+    Raises:
+        ValueError: it is none, or is larger, deeper or of more parts than any codebook's.
+    """
+    # A list of nothing takes two bytes here and thirty times as many once it is parsed.
+    if text.count("[") + text.count("{") > MOST_PARTS:
+        raise ValueError("its header has more parts than any codebook's")
+    try:
+        return _typed(json.loads(text, parse_int=_parse_int), dict)
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > LONGEST_INT:
+        raise ValueError("its header has a number of too many digits")
+    return int(digits)
 
 
 def _assemble(tensors: Mapping[str, Tensor], info: list[KeyInfo]) -> Codebook:
@@ -202,9 +235,23 @@ def _assemble(tensors: Mapping[str, Tensor], info: list[KeyInfo]) -> Codebook:
             raise ValueError(
                 f"{name} are {tuple(tensor.shape)} {tensor.dtype} for {len(info)} keys"
             )
+        # Without keys a width takes no room in the file.
+        if any(size > WIDEST for size in tensor.shape[1:]):
+            raise ValueError(f"{name} are {tuple(tensor.shape)}, wider than any layer")
     if not (torch.isfinite(keys).all() and torch.isfinite(radii).all()):
         raise ValueError("keys or radii are not finite")
     return Codebook.of(keys, values, radii, info)
+
+
+def _whole(value: Any, largest: int) -> int:
+    if not 0 <= _typed(value, int) <= largest:
+        raise ValueError(f"its header has {value}, which must be from 0 to {largest}")
+    return value
+
+
+def _text(value: Any) -> str:
+    _typed(value, str).encode()  # half a pair of surrogates is JSON, but no text: ValueError
+    return value
 
 
 def _typed(value: Any, *types: type) -> Any:

@@ -20,12 +20,16 @@ from pydantic import (
 )
 
 from grace_bench.errors import ConfigError, unknown_name
+from grace_bench.plain import check_plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+MOST_MISTAKES = 20
+"""Mistakes that one message lists."""
 
 SHARED_KEYS = ("stream", "probes", "set")
 """Keys of a suite's file that go into its experiments and editors."""
@@ -290,7 +294,9 @@ class ResourcesConfig(ModelResources):
         default_factory=dict, description="what differs for one model, by rule"
     )
 
-    def amount(self, rule: str, resource: str, model: str | None, attempt: int) -> int:
+    def amount(
+        self, rule: str, resource: str, model: str | None, attempt: int, runs: int = 1
+    ) -> int:
         """Return how much of a resource a job asks for at its attempt (1: the first).
 
         Args:
@@ -298,12 +304,14 @@ class ResourcesConfig(ModelResources):
             resource: "gpu", "mem_mb" or "runtime".
             model: that the job is for, if it is for one.
             attempt: memory and time grow with it, GPUs don't.
+            runs: that the job does, one after the other; time grows with them.
         """
         layers = [DEFAULT_RESOURCES[rule], getattr(self, rule)]
         if model in self.models:
             layers.append(getattr(self.models[model], rule))
         found = [amount for layer in layers if (amount := getattr(layer, resource)) is not None]
-        return found[-1] if resource == "gpu" else found[-1] * attempt
+        amount = found[-1] if resource == "gpu" else found[-1] * attempt
+        return amount * runs if resource == "runtime" else amount
 
 
 DEFAULT_RESOURCES = {
@@ -332,6 +340,13 @@ class SuiteConfig(Section):
     )
     compute: ComputeConfig = Field(ComputeConfig(), description="where numbers are computed")
     toy: bool = Field(False, description="draw the paper's toy (Fig. 2) beside the suite's figures")
+    bundle: int = Field(
+        1,
+        ge=1,
+        le=200,
+        description="runs of one model and data set that one job does, one after the other, "
+        "loading the model once: for suites of many short runs; results are the same",
+    )
     resources: ResourcesConfig = Field(
         default_factory=ResourcesConfig, description="what jobs ask a cluster for"
     )
@@ -380,10 +395,14 @@ def validate(schema: type[BaseModel], value: Any, where: str, glue: str = ".") -
 
     A message names its place as `where` + `glue` + key: ".", or ": " if `where` is a file.
     """
+    check_plain(value, where, glue)
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        lines = [_sentence(schema, where, glue, e) for e in error.errors()]
+        mistakes = error.errors()
+        lines = [_sentence(schema, where, glue, e) for e in mistakes[:MOST_MISTAKES]]
+        if len(mistakes) > MOST_MISTAKES:
+            lines.append(f"and {len(mistakes) - MOST_MISTAKES} more mistakes.")
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -401,12 +420,6 @@ def _sentence(schema: type[BaseModel], where: str, glue: str, error: Mapping[str
     if error["type"] == "value_error":
         return f"{place}: {message}."
     return f"{place}: {message[0].lower() + message[1:]} (got {shown(error['input'])})."
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> Iterable[str]:

@@ -1,7 +1,9 @@
 """The errors a user can meet. Each carries one sentence: what, where, and what to do.
 
 The command line prints the sentence without a traceback and exits with `exit_code`:
-2 when the user can mend the cause, 1 when a run failed, 143 when it was asked to stop.
+2 when the user can mend the cause, 75 when the machine is in trouble and the same command may do
+later (a full disk, a lost lease), 143 when it was asked to stop. What an editor does wrong is no
+error but a result: such a run says so in its `run.json`, and its command exits with 0.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class EditorError(GraceBenchError):
 
 
 class ResultError(GraceBenchError):
-    """Results cannot be written or read."""
+    """The machine is in trouble: results cannot be written, or another process has them."""
 
-    exit_code = 1
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Interrupted(GraceBenchError):

@@ -5,6 +5,7 @@ All editors are scored here, by the same code, through the model as any user wou
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,19 @@ import torch
 from torch import nn
 
 from grace_bench import metrics
+from grace_bench.models.compute import free_memory, is_out_of_memory
 from grace_bench.prefix import PrefixCache
 from grace_bench.tasks.base import Prediction, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from torch import Tensor
+
     from grace_bench.editors.base import Editor
     from grace_bench.tasks.base import Example, Task
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -60,7 +66,7 @@ class Evaluator:
     Args:
         editor: owns the model.
         task: turns examples into tensors and scores.
-        batch_size: examples predicted at once.
+        batch_size: examples predicted at once; halved, for good, whenever memory runs out.
         direct: predict every example anew each time, with the whole model.
 
     Attributes:
@@ -91,6 +97,17 @@ class Evaluator:
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         """Return one prediction an example, in order."""
+        while True:
+            try:
+                return self._predict(examples)
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+            self.batch_size //= 2
+            logger.warning("out of memory: from now on %d examples at once.", self.batch_size)
+            free_memory(next(self.editor.model.parameters()).device)
+
+    def _predict(self, examples: Sequence[Example]) -> list[Prediction]:
         self.keys = []
         if self._tracked is None or not examples:
             return predict_all(
@@ -111,6 +128,35 @@ class Evaluator:
             old.stamp, old.prediction = stamp, prediction
         self.keys = [None if key < 0 else key for key in keys.tolist()]
         return [old.prediction for old in known]
+
+    def state(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Return the queries that are tracked, and what was predicted for each, as JSON rows."""
+        if self._tracked is None:
+            return {}, []
+        rows = [
+            {
+                "text": content[0],
+                "label": content[1],
+                "index": known.index,
+                "stamp": known.stamp,
+                "prediction": known.prediction and known.prediction.text,
+                "scores": known.prediction and dict(known.prediction.scores),
+            }
+            for content, known in self._known.items()
+        ]
+        return {"queries": self._tracked.queries.clone()}, rows
+
+    def load_state(self, tensors: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take over `state` of an evaluator whose editor had the same codebook."""
+        if self._tracked is None:
+            return
+        device = next(self.editor.model.parameters()).device
+        self._tracked.add(tensors["queries"].to(device))
+        for row in rows:
+            scores = row["scores"]
+            prediction = None if scores is None else Prediction(row["prediction"], scores)
+            known = _Known(row["index"], row["stamp"], prediction)
+            self._known[row["text"], row["label"]] = known
 
     def _ask_for_keys(self, rows: int) -> None:
         self.keys += self.editor.answering_keys(rows)

@@ -18,6 +18,7 @@ from grace_bench.config import (
     validate,
 )
 from grace_bench.errors import ConfigError
+from grace_bench.lease import Lease
 from grace_bench.records import read_json, write_json
 from grace_bench.runs import (
     RESULTS,
@@ -44,6 +45,8 @@ from grace_bench.suites import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from grace_bench.execution import Saving
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,16 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
     from grace_bench.models.training import prepare_model as prepare
 
     run = Run(spec, results)
-    prepare(spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute)
+    with Lease(run.model_folder) as lease:
+        if lease.waited and _made_with(run.model_folder / "training.json", **_model_inputs(run)):
+            logger.info("model %s was made by the other process.", spec.model.name)
+            return
+        prepare(spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute)
+
+
+def _model_inputs(run: Run) -> dict[str, Any]:
+    data_hash = read_json(run.dataset_folder / "manifest.json")["data_hash"]
+    return {"config": run.spec.model, "data_hash": data_hash}
 
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -92,24 +104,50 @@ def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
     run = Run(spec, results)
     if run.assets_folder is None:
         raise ConfigError(f"editor '{spec.editor.editor}' needs nothing before a run.")
-    make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder)
+    with Lease(run.assets_folder) as lease:
+        if lease.waited and _made_with(run.assets_folder / "assets.json", **_assets_inputs(run)):
+            logger.info("the assets of %s were made by the other process.", spec.editor.name)
+            return
+        make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder)
 
 
-def edit(spec: RunSpec, results: Path = RESULTS, prepare_missing: bool = False) -> dict[str, Any]:
-    """Do one run; with `prepare_missing` make its data, model and baseline first if needed."""
-    from grace_bench.stream import run_stream
+def _assets_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "data_hash": read_json(run.dataset_folder / "manifest.json")["data_hash"],
+        "model_hash": read_json(run.model_folder / "training.json")["sha256"],
+        "layer": run.spec.model.layer,
+    }
+
+
+def edit(
+    spec: RunSpec,
+    results: Path = RESULTS,
+    prepare_missing: bool = False,
+    saving: Saving | None = None,
+) -> dict[str, Any]:
+    """Do one run; with `prepare_missing` make its data, model and baseline first if needed.
+
+    If another process is doing it, wait for that one, and take its result.
+    """
+    from grace_bench.execution import do_run
 
     run = Run(spec, results)
     if prepare_missing:
         ensure_prepared(run)
-    return run_stream(
-        spec,
-        run.dataset_folder,
-        run.model_folder,
-        baseline_folder(run),
-        run.folder,
-        run.assets_folder,
-    )
+    return do_run(run, baseline_folder(run), saving)
+
+
+def edit_bundle(
+    specs: Sequence[RunSpec],
+    output: Path,
+    results: Path = RESULTS,
+    saving: Saving | None = None,
+) -> None:
+    """Do several runs of one model on one data set in this process, and list them in `output`."""
+    from grace_bench.bundle import run_bundle
+
+    runs = [Run(spec, results) for spec in specs]
+    write_json(output, run_bundle(runs, baseline_folder(runs[0]), saving))
 
 
 def ensure_prepared(run: Run) -> None:
@@ -120,7 +158,7 @@ def ensure_prepared(run: Run) -> None:
         logger.info("preparing data set %s", spec.dataset.name)
         prepare_dataset(spec.dataset, run.dataset_folder, run.results)
     data_hash = read_json(manifest)["data_hash"]
-    if not _made_with(training, config=spec.model, data_hash=data_hash):
+    if not _made_with(training, **_model_inputs(run)):
         logger.info("preparing model %s", spec.model.name)
         prepare_model(spec, run.results)
     model_hash = read_json(training)["sha256"]
@@ -130,7 +168,7 @@ def ensure_prepared(run: Run) -> None:
         baseline(spec, run.results)
     if run.assets_folder is not None:
         made = run.assets_folder / "assets.json"
-        if not _made_with(made, data_hash=data_hash, model_hash=model_hash, layer=spec.model.layer):
+        if not _made_with(made, **_assets_inputs(run)):
             logger.info("preparing editor %s", spec.editor.name)
             prepare_editor(spec, run.results)
 
@@ -172,6 +210,25 @@ def plan_hash(suite: SuiteConfig) -> str:
 def spec_json(spec: RunSpec) -> str:
     """Return the JSON text of a run's settings, labels left out: they move no number."""
     return canonical_json(without_labels(spec))
+
+
+def bundle_json(runs: Sequence[Run]) -> str:
+    """Return the JSON text of several runs: the first one's settings, and what differs in others.
+
+    A shell's argument may have 128 kB, which 200 whole runs would not fit into.
+    """
+    first, *others = (without_labels(run.spec).model_dump(mode="json") for run in runs)
+    changes = [{k: v for k, v in other.items() if v != first[k]} for other in others]
+    return canonical_json({"first": first, "others": changes})
+
+
+def checked_bundle(value: Mapping[str, Any], where: str) -> list[RunSpec]:
+    """Return the runs of `bundle_json`, checked."""
+    first, others = value.get("first"), value.get("others")
+    if not isinstance(first, dict) or not isinstance(others, list):
+        raise ConfigError(f"{where}: must have 'first', a run, and 'others', a list.")
+    known = [o if isinstance(o, dict) else {"": o} for o in others]
+    return [checked_spec({**first, **changes}, where) for changes in ({}, *known)]
 
 
 def dataset_spec_json(suite: SuiteConfig, dataset: str) -> str:

@@ -78,6 +78,15 @@ class Prefix:
         """
         return _Session(self, inputs, all_logits or not self.lean).forward
 
+    def state(self) -> dict[str, Any]:
+        """Return what was found out about the model so far, as a JSON value."""
+        return {"reason": self.reason, "leaves_out": self.leaves_out, "checked": self._checked}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what was found out before: what is left out decides the last bits."""
+        self.reason, self.leaves_out = state["reason"], state["leaves_out"]
+        self._checked = state["checked"]
+
     def run_in_full(self, error: CannotReplay) -> None:
         """Give up replaying this model, and say why in the log."""
         self.reason = str(error)

@@ -10,6 +10,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import stat
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from grace_bench.errors import DataError, ResultError
 
@@ -147,11 +150,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        raise ResultError(describe_os_error(path, error)) from error
+    except (OSError, SafetensorError) as error:
+        raise ResultError(describe_os_error(path, as_os_error(error))) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def as_os_error(error: OSError | SafetensorError) -> OSError:
+    """Return the error of the system; safetensors only writes its number into the sentence."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
 
 
 def describe_os_error(path: Path | str, error: OSError) -> str:
@@ -176,11 +187,21 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file, or raise DataError with the reason."""
     try:
+        refuse_devices(path)
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run the step that makes it first.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); make it again.") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is nested too deeply to be a record; make it again.") from error
+
+
+def refuse_devices(path: Path | str) -> None:
+    """Raise OSError for a pipe or a device: reading one may never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is no ordinary file")
 
 
 def write_parquet(
@@ -209,7 +230,7 @@ def write_parquet(
 def _column(path: Path | str, field: pa.Field, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values, type=field.type)
-    except (pa.ArrowException, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         raise ResultError(
             f"{path}: column '{field.name}' cannot hold its records ({error})."
         ) from error
@@ -221,24 +242,42 @@ def read_parquet(
     """Read a Parquet file, or some columns of it, and check it against `schema`.
 
     Raises:
-        DataError: the file is missing, truncated, of a newer format, or has other columns.
+        DataError: the file is missing, truncated, damaged, of a newer format, has other columns, or
+            lacks values where there must be some.
     """
     try:
+        refuse_devices(path)
         # ParquetFile reads just this file: no guessing of partitions from folder names.
-        file = pq.ParquetFile(path)
-        if schema is not None:
-            check_schema(path, file.schema_arrow, schema)
-        table = file.read(columns)
+        with pq.ParquetFile(path) as file:
+            if schema is not None:
+                check_schema(path, file.schema_arrow, schema)
+            table = file.read(columns)
+        table.validate(full=True)  # Arrow itself takes any bytes for text and any offsets for lists
         if schema is not None:
             table = _with_later_columns(table, schema.names if columns is None else columns)
+            _check_nulls(path, table, schema)
         return table
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run the step that makes it first.") from error
-    except (OSError, pa.ArrowException) as error:
+    except _NOT_PARQUET as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); "
+            f"{path}: not a whole Parquet file ({reason}); "
             "delete it and run the step that makes it again."
         ) from error
+
+
+_NOT_PARQUET = (OSError, pa.ArrowException, ValueError, LookupError, ArithmeticError, MemoryError)
+"""What Arrow raises on damaged files; names that are no text and sizes no machine has included."""
+
+
+def _check_nulls(path: Path | str, table: pa.Table, schema: pa.Schema) -> None:
+    for name in table.column_names:
+        if name in schema.names and not schema.field(name).nullable and table[name].null_count:
+            raise DataError(
+                f"{path}: column '{name}' has rows without a value; delete it and run the step "
+                "that makes it again."
+            )
 
 
 def _with_later_columns(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
@@ -250,7 +289,8 @@ def _with_later_columns(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
 
 def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
     """Raise DataError when `found` lacks columns of `wanted` or has them in another type."""
-    version = (found.metadata or {}).get(b"grace_bench.schema_version", b"1").decode()
+    known = found.metadata or {}
+    version = known.get(b"grace_bench.schema_version", b"1").decode(errors="replace")
     if version != str(SCHEMA_VERSION):
         raise DataError(
             f"{path}: written in format {version}, this version reads {SCHEMA_VERSION}; "
@@ -262,8 +302,11 @@ def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
         raise DataError(
             f"{path}: lacks the columns {missing}; it has {found.names}. Make it again."
         )
+    names = found.names
+    if twice := sorted({name for name in wanted.names if names.count(name) > 1}):
+        raise DataError(f"{path}: has the columns {twice} more than once. Make it again.")
     for field in wanted:
-        if field.name in found.names and found.field(field.name).type != field.type:
+        if field.name in names and found.field(field.name).type != field.type:
             raise DataError(
                 f"{path}: column '{field.name}' is {found.field(field.name).type}, "
                 f"must be {field.type}. Make it again."

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,12 +36,17 @@ from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from grace_bench.datasets.base import DatasetBuilder
 
 RESULTS = Path("results")
 LONGEST_VARIANT = 80
+MOST_RUNS = 100_000
+"""Runs of a suite; a workflow of more cannot be planned."""
+
+UNFIT_FOR_FOLDERS = re.compile(r"[^ -~]|[/\\{}]")
+"""What a variant's name is rid of: all but printable ASCII, separators, Snakemake's braces."""
 
 RUN_FILES = ("run.json", "steps.parquet", "probes.parquet", "predictions.parquet")
 """What every run writes; codebook editors add codebook.*, weight editors editor.safetensors."""
@@ -137,6 +143,18 @@ class Run:
         return content_hash(self.spec)
 
 
+def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
+    """Return the runs in bundles of one model on one data set, by "model/dataset/000"."""
+    pairs: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        pairs.setdefault((run.spec.model.name, run.spec.dataset.name), []).append(run)
+    return {
+        f"{model}/{dataset}/{start // size:03d}": some[start : start + size]
+        for (model, dataset), some in pairs.items()
+        for start in range(0, len(some), size)
+    }
+
+
 def content_hash(spec: RunSpec) -> str:
     """Return the hash of all settings that can move a number of this run."""
     settings = without_labels(spec).model_dump(mode="json")
@@ -176,6 +194,17 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
         ConfigError: an editor, a data set builder, a hyperparameter or an option is unknown or out
             of range, or two entries of the suite describe different runs of one id.
     """
+    n_runs = sum(
+        math.prod(map(len, entry.sweep.values())) + 1 if entry.sweep else 1
+        for experiment in suite.experiments
+        for entry in suite.editors
+        if entry.datasets is None or experiment.dataset.name in entry.datasets
+    ) * len(suite.seeds)
+    if n_runs > MOST_RUNS:
+        raise ConfigError(
+            f"suite '{suite.name}': describes {n_runs} runs, more than {MOST_RUNS}; shorten its "
+            "sweeps or make several suites of it."
+        )
     for experiment in suite.experiments:
         find_builder(experiment.dataset)
     runs = [
@@ -250,7 +279,8 @@ def resolve_editor(editor: EditorConfig) -> EditorConfig:
 def variant_name(editor: EditorConfig) -> str:
     """Return the settings that differ from the class's defaults, as a folder name.
 
-    Names over 80 characters are cut and end in a hash of all settings.
+    Names over 80 characters, and those with characters that folders of every system cannot have,
+    are cut and end in a hash of all settings.
     """
     schema = EDITORS.get(editor.editor).hyperparameters_class()
     rules = {k: v for k, v in editor.hyperparameters.items() if k == "rules"}
@@ -262,9 +292,10 @@ def variant_name(editor: EditorConfig) -> str:
         if value != (base if key == "rules" else defaults).get(key)
     ]
     name = ",".join(parts) or "default"
-    if len(name) <= LONGEST_VARIANT and "/" not in name:
+    readable = UNFIT_FOR_FOLDERS.sub("_", name)
+    if len(name) <= LONGEST_VARIANT and readable == name:
         return name
-    readable = name.replace("/", "_")[: LONGEST_VARIANT - 13]
+    readable = readable[: LONGEST_VARIANT - 13]
     return f"{readable}-{digest(editor.hyperparameters)}"
 
 

@@ -1,54 +1,38 @@
 """The editing loop: a stream of examples meets one editor on one model.
 
-    run_stream(spec, data_folder, model_folder, baseline_folder, output)
+    run = StreamRun(spec, task, editor, roles)
+    run.start(baseline, stream)
+    run.go(stream)
 
 For every example of the stream: predict; if it is an error, edit and score the edit at once (ES);
-after every k edits and at the end, score what must be kept (a probe). All that happened is
-written to `output` at the end, `run.json` last: a folder with one is whole.
+after every k edits and at the end, score what must be kept (a probe). What happened is gathered in
+`run.records`; `execution.py` writes it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from grace_bench import provenance
-from grace_bench.assets import check_assets
-from grace_bench.baseline import load_baseline
+from grace_bench.checkpoints import Checkpoint
 from grace_bench.datasets.base import load_role
-from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
-from grace_bench.errors import DataError
 from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
-from grace_bench.models.compute import autocast, set_up
-from grace_bench.models.loading import load_model
+from grace_bench.models.compute import autocast, free_memory, is_out_of_memory
 from grace_bench.progress import Progress, Records, Stopwatch
-from grace_bench.records import (
-    LATENCY,
-    PREDICTIONS,
-    PROBES,
-    STEPS,
-    read_json,
-    sha256_of,
-    write_json,
-    write_parquet,
-)
-from grace_bench.runs import Run, content_hash
-from grace_bench.tasks import create_task
 from grace_bench.tasks.base import Prediction, Task, to_device
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
 
     from grace_bench.config import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 
@@ -82,6 +66,10 @@ def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[
     if stream.order == "shuffled":
         generator.shuffle(selected)
     return selected
+
+
+class Diverged(Exception):
+    """An edit gave numbers that are not finite. It is a result of the run, no error of the user."""
 
 
 @dataclass
@@ -122,6 +110,10 @@ class StreamRun:
         task: how rows become tensors and scores.
         editor: owns the model.
         roles: rows of the probed roles, already cut to the probes' sizes.
+
+    Attributes:
+        done: the last step that was made, from 1.
+        finished: whether it was the stream's last one.
     """
 
     def __init__(
@@ -141,18 +133,22 @@ class StreamRun:
         self.edited: list[Row] = []
         direct = spec.compute.engine == "direct"
         self.evaluator = Evaluator(editor, task, spec.probes.batch_size, direct)
+        self.done = 0
+        self.finished = False
         self._prepared = Preparation()
+        self._most_at_once = MOST_AT_ONCE
 
     def start(self, baseline: Sequence[Row], stream: Sequence[Row]) -> None:
         """Take what is known of the unedited model from the baseline: it is the same for all."""
         by_role: dict[str, dict[str, Row]] = {}
         for row in baseline:
             by_role.setdefault(row["role"], {})[row["example_id"]] = row
-        for metric in ("trr", "arr"):
-            role = METRICS[metric].role
-            found = by_role.get(role, {})
-            rows = [dict(found[example["example_id"]]) for example in self.roles[role]]
-            self.records.add_probe(metric, rows, step=0, n_edits=0)
+        if self.done == 0:
+            for metric in ("trr", "arr"):
+                role = METRICS[metric].role
+                found = by_role.get(role, {})
+                rows = [dict(found[example["example_id"]]) for example in self.roles[role]]
+                self.records.add_probe(metric, rows, step=0, n_edits=0)
         with self.watch.measure("evaluation"), autocast(self.spec.compute, self.device):
             for role, examples in (*self.roles.items(), ("edits", stream)):
                 found = by_role.get(role, {})
@@ -184,6 +180,7 @@ class StreamRun:
         batch = EditBatch(inputs, (example["example_id"],), example["label"], step, subject)
         with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
+        self._check_finite(step, result.losses)
         seconds = self.watch.last + self._prepared.seconds_of(step)
         self.edited.append(example)
         with self.watch.measure("evaluation"):
@@ -209,7 +206,7 @@ class StreamRun:
         """Let the editor do ahead what the next edits will need, the one at `step` first."""
         if not self.editor.can_prepare or step < self._prepared.until:
             return
-        size = edits_at_once(self.spec.compute, self.task, coming[0])
+        size = min(edits_at_once(self.spec.compute, self.task, coming[0]), self._most_at_once)
         if self.spec.stream.max_edits is not None:
             size = min(size, self.spec.stream.max_edits - len(self.edited))
         if size == 1:
@@ -229,9 +226,23 @@ class StreamRun:
         if len(wanted) == size:
             self._prepared.until = steps[-1] + 1
         inputs = to_device(self.task.encode([row for _, row in wanted]), self.editor.model)
-        with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
-            self.editor.prepare(inputs, steps)
+        try:
+            with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
+                self.editor.prepare(inputs, steps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._most_at_once = size // 2  # what was prepared stays undone, and is done singly
+            logger.warning("out of memory: from now on %d edits at once.", self._most_at_once)
+            free_memory(self.device)
+            return
         self._prepared.seconds = self.watch.last
+
+    def _check_finite(self, step: int, losses: Sequence[float]) -> None:
+        finite = all(math.isfinite(loss) for loss in losses)
+        if not (finite and all(p.isfinite().all() for p in self.editor.trained)):
+            told = f"loss {losses[-1]:.4g}" if losses else "no loss"
+            raise Diverged(f"the edit of step {step} gave numbers that are not finite ({told})")
 
     def probe(self, step: int, keep: bool = True) -> None:
         """Score all past edits, and what must not have changed.
@@ -269,16 +280,21 @@ class StreamRun:
         with autocast(self.spec.compute, self.device):
             return self.evaluator.predict(examples)
 
-    def go(self, stream: Sequence[Row]) -> None:
-        """Run the whole stream, probing on schedule and at the end.
+    def go(self, stream: Sequence[Row], after_step: Callable[[], None] = lambda: None) -> None:
+        """Make all steps that are left, probing on schedule and at the end.
 
         Where an evaluation is cheap, averages are taken after every edit.
+
+        Args:
+            stream: all of it.
+            after_step: called after each step; what it raises ends the run.
         """
         every, most = self.spec.probes.every, self.spec.stream.max_edits
-        with Progress(len(stream), self.task.main_measure) as progress:
-            for step, example in enumerate(stream, start=1):
+        with Progress(len(stream), self.task.main_measure, self.done) as progress:
+            while not self.finished:
+                step = self.done + 1
                 self.prepare(step, stream[step - 1 :])
-                edited = self.step(step, example)
+                edited = self.step(step, stream[step - 1])
                 last = step == len(stream) or len(self.edited) == most
                 if last or (edited and len(self.edited) % every == 0):
                     self.probe(step)
@@ -286,8 +302,68 @@ class StreamRun:
                 elif edited and self.evaluator.incremental:
                     self.probe(step, keep=False)
                 progress.update(step, len(self.edited), self.records)
-                if last:
-                    break
+                self.done, self.finished = step, last
+                after_step()
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that a new process needs to go on after the last step, bit for bit."""
+        editor = self.editor
+        queries, known = self.evaluator.state()
+        tensors = {
+            **{f"editor.{name}": tensor for name, tensor in editor.state_dict().items()},
+            **{f"resume.{name}": tensor for name, tensor in editor.resume_state().items()},
+            **{f"evaluator.{name}": tensor for name, tensor in queries.items()},
+            "generator": editor.generator.get_state(),
+        }
+        state = {
+            "done": self.done,
+            "finished": self.finished,
+            "seconds": self.watch.seconds,
+            "prepared": [
+                self._prepared.until,
+                sorted(self._prepared.steps),
+                self._prepared.seconds,
+            ],
+            "most_at_once": self._most_at_once,
+            "batch_size": self.evaluator.batch_size,
+            "prefix": editor.prefix.state(),
+        }
+        records = {
+            "steps": self.records.steps,
+            "predictions": self.records.predictions,
+            "probes": self.records.probes,
+            "latency": self.records.latency,
+            "known": known,
+        }
+        return Checkpoint(self.done, tensors, state, records)
+
+    def go_back(self, found: Checkpoint, stream: Sequence[Row]) -> None:
+        """Be where a checkpoint was taken; before `start`, the editor as it was made."""
+        tensors, state, records = found.tensors, found.state, found.records
+        editor = self.editor
+        editor.load_state_dict(_part(tensors, "editor"))
+        editor.load_resume_state(_part(tensors, "resume"))
+        editor.generator.set_state(tensors["generator"])
+        editor.prefix.load_state(state["prefix"])
+        direct = self.spec.compute.engine == "direct"
+        self.evaluator = Evaluator(editor, self.task, state["batch_size"], direct)
+        self.evaluator.load_state(_part(tensors, "evaluator"), records["known"])
+        self.records.steps = records["steps"]
+        self.records.predictions = records["predictions"]
+        self.records.edits = [r for r in records["predictions"] if r["role"] == "edit"]
+        self.records.probes = records["probes"]
+        self.records.latency = records["latency"]
+        self.edited = [stream[row["step"] - 1] for row in records["steps"] if row["edited"]]
+        self.done, self.finished = state["done"], state["finished"]
+        self.watch.seconds = state["seconds"]
+        until, steps, seconds = state["prepared"]
+        self._prepared = Preparation(until, frozenset(steps), seconds)
+        self._most_at_once = state["most_at_once"]
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def load_probed_roles(data_folder: Path, probes: ProbeConfig) -> dict[str, list[Row]]:
@@ -296,115 +372,3 @@ def load_probed_roles(data_folder: Path, probes: ProbeConfig) -> dict[str, list[
     roles["upstream"] = roles["upstream"][: probes.upstream]
     roles["accurate"] = roles["accurate"][: probes.accurate]
     return roles
-
-
-def run_stream(
-    spec: RunSpec,
-    data_folder: Path,
-    model_folder: Path,
-    baseline_folder: Path,
-    output: Path,
-    assets_folder: Path | None = None,
-) -> dict[str, Any]:
-    """Do one run and write its folder; return the content of `run.json`.
-
-    Raises:
-        GraceBenchError: the inputs do not fit the run, or the results cannot be written.
-    """
-    started = time.perf_counter()
-    began = datetime.now(UTC)
-    device = set_up(spec.compute)
-    manifest = read_json(data_folder / "manifest.json")
-    roles = load_probed_roles(data_folder, spec.probes)
-    stream = select_stream(list(load_role(data_folder, "edits")), spec.stream, spec.seed)
-    if not stream:
-        raise DataError(f"{data_folder}: the edit stream is empty; prepare the data set again.")
-    loaded = load_model(model_folder, spec.dataset.task, device)
-    baseline = load_baseline(baseline_folder, manifest["data_hash"], loaded.sha256)
-    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
-    editor = create_editor(
-        spec.editor.editor,
-        loaded.model,
-        spec.model.layer,
-        spec.editor.hyperparameters,
-        torch.Generator().manual_seed(spec.seed),
-        spec.compute.engine,
-    )
-    assets = None
-    if assets_folder is not None:
-        assets = check_assets(assets_folder, loaded.sha256)
-        editor.use_assets(assets_folder)
-    run = StreamRun(spec, task, editor, roles)
-    loading_seconds = time.perf_counter() - started
-    run.start(baseline, stream)
-    run.go(stream)
-    run_id = Run(spec).id
-    files = write_run(run, output, loaded.sha256)
-    seconds = {"load": loading_seconds, **run.watch.seconds}
-    record = {
-        "format": "grace-bench run",
-        "version": 1,
-        "id": run_id,
-        "variant": Run(spec).variant,
-        "content_hash": content_hash(spec),
-        "spec": spec.model_dump(mode="json"),
-        "status": "complete",
-        "counts": count(run),
-        "seconds": {
-            **summarise_seconds(run, seconds),
-            "total": time.perf_counter() - started,
-        },
-        "peak_memory_mib": provenance.peak_memory_mib(),
-        "measure": task.main_measure,
-        "data_hash": manifest["data_hash"],
-        "model_hash": loaded.sha256,
-        "assets": assets and {key: assets[key] for key in ("told", "files", "seconds")},
-        "files": files,
-        "provenance": {
-            **provenance.describe(),
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-            "started": began.isoformat(timespec="seconds"),
-        },
-    }
-    if device.type == "cuda":
-        record["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    write_json(output / "run.json", record)
-    logger.info("done: %s", run_id)
-    return record
-
-
-def count(run: StreamRun) -> dict[str, Any]:
-    """Return the run's counts: steps, edits, keys, edits per key."""
-    n_keys, n_edits = run.editor.n_keys, len(run.edited)
-    return {
-        "steps": len(run.records.steps),
-        "edits": n_edits,
-        "keys": n_keys,
-        "edits_per_key": n_edits / n_keys if n_keys else None,
-    }
-
-
-def summarise_seconds(run: StreamRun, seconds: Mapping[str, float]) -> dict[str, float | None]:
-    """Return seconds by part of the run, and mean, sd and median of an edit's."""
-    edits = [r["edit_seconds"] for r in run.records.steps if r.get("edit_seconds") is not None]
-    return {
-        **seconds,
-        "per_edit_mean": statistics.fmean(edits) if edits else None,
-        "per_edit_sd": statistics.stdev(edits) if len(edits) > 1 else None,
-        "per_edit_median": statistics.median(edits) if edits else None,
-    }
-
-
-def write_run(run: StreamRun, output: Path, model_hash: str) -> dict[str, str]:
-    """Write all files of a run but `run.json`; return their hashes."""
-    output.mkdir(parents=True, exist_ok=True)
-    write_parquet(output / "steps.parquet", run.records.steps, STEPS)
-    write_parquet(output / "probes.parquet", run.records.probes, PROBES)
-    write_parquet(output / "predictions.parquet", run.records.predictions, PREDICTIONS)
-    names = ["steps.parquet", "probes.parquet", "predictions.parquet"]
-    if run.records.latency:
-        write_parquet(output / "latency.parquet", run.records.latency, LATENCY)
-        names.append("latency.parquet")
-    names += run.editor.save(output, model_hash)
-    return {name: sha256_of(output / name) for name in names}

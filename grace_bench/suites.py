@@ -11,64 +11,65 @@ a mapping with a `name` overrides keys of that file:
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from grace_bench.config import SuiteConfig, shown, validate
+from grace_bench.config import SuiteConfig, validate
 from grace_bench.errors import ConfigError, unknown_name
+from grace_bench.plain import (
+    BAD_YAML,
+    DEEPEST,
+    LARGEST_FILE,
+    check_plain,
+    load_yaml,
+    shown,
+    shown_keys,
+)
 
 DEFAULT_SUITE = Path("config.yaml")
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
 LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
+MOST_ENTRIES = 1000
 COMMON = ("editor", "stream", "probes")
 """What `set` lays over every editor, or every experiment: `editor.steps=10`."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as everybody who writes it means it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?)$"
-    ),
-    list("-+0123456789."),
-)
-# Integers come before floats in the list of resolvers, so "3" stays an int.
 
 
 def parse_value(text: str) -> Any:
     """Parse one YAML value as it would be read from a file: "3.0", "1e-4", "[1, 2]", "true"."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"'{text}' is not a value: {_first_line(error)}.") from error
+        return load_yaml(text)
+    except BAD_YAML as error:
+        raise ConfigError(f"{shown(text)} is not a value: {_first_line(error)}.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=_Loader)
+        with open(path, "rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ConfigError(f"{path}: is larger than any suite; check the file.")
+        text = content.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); check the file.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2024-02-30
+    try:
+        content = load_yaml(text)
+    except BAD_YAML as error:
         raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); mend it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values.")
+    check_plain(content, str(path), ": ")
     return content
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join((str(error) or type(error).__name__).split())[:500]
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +91,8 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
     """Set `target["a"]["b"]` for "a.b", making mappings on the way."""
     *parents, last = dotted.split(".")
+    if len(parents) > DEEPEST:
+        raise ConfigError(f"--set {shown_keys(dotted)}: is more than {DEEPEST} levels deep.")
     for parent in parents:
         child = target.setdefault(parent, {})
         if not isinstance(child, dict):
@@ -153,6 +156,7 @@ def load_suite(
     """
     config_dir = Path(config_dir)
     if isinstance(source, Mapping):
+        check_plain(source, "config", ": ")
         raw, where = copy.deepcopy(dict(source)), "config"
         if "experiments" not in raw:
             raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
@@ -181,7 +185,7 @@ def split_override(text: str) -> tuple[str, Any]:
     """Split "editor.radius=3.0" into its key and its parsed value."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: write it as key=value, e.g. editor.radius=3.0.")
+        raise ConfigError(f"--set {text[:200]}: write it as key=value, e.g. editor.radius=3.0.")
     return key.strip(), parse_value(value)
 
 
@@ -237,8 +241,8 @@ def entry_name(entry: Any) -> str:
 
 
 def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a suite as given but for what jobs ask a cluster for, which no result depends on."""
-    kept = {key: value for key, value in raw.items() if key != "resources"}
+    """Return a suite as given but for what its jobs are, which no result depends on."""
+    kept = {key: value for key, value in raw.items() if key not in ("resources", "bundle")}
     if isinstance(kept.get("set"), list):
         kept["set"] = [line for line in kept["set"] if not str(line).startswith("resources.")]
     return kept
@@ -253,6 +257,11 @@ def _compose(
     editors = raw.get("editors")
     if not isinstance(experiments, list) or not isinstance(editors, list):
         raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
+    if max(len(experiments), len(editors)) > MOST_ENTRIES:
+        raise ConfigError(
+            f"{where}: 'experiments' and 'editors' have at most {MOST_ENTRIES} entries each; make "
+            "several suites of it."
+        )
     pairs = [entry for entry in experiments if isinstance(entry, Mapping)]
     named = {kind: [entry.get(kind) for entry in pairs] for kind in ("model", "dataset")}
     named["editor"] = editors

@@ -40,6 +40,11 @@ class TrackedQueries:
         """Return the number of queries."""
         return self._n
 
+    @property
+    def queries(self) -> Tensor:
+        """The queries, a view (n, d_in)."""
+        return self._queries[: self._n]
+
     def rebind(self, codebook: Codebook) -> None:
         """Follow another codebook; its stamps have nothing to do with the old one's."""
         self._codebook = codebook

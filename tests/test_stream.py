@@ -9,16 +9,15 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import WIDE, prepare_inputs, spec
 
-from grace_bench.baseline import run_baseline
-from grace_bench.config import DatasetConfig, ModelConfig, RunSpec, StreamConfig
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
-from grace_bench.datasets.options import DatasetOptions
+from grace_bench.config import StreamConfig
+from grace_bench.datasets.base import load_role
 from grace_bench.editors import base
 from grace_bench.errors import DataError
+from grace_bench.execution import run_stream
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
-from grace_bench.models.training import prepare_model
 from grace_bench.records import (
     EXAMPLES,
     LATENCY,
@@ -32,101 +31,8 @@ from grace_bench.records import (
     write_parquet,
 )
 from grace_bench.runs import content_hash
-from grace_bench.stream import run_stream, select_stream
+from grace_bench.stream import select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
-
-CITIES = ["Paris", "Rome", "Madrid", "Lima", "Oslo", "Cairo", "Quito", "Tokyo"]
-LANDS = ["France", "Italy", "Spain", "Peru", "Norway", "Egypt", "Ecuador", "Japan"]
-
-
-def row(role: str, number: int, text: str, label: str, fact: str) -> dict[str, str]:
-    return {"example_id": f"{role}/{number}", "fact_id": fact, "text": text, "label": label}
-
-
-class Capitals(DatasetBuilder[DatasetOptions]):
-    """Six facts to edit, two phrasings each, one more of each held out."""
-
-    name = "capitals"
-    options_class = DatasetOptions
-
-    def build(self, cache_dir=None) -> BuiltDataset:
-        pairs = list(zip(LANDS, CITIES, strict=True))
-        wrong = list(zip(LANDS, reversed(CITIES), strict=True))[:6]
-        edits = [
-            row("edits", 2 * i + j, question.format(land), city, f"new/{land}")
-            for i, (land, city) in enumerate(wrong)
-            for j, question in enumerate(("Capital of {} now?", "Name the new capital of {}."))
-        ]
-        roles = {
-            "train": [
-                row("train", i, f"What is the capital of {land}?", city, f"old/{land}")
-                for i, (land, city) in enumerate(pairs)
-            ],
-            "upstream": [
-                row("upstream", i, f"Which is the capital of {land}?", city, f"old/{land}")
-                for i, (land, city) in enumerate(pairs[:5])
-            ],
-            "edits": edits,
-            "holdout": [
-                row("holdout", i, f"The capital of {land} is now?", city, f"new/{land}")
-                for i, (land, city) in enumerate(wrong)
-            ],
-            "accurate": [
-                row("accurate", i, f"In {land}, the capital was?", city, f"old/{land}")
-                for i, (land, city) in enumerate(pairs[:3])
-            ],
-        }
-        return BuiltDataset(roles, sources=[])
-
-
-MODEL = {
-    "name": "tiny",
-    "label": "Tiny",
-    "source": {
-        "kind": "scratch",
-        "architecture": "t5",
-        "vocabulary_size": 320,
-        "shape": {
-            "d_model": 16,
-            "d_kv": 8,
-            "d_ff": 32,
-            "num_layers": 2,
-            "num_decoder_layers": 1,
-            "num_heads": 2,
-            "dropout_rate": 0.0,
-        },
-    },
-    "layer": "encoder.block.0.layer.1.DenseReluDense.wo",
-    "max_length": 48,
-    "training": {"steps": 5, "learning_rate": 1e-3, "batch_size": 4},
-}
-DATASET = {"name": "qa", "label": "QA", "task": "question_answering", "builder": "facts_qa"}
-
-
-WIDE = {"steps": 2, "radius": 30.0}
-"""Hyperparameters of GRACE under which keys answer more than their own edits."""
-
-
-def spec(editor: str = "ft", seed: int = 0, hyperparameters=None, **changes) -> RunSpec:
-    if hyperparameters is None:
-        hyperparameters = {} if editor == "unedited" else {"steps": 2}
-    settings = {
-        "suite": "s",
-        "model": MODEL,
-        "dataset": DATASET,
-        "editor": {
-            "name": editor,
-            "label": editor,
-            "editor": editor,
-            "hyperparameters": hyperparameters,
-        },
-        "seed": seed,
-        "stream": {"facts": 3},
-        "probes": {"every": 4, "batch_size": 8},
-        "compute": {"device": "cpu"},
-        **changes,
-    }
-    return RunSpec.model_validate(settings)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,19 +46,7 @@ def _short_answers():
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Folders of data, model and baseline."""
-    folder = tmp_path_factory.mktemp("prepared")
-    data, model, baseline = (folder / name for name in ("data", "model", "baseline"))
-    prepare(Capitals(DatasetOptions()), data, task="question_answering", config={})
-    one = spec()
-    prepare_model(
-        ModelConfig.model_validate(MODEL),
-        DatasetConfig.model_validate(DATASET),
-        data,
-        model,
-        one.compute,
-    )
-    run_baseline(one, data, model, baseline)
-    return data, model, baseline
+    return prepare_inputs(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from grace_bench.checked import check_record, read_record
 from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
-from grace_bench.errors import ConfigError, DataError
+from grace_bench.errors import ConfigError, DataError, ResultError
 from grace_bench.records import (
     EXAMPLES,
     ROLES,
     atomic_path,
+    describe_os_error,
     read_parquet,
     sha256_of,
     write_json,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound=DatasetOptions)
 Row = dict[str, Any]
 
+MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 
 logger = logging.getLogger(__name__)
@@ -100,6 +103,7 @@ def prepare(
     Raises:
         ConfigError: the task does not fit the builder.
         DataError: a source is unfit, or a row breaks one of the checks.
+        ResultError: the folder cannot be written or the disk is full.
     """
     folder = Path(folder)
     if builder.tasks and task not in builder.tasks:
@@ -113,8 +117,11 @@ def prepare(
         raise DataError(f"{builder.name}: the builder makes unknown roles {unknown}.")
     check_roles(builder.name, roles, built.labels)
 
-    manifest_path = folder / "manifest.json"
-    manifest_path.unlink(missing_ok=True)
+    manifest_path = folder / MANIFEST
+    try:
+        manifest_path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(describe_os_error(manifest_path, error)) from error
     files = {}
     for role in ROLES:
         path = folder / f"{role}.parquet"
@@ -154,6 +161,26 @@ def _log_counts(manifest: Mapping[str, Any]) -> None:
             level = logging.INFO if role in ("upstream", "accurate") else logging.WARNING
             message = "%s: %d of %d rows of %s are also read in train, label and all"
             logger.log(level, message, name, count, roles[role]["rows"], role)
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Return the manifest of a prepared data set; at least its `data_hash` and `labels` are right.
+
+    Raises:
+        DataError: it is missing, damaged, or no manifest.
+    """
+    path = Path(folder) / MANIFEST
+    manifest = read_record(path, format=int, data_hash=str, roles=dict, labels=(list, type(None)))
+    if manifest["format"] != MANIFEST_FORMAT:
+        raise DataError(
+            f"{path}: written in format {manifest['format']}, this version reads "
+            f"{MANIFEST_FORMAT}; prepare the data set again."
+        )
+    if not all(isinstance(label, str) for label in manifest.get("labels") or ()):
+        raise DataError(f"{path}: 'labels' must be texts; prepare the data set again.")
+    for role, entry in manifest["roles"].items():
+        check_record(f"{path}: roles.{role}", entry, file=str, rows=int, facts=int, sha256=str)
+    return manifest
 
 
 def load_role(folder: Path | str, role: str) -> list[Row]:

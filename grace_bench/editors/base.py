@@ -150,6 +150,13 @@ class Editor(ABC):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the state of another editor of the same kind, layer and model."""
 
+    def resume_state(self) -> dict[str, Tensor]:
+        """Return what a run that is interrupted needs beyond `state_dict` to go on bit for bit."""
+        return {}
+
+    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take over `resume_state`, after `load_state_dict`."""
+
     @abstractmethod
     def remove(self) -> None:
         """Give the model back as it was before the first edit, bit for bit."""

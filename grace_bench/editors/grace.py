@@ -320,6 +320,34 @@ class GraceEditor(AdapterEditor):
         """Take over another codebook for the same layer."""
         self.codebook = codebook_from_state(state)
 
+    def resume_state(self) -> dict[str, Tensor]:
+        """Return the stamps of the values, and the values that were trained ahead."""
+        steps = sorted(self._prepared)
+        ahead = [self._prepared[step] for step in steps]
+        losses = [torch.tensor(one.losses, dtype=torch.float64) for one in ahead]
+        return {
+            "stamps": self.codebook.stamps.clone(),
+            "last_stamp": torch.tensor(self.codebook.last_stamp),
+            "prepared_steps": torch.tensor(steps, dtype=torch.int64),
+            "prepared_values": torch.stack([one.value for one in ahead])
+            if ahead
+            else torch.empty(0, self.dims.d_out),
+            "prepared_lengths": torch.tensor([len(one) for one in losses], dtype=torch.int64),
+            "prepared_losses": torch.cat(losses) if losses else torch.empty(0, dtype=torch.float64),
+        }
+
+    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over stamps and values trained ahead."""
+        self.codebook.restore_stamps(state["stamps"], int(state["last_stamp"]))
+        losses = state["prepared_losses"].split(state["prepared_lengths"].tolist())
+        values = state["prepared_values"].to(self.codebook.values.device)
+        self._prepared = {
+            step: Prepared(value, told.tolist())
+            for step, value, told in zip(
+                state["prepared_steps"].tolist(), values, losses, strict=True
+            )
+        }
+
     def save(self, folder: Path, model_hash: str) -> list[str]:
         """Write the codebook for machines (safetensors) and for people (Parquet)."""
         save_codebook(

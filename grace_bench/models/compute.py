@@ -43,6 +43,22 @@ def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.Abstrac
     return torch.autocast(device.type, dtype=getattr(torch, compute.precision))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that device or machine have no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    told = str(error).lower()  # the CPU's allocator and some kernels raise a plain RuntimeError
+    return isinstance(error, RuntimeError) and any(
+        sign in told for sign in ("out of memory", "can't allocate memory", "alloc_failed")
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what PyTorch keeps of freed tensors."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device is done, so that a clock read next tells the truth."""
     if device.type == "cuda":

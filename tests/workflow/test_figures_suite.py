@@ -60,6 +60,7 @@ def tiny_suite(repository: Path, folder: Path) -> Path:
         also_grace,
         ft,
     ]
+    suite["bundle"] = 5
     inputs = write_inputs(folder / "inputs")
     lines = inputs.overrides("gpt2-xl-grace", "zsre-released", "hallucination")
     source = json.dumps({"kind": "folder", "id": str(inputs.model("t5"))})

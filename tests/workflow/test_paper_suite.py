@@ -27,6 +27,9 @@ pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
 
 EDITORS = {"unedited", "ft", "ft_ewc", "ft_retrain", "mend", "defer", "memory"}
 EDITORS |= {"grace", "grace-released"}
+BUNDLE = 10
+"""Runs of a job: all of one model, which is loaded once for them."""
+
 SMALLER = [
     "seeds=[0]",
     "stream.max_edits=5",
@@ -76,7 +79,7 @@ def finished(repository, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("paper")
     names = ("t5-small-ssm-nq", "scotus-bert", "gpt2-xl-grace", "zsre", "scotus", "hallucination")
     lines = write_inputs(folder / "inputs").overrides(*names) + SMALLER
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({"set": lines}))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({"set": lines, "bundle": BUNDLE}))
     done = snakemake(repository, folder, str(folder / "tiny.yaml"), "--cores", "2")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
@@ -151,11 +154,30 @@ def test_figures_and_pages_are_made(finished):
     assert not list(results.rglob("*.tmp"))
 
 
+def test_one_more_run_in_a_bundle_leaves_the_others_as_they_are(repository, finished):
+    """Its bundle is made again, but only to do that run."""
+    lines = yaml.safe_load((finished / "tiny.yaml").read_text())["set"]
+    lines = ["editors.ft.steps=3" if line == "editors.ft.steps=2" else line for line in lines]
+    changed = finished / "changed.yaml"
+    changed.write_text(yaml.safe_dump({"set": lines, "bundle": BUNDLE}))
+    jobs = planned_jobs(snakemake(repository, finished, str(changed), "--dry-run"))
+    assert jobs["edit"] == 3  # ft on three tasks
+    assert jobs["edit_bundle"] == 3
+    assert jobs.keys().isdisjoint({"prepare_data", "prepare_model", "baseline", "prepare_editor"})
+
+
 def test_what_jobs_ask_a_cluster_for_makes_nothing_again(repository, finished):
     lines = yaml.safe_load((finished / "tiny.yaml").read_text())["set"]
     more = finished / "more.yaml"
+    resources = {"edit": {"gpu": 4}}
     more.write_text(
-        yaml.safe_dump({"set": [*lines, "resources.edit.gpu=2"], "resources": {"edit": {"gpu": 4}}})
+        yaml.safe_dump(
+            {
+                "set": [*lines, "resources.edit.gpu=2"],
+                "resources": resources,
+                "bundle": BUNDLE,
+            }
+        )
     )
     done = snakemake(repository, finished, str(more), "--dry-run")
     assert planned_jobs(done) == {}

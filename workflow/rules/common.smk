@@ -12,16 +12,23 @@ sys.path.insert(0, workflow.basedir)
 from grace_bench import pipeline
 from grace_bench.suites import load_suite, without_resources
 from grace_bench.errors import GraceBenchError
-from grace_bench.runs import RUN_FILES, expand as expand_runs
+from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
 
 # Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# Slurm sends TERM to all processes of a job at once. The shell must outlive the python that then
+# writes its checkpoint: with the shell gone, the job is over and python is killed.
+shell.prefix(
+    "trap : TERM; "
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 CONFIG_DIR = Path(workflow.basedir) / "config"
 
 try:
     SUITE = load_suite(dict(config), CONFIG_DIR)
     RUNS = {run.id: run for run in expand_runs(SUITE)}
+    BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}
+    BUNDLE_OF = {run.id: name for name, runs in BUNDLES.items() for run in runs}
 except GraceBenchError as error:
     raise WorkflowError(str(error))
 
@@ -30,6 +37,7 @@ DATA = f"{RESULTS}/data/{{dataset}}"
 MODEL = f"{RESULTS}/models/{{model}}-{{dataset}}"
 BASELINE = f"{RESULTS}/baselines/{{model}}-{{dataset}}"
 ASSETS = f"{RESULTS}/assets/{{model}}-{{dataset}}/{{assets}}"
+BUNDLE = f"{RESULTS}/bundles/{{model}}/{{dataset}}/{{bundle}}.json"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 THREADS = SUITE.compute.threads
@@ -51,6 +59,7 @@ wildcard_constraints:
     variant="[^/]+",
     assets="[^/]+",
     seed=r"\d+",
+    bundle=r"\d+",
 
 
 def asks(rule, resource):
@@ -72,6 +81,36 @@ def run_files(wildcards):
 def run_of(wildcards):
     """Return the run that the wildcards name."""
     return RUNS["{model}/{dataset}/{editor}/{variant}/seed-{seed}".format(**wildcards)]
+
+
+def runs_of_bundle(wildcards):
+    """Return the runs of the bundle that the wildcards name."""
+    return BUNDLES["{model}/{dataset}/{bundle}".format(**wildcards)]
+
+
+def bundle_specs(wildcards):
+    """Return the JSON text of the settings of a bundle's runs."""
+    return pipeline.bundle_json(runs_of_bundle(wildcards))
+
+
+def bundle_assets(wildcards):
+    """Return the records of what the editors of a bundle's runs need."""
+    folders = {run.assets_folder for run in runs_of_bundle(wildcards)}
+    return sorted(f"{folder}/assets.json" for folder in folders - {None})
+
+
+def bundle_runtime(wildcards, attempt):
+    """Return the minutes that a bundle asks for: those of all its runs."""
+    runs = len(runs_of_bundle(wildcards))
+    return SUITE.resources.amount("edit", "runtime", wildcards.model, attempt, runs)
+
+
+def bundle_of_run(wildcards):
+    """Return the record of the bundle that does the run, if runs are bundled."""
+    name = BUNDLE_OF[
+        "{model}/{dataset}/{editor}/{variant}/seed-{seed}".format(**wildcards)
+    ]
+    return f"{RESULTS}/bundles/{name}.json"
 
 
 def run_spec(wildcards):

@@ -25,32 +25,84 @@ rule prepare_editor:
         "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
 
 
-rule edit:
-    """Do one run: feed the stream of edits to one editor on one model."""
-    input:
-        roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
-        manifest=f"{DATA}/manifest.json",
-        training=f"{MODEL}/training.json",
-        weights=f"{MODEL}/model.safetensors",
-        baseline=f"{BASELINE}/baseline.json",
-        assets=run_assets,
-    output:
-        steps=f"{RUN}/steps.parquet",
-        probes=f"{RUN}/probes.parquet",
-        predictions=f"{RUN}/predictions.parquet",
-        run=f"{RUN}/run.json",
-    log:
-        f"{RUN}/run.log",
-    conda:
-        "../../environment.yml"
-    threads: THREADS
-    resources:
-        gpu=asks("edit", "gpu"),
-        mem_mb=asks("edit", "mem_mb"),
-        runtime=asks("edit", "runtime"),
-    params:
-        spec=run_spec,
-    message:
-        "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
-    shell:
-        "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"
+if SUITE.bundle == 1:
+
+    rule edit:
+        """Do one run: feed the stream of edits to one editor on one model."""
+        input:
+            roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
+            manifest=f"{DATA}/manifest.json",
+            training=f"{MODEL}/training.json",
+            weights=f"{MODEL}/model.safetensors",
+            baseline=f"{BASELINE}/baseline.json",
+            assets=run_assets,
+        output:
+            steps=f"{RUN}/steps.parquet",
+            probes=f"{RUN}/probes.parquet",
+            predictions=f"{RUN}/predictions.parquet",
+            run=f"{RUN}/run.json",
+        log:
+            f"{RUN}/run.log",
+        conda:
+            "../../environment.yml"
+        threads: THREADS
+        resources:
+            gpu=asks("edit", "gpu"),
+            mem_mb=asks("edit", "mem_mb"),
+            runtime=asks("edit", "runtime"),
+        params:
+            spec=run_spec,
+        message:
+            "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
+        shell:
+            "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"
+
+else:
+
+    rule edit_bundle:
+        """Do several runs of one model on one data set, one after the other, in one process."""
+        input:
+            roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
+            manifest=f"{DATA}/manifest.json",
+            training=f"{MODEL}/training.json",
+            weights=f"{MODEL}/model.safetensors",
+            baseline=f"{BASELINE}/baseline.json",
+            assets=bundle_assets,
+        output:
+            BUNDLE,
+        log:
+            f"{RESULTS}/logs/edit_bundle/{{model}}/{{dataset}}/{{bundle}}.log",
+        conda:
+            "../../environment.yml"
+        threads: THREADS
+        resources:
+            gpu=asks("edit", "gpu"),
+            mem_mb=asks("edit", "mem_mb"),
+            runtime=bundle_runtime,
+        params:
+            specs=bundle_specs,
+        message:
+            "runs of {wildcards.model} on {wildcards.dataset}, bundle {wildcards.bundle}"
+        shell:
+            "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} > {log} 2>&1"
+
+    rule edit:
+        """Take one run out of its bundle: Snakemake wants to see its files come one by one."""
+        input:
+            # Ancient: a bundle that got one run more leaves the others as they are.
+            bundle=ancient(bundle_of_run),
+        output:
+            steps=f"{RUN}/steps.parquet",
+            probes=f"{RUN}/probes.parquet",
+            predictions=f"{RUN}/predictions.parquet",
+            run=f"{RUN}/run.json",
+        localrule: True
+        conda:
+            "../../environment.yml"
+        threads: 1
+        params:
+            spec=run_spec,
+            folder=subpath(output.run, parent=True),
+        shell:
+            "cp -lf {params.folder:q}/kept/* {params.folder:q}/ 2> /dev/null"
+            " || cp -pf {params.folder:q}/kept/* {params.folder:q}/"

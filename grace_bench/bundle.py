@@ -1,0 +1,132 @@
+"""Several runs of one model on one data set in one process: the model is loaded once.
+
+    record = run_bundle(runs, baseline_folder)
+
+Each run writes its own folder, has its own log, its own checkpoints and its own failure, and comes
+out as it would alone. What is finished is also kept, as links, in `<run folder>/kept/`: Snakemake
+removes what it is about to make again, and a bundle that was interrupted, or that got one run more,
+does not do the others again. To have a run done again, remove its folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.errors import GraceBenchError, Interrupted, ResultError
+from grace_bench.execution import Saving, do_run, finished_record
+from grace_bench.models.compute import set_up
+from grace_bench.models.loading import load_model
+from grace_bench.records import describe_os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from grace_bench.models.loading import LoadedModel
+    from grace_bench.runs import Run
+
+logger = logging.getLogger(__name__)
+
+KEPT = "kept"
+LOG = "run.log"
+
+
+def run_bundle(
+    runs: Sequence[Run], baseline_folder: Path, saving: Saving | None = None
+) -> dict[str, Any]:
+    """Do all runs that are not done yet, one after the other; return the bundle's record.
+
+    A run that its user must mend (a wrong layer, say) does not keep the others from being done.
+
+    Args:
+        runs: of one model on one data set.
+        baseline_folder: of their unedited predictions.
+        saving: how often a run writes a checkpoint.
+
+    Raises:
+        GraceBenchError: runs could not be done; the first one's error, once the others are done.
+        ResultError: the machine is in trouble; no further run was tried.
+        Interrupted: SIGTERM came; called again, what is finished stays.
+    """
+    started = time.perf_counter()
+    loaded: LoadedModel | None = None
+    done: list[str] = []
+    problem: GraceBenchError | None = None
+    spec = runs[0].spec
+    for run in runs:
+        if take_over(run):
+            logger.info("%s is done already.", run.id)
+            continue
+        with logged(run.folder / LOG):
+            try:
+                if loaded is None:
+                    loaded = load_model(run.model_folder, spec.dataset.task, set_up(spec.compute))
+                record = do_run(run, baseline_folder, saving, loaded)
+            except (Interrupted, ResultError):
+                raise
+            except GraceBenchError as error:
+                logger.error("error: %s", error)
+                problem, loaded = problem or error, None
+                continue
+        if record["status"] != "complete":
+            loaded = None  # whatever the editor left of it
+        done.append(run.id)
+        link_files(run.folder, run.folder / KEPT, record)
+    if problem is not None:
+        raise problem
+    return {
+        "format": "grace-bench bundle",
+        "version": 1,
+        "runs": [run.id for run in runs],
+        "done_now": done,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def take_over(run: Run) -> bool:
+    """Say whether a run is done, by this bundle before or by a job of its own; put its files back.
+
+    Snakemake removes those of the first kind before it takes the run out of the bundle.
+    """
+    kept = run.folder / KEPT
+    if (found := finished_record(run, kept)) is not None:
+        link_files(kept, run.folder, found)
+    elif (found := finished_record(run, run.folder)) is not None:
+        link_files(run.folder, kept, found)
+    return found is not None
+
+
+def link_files(source: Path, target: Path, record: dict[str, Any]) -> None:
+    """Put a finished run's files into another folder of its file system, `run.json` last."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (*record["files"], "run.json"):
+            temporary = target / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                os.link(source / name, temporary)
+            except OSError:  # some file systems have no links
+                shutil.copy2(source / name, temporary)
+            os.replace(temporary, target / name)
+            temporary.unlink(missing_ok=True)  # two links to one file: nothing was renamed
+    except OSError as error:
+        raise ResultError(describe_os_error(target, error)) from error
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Write what is logged in the block to a run's own log, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

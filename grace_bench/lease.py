@@ -1,0 +1,225 @@
+"""A lease on a piece of work, so that two processes never do the same work at once.
+
+    with Lease(folder) as lease:      # waits while another process holds it
+        ...
+        lease.tell(step=3, steps=100)
+        lease.check()                 # raises once another process has taken the work over
+
+After Snakemake was killed, its jobs run on; started again, it submits them a second time. The lease
+is a file, `lease.json`, that its holder renews every few seconds and that tells how far the work
+is. A lease that was not renewed for a minute is that of a dead process, and is taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from grace_bench.errors import ResultError
+from grace_bench.records import describe_os_error
+
+logger = logging.getLogger(__name__)
+
+LEASE = "lease.json"
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 60.0
+POLL_SECONDS = 2.0
+
+
+class Lease:
+    """The right to do the work of one folder, held while the block lasts.
+
+    Args:
+        folder: of the work; made if it isn't there.
+        wait_minutes: how long to wait for another process that holds it.
+
+    Attributes:
+        waited: whether another process held it meanwhile; it may have done the work.
+    """
+
+    def __init__(self, folder: Path, wait_minutes: float = 24 * 60) -> None:
+        self.path = folder / LEASE
+        self.wait_minutes = wait_minutes
+        self.waited = False
+        self._token = uuid.uuid4().hex
+        self._content: dict[str, Any] = {
+            "format": "grace-bench lease",
+            "version": 1,
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": identity(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "state": "preparing",
+        }
+        self._began = time.monotonic()
+        self._lost = False
+        self._done = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_for_ever, daemon=True)
+
+    def __enter__(self) -> Lease:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise ResultError(describe_os_error(self.path, error)) from error
+        self._renewer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._renewer.join()
+        if self._is_mine():
+            with suppress(OSError):
+                self.path.unlink()
+
+    def tell(self, **what: Any) -> None:
+        """Say how far the work is; it stands in the file from the next renewal on."""
+        self._content |= what
+
+    def check(self) -> None:
+        """Raise ResultError if another process holds the lease now."""
+        if self._lost:
+            raise ResultError(
+                f"{self.path.parent}: this process did not renew its lease for a minute, and "
+                "another one has taken the work over; leave it to that one."
+            )
+
+    def _acquire(self) -> None:
+        until = time.monotonic() + 60 * self.wait_minutes
+        told = False
+        while not self._create():
+            holder = read_lease(self.path)
+            if self._is_dead(holder):
+                self._remove(holder)
+                continue
+            self.waited = True
+            if not told:
+                logger.warning("%s: %s does this already; waiting.", self.path, describe(holder))
+                told = True
+            if time.monotonic() > until:
+                raise ResultError(
+                    f"{self.path}: {describe(holder)} has done this for more than "
+                    f"{self.wait_minutes:g} minutes; end that process, or wait, and run again."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _create(self) -> bool:
+        """Put the file there, unless there is one: a link is made whole or not at all."""
+        temporary = self._write()
+        try:
+            os.link(temporary, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def _write(self) -> Path:
+        temporary = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
+        content = {**self._content, "seconds": round(time.monotonic() - self._began, 1)}
+        temporary.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+        return temporary
+
+    def _is_dead(self, holder: dict[str, Any] | None) -> bool:
+        age = heartbeat_age(self.path)
+        if age is None:
+            return False  # gone meanwhile: the next attempt will tell
+        return age > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
+
+    def _remove(self, holder: dict[str, Any] | None) -> None:
+        """Take a dead process's lease away; of several that try, one succeeds."""
+        aside = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
+        with suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            if _token(read_lease(aside)) == _token(holder):
+                logger.warning("%s: %s is gone; going on.", self.path, describe(holder))
+            else:  # not the dead one's: somebody was quicker
+                with suppress(FileExistsError):
+                    os.link(aside, self.path)
+            aside.unlink()
+
+    def _is_mine(self) -> bool:
+        return _token(read_lease(self.path)) == self._token
+
+    def _renew_for_ever(self) -> None:
+        while not self._lost and not self._done.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):  # a full disk: the next time may do
+                if self._is_mine():
+                    os.replace(self._write(), self.path)
+                else:
+                    self._lost = not self._create()
+
+
+def read_lease(path: Path) -> dict[str, Any] | None:
+    """Return what a lease says; None if it is gone, unreadable or no lease."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def heartbeat_age(path: Path) -> float | None:
+    """Return the seconds since a lease was renewed, by the clock of its file system; None: gone."""
+    probe = path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def describe(holder: dict[str, Any] | None) -> str:
+    """Return who holds a lease, for a sentence."""
+    if holder is None:
+        return "another process"
+    job = f" (job {holder['job']})" if holder.get("job") else ""
+    return f"process {holder.get('pid')} on {holder.get('host')}{job}"
+
+
+def has_ended(holder: dict[str, Any]) -> bool:
+    """Say whether the process is known to be gone: it was of this machine, since its last start."""
+    told = holder.get("process")
+    if not isinstance(told, str) or not isinstance(holder.get("pid"), int):
+        return False
+    machine = machine_identity()
+    return machine is not None and told.startswith(machine) and told != identity(holder["pid"])
+
+
+def identity(pid: int) -> str | None:
+    """Return what no other process has: machine, its start, pid and the process's own start."""
+    machine = machine_identity()
+    if machine is None:
+        return None
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return f"{machine} {pid} {status.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return None
+
+
+def machine_identity() -> str | None:
+    """Return what no other machine has, nor this one after a restart; None where it doesn't tell.
+
+    Containers count as machines: each has process numbers of its own.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _token(lease: dict[str, Any] | None) -> Any:
+    return None if lease is None else lease.get("token")

@@ -1,0 +1,415 @@
+"""Runs that are killed at any moment, stopped, or fail: what they leave, and how they go on.
+
+Processes are forked, not started, so that fifty of them cost no fifty imports. A moment is a call
+of one of grace-bench's functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import prepare_inputs, spec
+
+from grace_bench import checkpoints, evaluation, execution, records, stream
+from grace_bench.assets import make_assets
+from grace_bench.editors.finetune import FinetuneEditor
+from grace_bench.editors.grace import GraceEditor
+from grace_bench.errors import Interrupted, ResultError
+from grace_bench.execution import CHECKPOINTS, Saving, run_stream
+from grace_bench.lease import Lease
+from grace_bench.pipeline import checked_spec
+from grace_bench.records import read_json, read_parquet
+from grace_bench.tasks.question_answering import QuestionAnswering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+EVERY_STEP = Saving(minutes=0, steps=1)
+EDITORS = {
+    "grace": {"steps": 3, "radius": 30.0},
+    "ft": {"steps": 2},
+    "ft_ewc": {"steps": 2},
+    "ft_retrain": {"steps": 2, "retrain_every": 2},
+    "defer": {"steps": 2},
+    "memory": {"steps": 2},
+    "mend": {
+        "training_steps": 2,
+        "accumulate": 2,
+        "check_every": 1,
+        "checks": 2,
+        "held_out": 0.4,
+        "normalise_over": 4,
+        "rank": 4,
+    },
+}
+PROBES = {"every": 2, "batch_size": 8}
+KILLS = 50
+PLACES = (stream, evaluation, checkpoints, records, execution)
+"""Modules whose calls are the moments."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_answers():
+    """An untrained model never stops by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Folders of data, model and baseline, and by editor of what it needs before a run."""
+    folder = tmp_path_factory.mktemp("prepared")
+    data, model, baseline = prepare_inputs(folder)
+    mend = checked_spec(spec_of("mend").model_dump(mode="json"), "spec")
+    make_assets(mend, data, model, folder / "mend")
+    return {e: (data, model, baseline, folder / e if e == "mend" else None) for e in EDITORS}
+
+
+def run_alone(editor: str, prepared, folder: Path, **options) -> dict:
+    *inputs, assets = prepared[editor]
+    return run_stream(spec_of(editor), *inputs, folder, assets, **options)
+
+
+def spec_of(editor: str):
+    return spec(editor, hyperparameters=EDITORS[editor], probes=PROBES)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """What a run gives that nobody disturbs, by editor."""
+    known: dict[str, dict] = {}
+    for editor in EDITORS:
+        folder = tmp_path_factory.mktemp(editor)
+        run_alone(editor, prepared, folder)
+        known[editor] = result_of(folder)
+    return known
+
+
+def result_of(folder: Path) -> dict:
+    """Return all of a run's results that are not times: bytes of files, and rows."""
+    record = read_json(folder / "run.json")
+    assert not (folder / CHECKPOINTS).exists()
+    names = [n for n in record["files"] if n != "steps.parquet"]
+    steps = read_parquet(folder / "steps.parquet").drop_columns("edit_seconds").to_pylist()
+    return {
+        "bytes": {name: (folder / name).read_bytes() for name in sorted(names)},
+        "steps": steps,
+        "counts": record["counts"],
+        "status": record["status"],
+    }
+
+
+def count_calls(module: ModuleType, count: Callable[[], None]) -> None:
+    """Let every call of a function that the module defines be counted, wherever it is called."""
+
+    def counted(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            count()
+            return function(*args, **kwargs)
+
+        return call
+
+    classes = [c for c in vars(module).values() if isinstance(c, type)]
+    for owner in [c for c in classes if c.__module__ == module.__name__]:
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, FunctionType):
+                setattr(owner, name, counted(value))
+    functions = [f for f in vars(module).values() if isinstance(f, FunctionType)]
+    for function in [f for f in functions if f.__module__ == module.__name__]:
+        wrapped = counted(function)
+        for other in [m for n, m in sys.modules.items() if n.startswith("grace_bench")]:
+            for name in [n for n, v in vars(other).items() if v is function]:
+                setattr(other, name, wrapped)
+
+
+def in_child(
+    work: Callable[[], None],
+    place: ModuleType | None = None,
+    at: int | None = None,
+    number: int = signal.SIGKILL,
+) -> tuple[int, Counter]:
+    """Do the work in a forked process that sends itself a signal at one call of a module.
+
+    Returns:
+        How it ended (the exit code, or minus the signal), and how many calls each module had.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code, calls = 1, Counter()
+
+        def count(module: ModuleType) -> None:
+            calls[module.__name__] += 1
+            if module is place and calls[module.__name__] == at:
+                os.kill(os.getpid(), number)
+
+        try:
+            for module in PLACES:
+                count_calls(module, functools.partial(count, module))
+            work()
+            code = 0
+        except Interrupted as error:
+            code = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os.write(writer, json.dumps(calls).encode())
+            os._exit(code)
+    os.close(writer)
+    told = os.read(reader, 4096).decode()
+    os.close(reader)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Counter(json.loads(told or "{}"))
+
+
+def do(editor: str, prepared, folder: Path) -> None:
+    with Lease(folder) as lease:
+        run_alone(editor, prepared, folder, saving=EVERY_STEP, lease=lease)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
+def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
+    prepared, undisturbed, tmp_path, number, ends
+):
+    """Each is killed again and again: during edits, evaluations, checkpoints, the last writes."""
+    generator = random.Random(f"{number}")
+    editors = itertools.cycle(["grace", *reversed(EDITORS)])
+    kills, restarts, met = 0, 0, Counter()
+    calls: dict[str, Counter] = {}
+    while kills < KILLS:
+        editor, folder = next(editors), tmp_path / f"run-{kills}"
+        if editor not in calls:
+            code, calls[editor] = in_child(lambda e=editor: do(e, prepared, tmp_path / e))
+            assert code == 0
+        code = None
+        while code != 0:
+            place = generator.choice(PLACES)
+            at = generator.randint(1, calls[editor][place.__name__]) if kills < KILLS else None
+            code, _ = in_child(lambda e=editor, f=folder: do(e, prepared, f), place, at, number)
+            if code != 0:
+                assert code in ends
+                kills, met = kills + 1, met + Counter([place.__name__])
+        assert result_of(folder) == undisturbed[editor], editor
+        restarts += len(read_json(folder / "run.json")["restarts"])
+    print(f"{kills} kills by signal {number}, {restarts} restarts; met: {dict(met)}")
+    assert kills == KILLS
+    assert restarts > KILLS / 3
+    assert set(met) == {module.__name__ for module in PLACES}
+
+
+def test_a_stopped_run_says_where_it_stopped(prepared, tmp_path):
+    """SIGTERM ends the step, leaves a checkpoint, and the sentence names the step."""
+    steps = 0
+
+    class Stop(Lease):
+        def check(self):
+            nonlocal steps
+            steps += 1
+            if steps == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop(tmp_path) as lease, pytest.raises(Interrupted, match="after step 2 of 6"):
+        run_alone("grace", prepared, tmp_path, lease=lease)
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["00000002"]
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    prepared, undisturbed, tmp_path, caplog
+):
+    code, _ = in_child(lambda: stop_after(4, prepared, tmp_path))
+    assert code == 143
+    newest = tmp_path / CHECKPOINTS / "00000004" / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    with caplog.at_level("WARNING"):
+        run_alone("grace", prepared, tmp_path)
+    assert "changed since it was written. It is set aside as 00000004.unusable" in caplog.text
+    assert read_json(tmp_path / "run.json")["restarts"] == [3]
+    assert result_of(tmp_path) == undisturbed["grace"]
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(prepared, tmp_path, undisturbed):
+    in_child(lambda: stop_after(4, prepared, tmp_path))
+    other = spec("grace", hyperparameters={**EDITORS["grace"], "steps": 2}, probes=PROBES)
+    assert run_stream(other, *prepared["grace"][:3], tmp_path)["restarts"] == []
+
+
+def stop_after(step: int, prepared, folder: Path) -> None:
+    class Stop(Lease):
+        def check(self):
+            if self._content.get("step") == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with Stop(folder) as lease:
+        run_alone("grace", prepared, folder, saving=EVERY_STEP, lease=lease)
+
+
+def test_what_was_trained_ahead_is_not_lost(prepared, undisturbed, tmp_path):
+    """Values are trained in batches before their edits; the interruption falls between them."""
+    in_child(lambda: stop_after(2, prepared, tmp_path))
+    tensors = load_file(tmp_path / CHECKPOINTS / "00000002" / "tensors.safetensors")
+    assert len(tensors["resume.prepared_steps"]) > 0
+    run_alone("grace", prepared, tmp_path)
+    assert result_of(tmp_path) == undisturbed["grace"]
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(prepared, undisturbed, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise ResultError("the disk is full")
+
+    monkeypatch.setattr(execution.Checkpoints, "write", full)
+    run_alone("grace", prepared, tmp_path, saving=EVERY_STEP)
+    assert result_of(tmp_path) == undisturbed["grace"]
+
+
+def test_checkpoints_take_no_more_than_their_share_of_the_time(prepared, tmp_path, monkeypatch):
+    """One that takes long makes the pause before the next one long."""
+    written = []
+
+    def slow(self, number, *_args):
+        written.append(number)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(execution.Checkpoints, "write", slow)
+    run_alone("grace", prepared, tmp_path, saving=Saving(minutes=1e-6))
+    assert written == [1]  # 0.2 s may be spent every 10 s
+
+
+@pytest.mark.parametrize("editor", ["grace", "ft"])
+def test_an_editor_that_raises_fails_its_run_and_keeps_the_steps_before(
+    prepared, undisturbed, tmp_path, monkeypatch, editor
+):
+    kind = GraceEditor if editor == "grace" else FinetuneEditor
+    plain = kind.edit
+
+    def edit(self, batch):
+        if batch.step == 3:
+            raise KeyError("no such thing")
+        return plain(self, batch)
+
+    monkeypatch.setattr(kind, "edit", edit)
+    record = run_alone(editor, prepared, tmp_path)
+    assert record["status"] == "failed"
+    assert record["failure"] == {
+        "kind": "error",
+        "step": 3,
+        "example_id": record["failure"]["example_id"],
+        "type": "KeyError",
+        "message": "'no such thing'",
+    }
+    found = result_of(tmp_path)
+    assert found["steps"] == undisturbed[editor]["steps"][:2]
+    assert set(found["bytes"]) == {"predictions.parquet", "probes.parquet"}
+    assert read_json(tmp_path / "run.json")["counts"]["edits"] == 2
+
+
+def test_numbers_that_are_not_finite_fail_a_run(prepared, tmp_path, monkeypatch):
+    plain = FinetuneEditor.edit
+
+    def edit(self, batch):
+        result = plain(self, batch)
+        if batch.step == 2:
+            self.weight.data[0, 0] = torch.nan
+        return result
+
+    monkeypatch.setattr(FinetuneEditor, "edit", edit)
+    failure = run_alone("ft", prepared, tmp_path)["failure"]
+    assert (failure["kind"], failure["step"]) == ("diverged", 2)
+    assert "not finite" in failure["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError("no"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+)
+def test_no_memory_for_an_edit_fails_a_run(prepared, tmp_path, monkeypatch, error):
+    def edit(self, batch):
+        raise error
+
+    monkeypatch.setattr(FinetuneEditor, "edit", edit)
+    failure = run_alone("ft", prepared, tmp_path)["failure"]
+    assert (failure["kind"], failure["step"]) == ("out_of_memory", 1)
+
+
+def test_no_memory_for_an_evaluation_makes_its_batches_smaller(
+    prepared, undisturbed, tmp_path, monkeypatch
+):
+    plain, sizes = evaluation.predict_all, []
+
+    def predict_all(model, task, examples, batch_size, *rest):
+        sizes.append(batch_size)
+        if min(batch_size, len(examples)) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(model, task, examples, batch_size, *rest)
+
+    monkeypatch.setattr(evaluation, "predict_all", predict_all)
+    record = run_alone("ft", prepared, tmp_path)
+    assert (sizes[0], sizes[-1], record["evaluation_batch"]) == (8, 2, 2)
+    assert record["status"] == "complete"
+    found, expected = result_of(tmp_path), undisturbed["ft"]
+    assert [s["es"] for s in found["steps"]] == [s["es"] for s in expected["steps"]]
+
+
+def test_no_memory_for_edits_in_a_batch_makes_them_one_by_one(prepared, tmp_path, monkeypatch):
+    plain = GraceEditor.prepare
+
+    def prepare(self, inputs, steps):
+        if len(steps) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        plain(self, inputs, steps)
+
+    monkeypatch.setattr(GraceEditor, "prepare", prepare)
+    record = run_alone("grace", prepared, tmp_path)
+    assert record["status"] == "complete"
+    assert record["counts"]["edits"] == 6
+
+
+def test_the_lease_says_how_far_a_run_is(prepared, tmp_path, monkeypatch):
+    told = []
+
+    class Told(Lease):
+        def tell(self, **what):
+            super().tell(**what)
+            told.append(what)
+
+    with Told(tmp_path) as lease:
+        run_alone("grace", prepared, tmp_path, lease=lease)
+    assert [what["step"] for what in told] == [0, 1, 2, 3, 4, 5, 6]
+    assert {what["steps"] for what in told} == {6}
+    assert told[-1]["seconds_left"] == 0
+
+
+def test_a_run_that_lost_its_lease_writes_no_result(prepared, tmp_path):
+    class Lost(Lease):
+        def check(self):
+            if self._content.get("step") == 3:
+                raise ResultError("another one has taken the work over")
+
+    with Lost(tmp_path) as lease, pytest.raises(ResultError, match="taken the work over"):
+        run_alone("grace", prepared, tmp_path, lease=lease)
+    assert list(tmp_path.iterdir()) == []
