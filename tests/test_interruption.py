@@ -1,26 +1,19 @@
 """Runs that are killed at any moment, stopped, or fail: what they leave, and how they go on.
 
-Processes are forked, not started, so that fifty of them cost no fifty imports. A moment is a call
-of one of grace-bench's functions.
+What a moment is, see `kills.py`.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import os
-import random
 import signal
-import sys
 import time
-import traceback
-from collections import Counter
-from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from kills import Killer, in_child
 from safetensors.torch import load_file
 from small_runs import prepare_inputs, spec
 
@@ -36,7 +29,6 @@ from grace_bench.records import read_json, read_parquet
 from grace_bench.tasks.question_answering import QuestionAnswering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 EVERY_STEP = Saving(minutes=0, steps=1)
@@ -58,7 +50,6 @@ EDITORS = {
     },
 }
 PROBES = {"every": 2, "batch_size": 8}
-KILLS = 50
 PLACES = (stream, evaluation, checkpoints, records, execution)
 """Modules whose calls are the moments."""
 
@@ -115,69 +106,6 @@ def result_of(folder: Path) -> dict:
     }
 
 
-def count_calls(module: ModuleType, count: Callable[[], None]) -> None:
-    """Let every call of a function that the module defines be counted, wherever it is called."""
-
-    def counted(function):
-        @functools.wraps(function)
-        def call(*args, **kwargs):
-            count()
-            return function(*args, **kwargs)
-
-        return call
-
-    classes = [c for c in vars(module).values() if isinstance(c, type)]
-    for owner in [c for c in classes if c.__module__ == module.__name__]:
-        for name, value in list(vars(owner).items()):
-            if isinstance(value, FunctionType):
-                setattr(owner, name, counted(value))
-    functions = [f for f in vars(module).values() if isinstance(f, FunctionType)]
-    for function in [f for f in functions if f.__module__ == module.__name__]:
-        wrapped = counted(function)
-        for other in [m for n, m in sys.modules.items() if n.startswith("grace_bench")]:
-            for name in [n for n, v in vars(other).items() if v is function]:
-                setattr(other, name, wrapped)
-
-
-def in_child(
-    work: Callable[[], None],
-    place: ModuleType | None = None,
-    at: int | None = None,
-    number: int = signal.SIGKILL,
-) -> tuple[int, Counter]:
-    """Do the work in a forked process that sends itself a signal at one call of a module.
-
-    Returns:
-        How it ended (the exit code, or minus the signal), and how many calls each module had.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code, calls = 1, Counter()
-
-        def count(module: ModuleType) -> None:
-            calls[module.__name__] += 1
-            if module is place and calls[module.__name__] == at:
-                os.kill(os.getpid(), number)
-
-        try:
-            for module in PLACES:
-                count_calls(module, functools.partial(count, module))
-            work()
-            code = 0
-        except Interrupted as error:
-            code = error.exit_code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os.write(writer, json.dumps(calls).encode())
-            os._exit(code)
-    os.close(writer)
-    told = os.read(reader, 4096).decode()
-    os.close(reader)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Counter(json.loads(told or "{}"))
-
-
 def do(editor: str, prepared, folder: Path) -> None:
     with Lease(folder) as lease:
         run_alone(editor, prepared, folder, saving=EVERY_STEP, lease=lease)
@@ -189,29 +117,18 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
     prepared, undisturbed, tmp_path, number, ends
 ):
     """Each is killed again and again: during edits, evaluations, checkpoints, the last writes."""
-    generator = random.Random(f"{number}")
+    killer, restarts = Killer(PLACES, number), 0
     editors = itertools.cycle(["grace", *reversed(EDITORS)])
-    kills, restarts, met = 0, 0, Counter()
-    calls: dict[str, Counter] = {}
-    while kills < KILLS:
-        editor, folder = next(editors), tmp_path / f"run-{kills}"
-        if editor not in calls:
-            code, calls[editor] = in_child(lambda e=editor: do(e, prepared, tmp_path / e))
-            assert code == 0
-        code = None
-        while code != 0:
-            place = generator.choice(PLACES)
-            at = generator.randint(1, calls[editor][place.__name__]) if kills < KILLS else None
-            code, _ = in_child(lambda e=editor, f=folder: do(e, prepared, f), place, at, number)
-            if code != 0:
-                assert code in ends
-                kills, met = kills + 1, met + Counter([place.__name__])
+    while killer.kills < killer.most:
+        editor, folder = next(editors), tmp_path / f"run-{killer.kills}"
+        killer.learn(editor, lambda e=editor: do(e, prepared, tmp_path / e))
+        killer.work_until_done(editor, lambda e=editor, f=folder: do(e, prepared, f), ends)
         assert result_of(folder) == undisturbed[editor], editor
         restarts += len(read_json(folder / "run.json")["restarts"])
-    print(f"{kills} kills by signal {number}, {restarts} restarts; met: {dict(met)}")
-    assert kills == KILLS
-    assert restarts > KILLS / 3
-    assert set(met) == {module.__name__ for module in PLACES}
+    print(f"{killer.kills} kills by signal {number}, {restarts} restarts; met: {dict(killer.met)}")
+    assert killer.kills == 50
+    assert restarts > killer.kills / 3
+    assert set(killer.met) == {module.__name__ for module in PLACES}
 
 
 def test_a_stopped_run_says_where_it_stopped(prepared, tmp_path):

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
-import random
 import signal
 import time
 
 import pytest
 import torch
 from capitals import CPU, Capitals, dataset_config, model_config, trained
+from kills import Killer
 from safetensors.torch import load_file
 
+from grace_bench import checkpoints, records
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import GraceBenchError, Interrupted, ModelError, ResultError
-from grace_bench.models import training_loop
+from grace_bench.models import training, training_loop
 from grace_bench.models.training import prepare_model
 from grace_bench.models.training_loop import Training
 from grace_bench.records import TRAINING_LOG, read_json, read_parquet
 
 STEPS = 12
+PLACES = (training_loop, training, checkpoints, records)
+"""Modules whose calls are the moments at which a training is killed."""
+
 ALWAYS = 1e-9  # minutes between checkpoints: after every step
 ARCHITECTURES = {
     "gpt2": (
@@ -142,24 +147,26 @@ def checkpoints_in(folder) -> set[str]:
     return {path.name for path in folder.glob(".training/0*")}
 
 
-def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(data, tmp_path):
-    expected = make(data, tmp_path / "whole", steps=60)
-    moments, exits, seen = random.Random(0), [], set()
-    while 0 not in exits:
-        process = run_in_a_process(data, tmp_path / "m")
-        # Once it has got further, so that a slow machine comes to an end too.
-        while process.is_alive() and checkpoints_in(tmp_path / "m") <= seen:
-            time.sleep(0.01)
-        process.join(moments.uniform(0.0, 0.4))
-        process.kill()
-        process.join()
-        exits.append(process.exitcode)
-        seen |= checkpoints_in(tmp_path / "m")
-    assert exits.count(-signal.SIGKILL) >= 2
-    record = read_json(tmp_path / "m" / "training.json")
-    assert record["training"]["resumed_from"]
-    assert record["sha256"] == expected["sha256"]
-    assert log_of(tmp_path / "m") == log_of(tmp_path / "whole")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
+def test_trainings_killed_at_fifty_random_moments_end_with_the_same_bytes(
+    data, tmp_path, number, ends
+):
+    killer, restarts = Killer(PLACES, number), 0
+    expected = make(data, tmp_path / "whole", checkpoint_minutes=ALWAYS)
+    killer.learn("gpt2", lambda: make(data, tmp_path / "counted", checkpoint_minutes=ALWAYS))
+    while killer.kills < killer.most:
+        folder = tmp_path / f"m-{killer.kills}"
+        again = functools.partial(make, data, folder, checkpoint_minutes=ALWAYS)
+        killer.work_until_done("gpt2", again, ends)
+        record = read_json(folder / "training.json")
+        assert record["sha256"] == expected["sha256"]
+        assert log_of(folder) == log_of(tmp_path / "whole")
+        assert not (folder / ".training").exists()
+        restarts += len(record["training"]["resumed_from"])
+    print(f"{killer.kills} kills by signal {number}, {restarts} restarts; met: {dict(killer.met)}")
+    assert killer.kills == 50
+    assert restarts > killer.kills / 3
 
 
 def test_a_terminated_process_has_an_exit_code_of_its_own(data, tmp_path):
