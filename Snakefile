@@ -16,6 +16,10 @@ include: "workflow/rules/edit.smk"
 include: "workflow/rules/results.smk"
 
 
+onstart:
+    say_how_slurm_is()
+
+
 rule all:
     """Everything: runs, summary, tables, figures, report and MLflow."""
     default_target: True

@@ -61,13 +61,16 @@ class Lease:
             "state": "preparing",
         }
         self._began = time.monotonic()
+        self._made: list[Path] = []
         self._lost = False
         self._done = threading.Event()
         self._renewer = threading.Thread(target=self._renew_for_ever, daemon=True)
 
     def __enter__(self) -> Lease:
+        folder = self.path.parent
+        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
         except OSError as error:
             raise ResultError(describe_os_error(self.path, error)) from error
@@ -80,6 +83,8 @@ class Lease:
         if self._is_mine():
             with suppress(OSError):
                 self.path.unlink()
+                for place in self._made:  # those that are still empty: nothing was done
+                    place.rmdir()
 
     def tell(self, **what: Any) -> None:
         """Say how far the work is; it stands in the file from the next renewal on."""

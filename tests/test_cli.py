@@ -238,9 +238,9 @@ def test_debug_shows_where_a_mistake_was_found(folder):
         main(["plan", "--debug", "--suite", "none.yaml"])
 
 
-def test_a_result_that_cannot_be_written_ends_with_1(folder, capsys):
+def test_a_result_that_cannot_be_written_is_the_machines_trouble(folder, capsys):
     (folder / "results").write_text("a file where the folder should be")
-    assert main(["plan", "--output", "results/plan.json"]) == 1
+    assert main(["plan", "--output", "results/plan.json"]) == 75
     error = capsys.readouterr().err
     assert error.startswith("error: results/plan.json: cannot be written (")
     assert error.count("\n") == 1

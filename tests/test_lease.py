@@ -56,7 +56,14 @@ def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
         assert (found["pid"], found["state"], found["steps"]) == (os.getpid(), "running", 10)
         lease.check()
         assert not lease.waited
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # folders that were made for nothing are gone, too
+
+
+def test_folders_with_something_in_them_stay(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with Lease(tmp_path / "runs" / "one" / "seed-0"):
+        (tmp_path / "runs" / "one" / "result").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "one", "result"]
 
 
 def test_the_second_process_waits_for_the_first(tmp_path):

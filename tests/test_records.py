@@ -88,7 +88,7 @@ def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, 
     with pytest.raises(ResultError) as caught:
         write_parquet(path, [PROBE], PROBES)
     assert str(caught.value) == f"{path}: {sentence}"
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 75
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["record.parquet"]
 

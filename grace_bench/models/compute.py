@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from grace_bench import devices
 from grace_bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,12 +29,19 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_up(compute: ComputeConfig) -> torch.device:
-    """Fix threads and deterministic kernels for this process and return the device."""
+    """Fix threads and deterministic kernels for this process and return the device.
+
+    Of several GPUs it is one that no other process of ours has (`devices.py`).
+    """
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor is for finding reads of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    return resolve_device(compute.device)
+    device = resolve_device(compute.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", devices.claim(torch.cuda.device_count()))
+        torch.cuda.set_device(device)
+    return device
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.AbstractContextManager:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench import records
 from grace_bench.errors import DataError
+from grace_bench.reporting import failures
 from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+
+    from grace_bench.reporting.failures import Failure
 
 UNEDITED = "unedited"
 EDITOR_ORDER = (
@@ -123,13 +126,18 @@ class Summary:
         rows = table.to_pylist()
         measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
         self._values: dict[tuple[Setting, str, str | None], Estimate] = {}
+        self._failures: dict[Setting, list[Failure]] = {}
         settings: dict[Setting, None] = {}
         for row in rows:
+            is_failure = row["metric"] == failures.METRIC
+            if row["seed"] is not None and not is_failure:
+                continue
+            setting = _setting(row, measures.get((row["model"], row["dataset"]), ""))
             if row["seed"] is None:
-                measure = measures.get((row["model"], row["dataset"]), "")
-                setting = _setting(row, measure)
                 settings[setting] = None
                 self._values[setting, row["metric"], row["measure"]] = _estimate(row)
+            else:
+                self._failures.setdefault(setting, []).append(failures.failure_of_row(row))
         self.settings = sorted(settings, key=_order)
 
     @property
@@ -142,6 +150,27 @@ class Summary:
         if setting is None:
             return MISSING
         return self._values.get((setting, metric, measure), MISSING)
+
+    def failures(self, setting: Setting | None) -> list[Failure]:
+        """Return the failed seeds of a setting; no value has them in it."""
+        return [] if setting is None else self._failures.get(setting, [])
+
+    def n_whole(self, setting: Setting) -> int:
+        """Return how many seeds of a setting that has failed ones were completed."""
+        return self.get(setting, failures.METRIC, setting.experiment.measure).n_seeds
+
+    def footnote(self, setting: Setting | None) -> str:
+        """Return what is to be said of a setting's failed seeds; empty: none failed."""
+        failed = self.failures(setting)
+        return failures.footnote(failed, self.n_whole(setting)) if setting and failed else ""
+
+    def failed_settings(self, experiment: Experiment) -> list[str]:
+        """Return the configured editors that have failed seeds: "FT (1 of 3 seeds)"."""
+        return [
+            failures.short(setting.editor_label, failed, self.n_whole(setting))
+            for setting in self.configured(experiment)
+            if (failed := self.failures(setting))
+        ]
 
     def measures(self, experiment: Experiment) -> list[str]:
         """Return the measures that an experiment's predictions have, in their fixed order."""
@@ -183,11 +212,35 @@ def read_provenance(table: pa.Table) -> dict[str, str]:
 
 
 def read_curves(path: Path | str, summary: Summary) -> dict[tuple[Setting, str], list[Point]]:
-    """Return the curves of the main measure, and of the number of keys, by setting and metric."""
+    """Return the curves of the main measure, and of the number of keys, by setting and metric.
+
+    They are over the seeds that were completed.
+    """
+    return {
+        (setting, metric): points
+        for (setting, metric, seed), points in _read_all_curves(path, summary).items()
+        if seed is None
+    }
+
+
+def read_failed_curves(
+    path: Path | str, summary: Summary
+) -> dict[tuple[Setting, str], dict[int, list[Point]]]:
+    """Return, of each setting and metric, the curve of each failed seed: how far it came."""
+    failed: dict[tuple[Setting, str], dict[int, list[Point]]] = {}
+    for (setting, metric, seed), points in _read_all_curves(path, summary).items():
+        if seed is not None:
+            failed.setdefault((setting, metric), {})[seed] = points
+    return failed
+
+
+def _read_all_curves(
+    path: Path | str, summary: Summary
+) -> dict[tuple[Setting, str, int | None], list[Point]]:
     by_name = {
         (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s for s in summary.settings
     }
-    curves: dict[tuple[Setting, str], list[Point]] = {}
+    curves: dict[tuple[Setting, str, int | None], list[Point]] = {}
     for row in records.read_parquet(path, CURVES).to_pylist():
         if row["is_main"] or row["metric"] == "n_keys":
             setting = by_name.get((row["model"], row["dataset"], row["editor"], row["variant"]))
@@ -195,7 +248,7 @@ def read_curves(path: Path | str, summary: Summary) -> dict[tuple[Setting, str],
                 raise DataError(
                     f"{path}: belongs to another summary; run the summarise step again."
                 )
-            points = curves.setdefault((setting, row["metric"]), [])
+            points = curves.setdefault((setting, row["metric"], row["seed"]), [])
             points.append(Point(row["n_edits"], _estimate(row)))
     for points in curves.values():
         points.sort(key=lambda point: point.n_edits)

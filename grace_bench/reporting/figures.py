@@ -5,12 +5,14 @@
 
 retention-<model>-<dataset> (metrics against edits), codebook-size (keys against edits), trade-off
 (TRR against ERR), sweep-<editor> (metrics against a swept number), overview (for the README).
-Bands and crosses are the 95 % intervals of the summary.
+Bands and crosses are the 95 % intervals of the summary. Seeds whose run failed are in no line and
+no point: a dotted line of its own shows how far each came.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +28,11 @@ from grace_bench.reporting.estimates import (
     Setting,
     Summary,
     read_curves,
+    read_failed_curves,
     varying,
 )
 from grace_bench.reporting.plotting import (
+    FAILED_STYLE,
     GREY,
     PAGE,
     colours,
@@ -43,12 +47,13 @@ from grace_bench.reporting.plotting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Curves = dict[tuple[Setting, str], list[Point]]
+FailedCurves = dict[tuple[Setting, str], dict[int, list[Point]]]  # by seed
 
 
 def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
@@ -60,13 +65,13 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
         DataError: a file is missing or damaged, or the two do not belong together.
     """
     data, folder = Summary(summary), Path(folder)
-    points = read_curves(curves, data)
+    points, failed = read_curves(curves, data), read_failed_curves(curves, data)
     provenance = data.provenance
     paths = []
     for experiment in data.experiments:
         name = f"retention-{experiment.model}-{experiment.dataset}"
         with new_figure(PAGE, 4.4) as figure:
-            draw_retention(figure, data, points, experiment)
+            draw_retention(figure, data, points, experiment, failed)
             paths += save(figure, folder, name, provenance)
     if any(metric == "n_keys" for _, metric in points):
         panels = len({s.experiment for s, metric in points if metric == "n_keys"})
@@ -88,28 +93,38 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
     made = set(paths)
     for old in [*folder.glob("sweep-*"), *folder.glob("retention-*"), *folder.glob("codebook-*")]:
         if old not in made and old.suffix in (".pdf", ".png"):
-            old.unlink()
+            old.unlink(missing_ok=True)
     return paths
 
 
-def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Experiment) -> None:
+def draw_retention(
+    figure: Figure,
+    data: Summary,
+    curves: Curves,
+    experiment: Experiment,
+    failed: FailedCurves | None = None,
+) -> None:
     """Draw each metric against the number of edits, one line an editor."""
     settings = data.configured(experiment)
     tints = colours(data.settings)
-    metrics = [
-        name for name in METRICS if any(len(curves.get((s, name), ())) > 0 for s in settings)
-    ]
-    longest = max(
-        (p.n_edits for s in settings for m in metrics for p in curves.get((s, m), ())), default=1
-    )
-    grid = figure.subplots(math.ceil(len(metrics) / 2), 2, squeeze=False)
+    failed = failed or {}
+    lines = {
+        (s, m): [curves.get((s, m), []), *failed.get((s, m), {}).values()]
+        for s in settings
+        for m in METRICS
+    }
+    metrics = [name for name in METRICS if any(any(lines[s, name]) for s in settings)]
+    drawn = [point.n_edits for found in lines.values() for line in found for point in line]
+    longest = max(1, *drawn, 1)
+    grid = figure.subplots(max(1, math.ceil(len(metrics) / 2)), 2, squeeze=False)
     measure = MEASURES[experiment.measure]
     for axes, name in zip(grid.flat, metrics, strict=False):
         shown: list[Estimate] = []
         for setting in settings:
             points = curves.get((setting, name), [])
-            shown += [point.estimate for point in points]
+            shown += [point.estimate for line in lines[setting, name] for point in line]
             draw_curve(axes, setting, points, tints[setting.editor])
+            draw_failed(axes, failed.get((setting, name), {}), tints[setting.editor])
         scale(axes, "y", experiment, shown)
         arrow = "\u2191" if measure.higher_is_better else "\u2193"
         axes.set_title(f"{METRICS[name].label}: {METRICS[name].definition.split(':')[0]}")
@@ -120,7 +135,17 @@ def draw_retention(figure: Figure, data: Summary, curves: Curves, experiment: Ex
     for axes in list(grid.flat)[len(metrics) :]:
         axes.set_axis_off()
     figure.suptitle(experiment.title, fontsize=9.5)
-    editor_legend(figure, settings, tints)
+    editor_legend(figure, settings, tints, any(data.failures(s) for s in settings))
+
+
+def draw_failed(axes: Axes, curves: Mapping[int, Sequence[Point]], tint: str) -> None:
+    """Draw how far each failed seed came, with a cross where its curve ends."""
+    for curve in curves.values():
+        points = [p for p in curve if p.estimate.is_finite]
+        if points:
+            x = [point.n_edits for point in points]
+            y = [point.estimate.value for point in points]
+            axes.plot(x, y, color=tint, markevery=[-1], zorder=1.5, **FAILED_STYLE)
 
 
 def draw_curve(axes: Axes, setting: Setting, points: Sequence[Point], tint: str) -> None:
@@ -153,16 +178,31 @@ def scale(axes: Axes, which: str, experiment: Experiment, shown: Sequence[Estima
         scale_axis(axes, which, experiment.is_perplexity, low, high)
 
 
-def editor_legend(figure: Figure, settings: Sequence[Setting], tints: dict[str, str]) -> None:
-    """Name the editors' colours below all axes."""
+LEGEND_ENTRY_INCHES = 1.3
+"""Width of a line's name in a legend: "FT+Retrain" and its handle."""
+
+
+def editor_legend(
+    figure: Figure,
+    settings: Sequence[Setting],
+    tints: dict[str, str],
+    with_failed: bool = False,
+) -> None:
+    """Name the editors' colours below all axes; and how failed seeds are drawn, if there are."""
     unique = {s.editor: s for s in settings}
     handles = [
         Line2D([], [], color=tints[name], linestyle=line_style(s), label=s.editor_label)
         for name, s in unique.items()
     ]
+    if with_failed:
+        handles.append(Line2D([], [], color=GREY, label="a seed that failed", **FAILED_STYLE))
     # Outside the axes, so that it can hide no data.
+    columns = max(1, int(figure.get_figwidth() / LEGEND_ENTRY_INCHES))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), columns),
+        frameon=False,
     )
 
 
@@ -229,17 +269,25 @@ def draw_trade_off(figure: Figure, data: Summary) -> None:
         label = MEASURES[measure].label
         turned = ", axes reversed" if experiment.is_perplexity else ""
         axes.set_title(f"{experiment.title}\n({label}{turned})")
-        axes.set_xlabel("TRR (upstream retained) \u2192")
+        axes.set_xlabel("TRR (upstream retained) \u2192" + _failed_line(data, experiment))
         axes.set_ylabel("ERR (edits retained) \u2192")
         panels.append((axes, shown))
     for axes in list(grid.flat)[len(experiments) :]:
         axes.set_axis_off()
     for axes, shown in panels:
+        if not shown:
+            continue  # every run failed
         places = [(trr.value, err.value) for _, trr, err in shown]
         names = [setting.editor_label for setting, _, _ in shown]
         crosses = [line for _, trr, err in shown for line in _cross(trr, err)]
         shades = [tints[setting.editor] for setting, _, _ in shown]
         place_labels(axes, places, names, shades, crosses)
+
+
+def _failed_line(data: Summary, experiment: Experiment) -> str:
+    """Return the line below a panel that names editors with failed seeds: no point has them."""
+    failed = data.failed_settings(experiment)
+    return "\n" + textwrap.fill(f"failed: {', '.join(failed)}", 44) if failed else ""
 
 
 def _cross(trr: Estimate, err: Estimate) -> list[tuple[tuple[float, float], tuple[float, float]]]:
@@ -298,19 +346,21 @@ def draw_sweep(figure: Figure, data: Summary, cells: dict[Experiment, list[Setti
                 scale(axes, "y", experiment, [estimate for _, estimate in shown])
             else:
                 axes.set_ylim(0, 1.1 * max(e.high or e.value for _, e in shown))
+            for setting in (s for s in settings if data.failures(s)):
+                x, style = setting.values[swept], {"marker": "x", "ms": 5, "clip_on": False}
+                axes.plot(x, 0, color=GREY, transform=axes.get_xaxis_transform(), **style)
             _scale_swept(axes, sorted({s.values[swept] for s in settings}))
             axes.set_title("keys" if measure is None else METRICS[metric].label)
             axes.set_xlabel(swept.replace("_", " "))
         row[0].set_ylabel(f"{experiment.title}\n{MEASURES[experiment.measure].label}")
-    figure.legend(
-        handles=[
-            Line2D([], [], color=GREY, marker="o", linestyle="", label="as configured"),
-            Line2D([], [], color=GREY, marker="o", linestyle="", fillstyle="none", label="swept"),
-        ],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-    )
+    style = {"color": GREY, "linestyle": ""}
+    handles = [
+        Line2D([], [], marker="o", label="as configured", **style),
+        Line2D([], [], marker="o", fillstyle="none", label="swept", **style),
+    ]
+    if any(data.failures(s) for settings in cells.values() for s in settings):
+        handles.append(Line2D([], [], marker="x", label="seeds failed here", **style))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
 def _lines(

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import METRICS
 from grace_bench.reporting.estimates import UNEDITED, Estimate, Experiment, Point, Setting
-from grace_bench.reporting.figures import draw_curve, editor_legend, scale
+from grace_bench.reporting.figures import draw_curve, draw_failed, editor_legend, scale
 from grace_bench.reporting.paper_runs import (
     Missing,
     PaperFigure,
@@ -48,6 +48,9 @@ def figure_3(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
     for experiment in suite.data.experiments:
         settings = suite.data.configured(experiment)
         shown = [m for m in ("es", "trr") if any(len(suite.points(s, m)) > 1 for s in settings)]
+        if settings and not any(suite.runs[s] for s in settings):
+            yield Missing(3, f"{experiment.title}: every run failed.")
+            continue
         if len(shown) < 2:
             yield Missing(3, f"{experiment.title}: no editor was probed twice; lower probes.every.")
             continue
@@ -72,12 +75,15 @@ def draw_editors(figure: Figure, suite: SuiteRuns, experiment: Experiment) -> No
             points = suite.points(setting, metric)
             shown += [point.estimate for point in points]
             draw_curve(axes, setting, points, tints[setting.editor])
+            failed = suite.failed_curves.get((setting, metric), {})
+            shown += [point.estimate for line in failed.values() for point in line]
+            draw_failed(axes, failed, tints[setting.editor])
         scale(axes, "y", experiment, shown)
         axes.set_title(LONG[metric])
         axes.set_ylabel(f"{METRICS[metric].label}: {score_label(experiment.measure)}")
         _edits_axis(axes)
     figure.suptitle(experiment.title, fontsize=9.5)
-    editor_legend(figure, settings, tints)
+    editor_legend(figure, settings, tints, any(suite.failed[s] for s in settings))
 
 
 def figure_4(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
@@ -186,7 +192,9 @@ def _rows(
     for setting in settings:
         experiment = setting.experiment
         for metric in metrics:
-            for point in suite.points(setting, metric):
+            lines = {None: suite.points(setting, metric)}
+            lines |= suite.failed_curves.get((setting, metric), {})
+            for seed, point in ((seed, point) for seed, line in lines.items() for point in line):
                 estimate = point.estimate
                 yield {
                     "model": experiment.model,
@@ -194,6 +202,7 @@ def _rows(
                     "dataset": experiment.dataset,
                     "editor": setting.editor,
                     "radius": setting.values.get("radius"),
+                    "failed_seed": seed,  # none: over the seeds that were completed
                     "metric": metric,
                     "measure": None if metric == "n_keys" else experiment.measure,
                     "n_edits": point.n_edits,

@@ -34,7 +34,7 @@ def write_paper_figures(
     Figures of an earlier call that are no longer made are removed.
 
     Args:
-        runs: folders of finished runs of one suite, or the path of its plan.json.
+        runs: folders of one suite's runs, complete or failed, or the path of its plan.json.
         summary: summary.parquet of these runs.
         curves: curves.parquet of these runs.
         folder: to write to.
@@ -60,7 +60,7 @@ def write_paper_figures(
             told.append({"figure": found.number, "name": found.name, "caption": found.caption})
     for old in folder.glob("fig[3-6]-*"):
         if old not in made and old.suffix in (".pdf", ".png", ".csv"):
-            old.unlink()
+            old.unlink(missing_ok=True)
     # Written last: whoever sees it finds the figures that it names.
     records.write_json(folder / INDEX, told)
     return told

@@ -21,7 +21,9 @@ from grace_bench.reporting.estimates import (
     Setting,
     Summary,
     read_curves,
+    read_failed_curves,
 )
+from grace_bench.reporting.failures import short
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders
 from grace_bench.runs import canonical_json
 
@@ -62,13 +64,13 @@ class Missing:
 
 
 class SuiteRuns:
-    """All runs of a suite, by setting."""
+    """All runs of a suite, by setting; those that failed on their own."""
 
     def __init__(self, runs: Path | Sequence[Path], summary: Path, curves: Path) -> None:
         """Read what the figures need to know of every run.
 
         Args:
-            runs: folders of finished runs of one suite, or the path of its plan.json.
+            runs: folders of one suite's runs, complete or failed, or the path of its plan.json.
             summary: summary.parquet of these runs.
             curves: curves.parquet of these runs.
 
@@ -77,19 +79,21 @@ class SuiteRuns:
         """
         self.data = Summary(summary)
         self.curves: dict[tuple[Setting, str], list[Point]] = read_curves(curves, self.data)
+        self.failed_curves = read_failed_curves(curves, self.data)
         by_name = {
             (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s
             for s in self.data.settings
         }
         self.runs: dict[Setting, list[RunFolder]] = {s: [] for s in self.data.settings}
+        self.failed: dict[Setting, list[RunFolder]] = {s: [] for s in self.data.settings}
         for run in read_run_folders(runs):
             spec = run.spec
             names = (spec["model"]["name"], spec["dataset"]["name"], spec["editor"]["name"])
             setting = by_name.get((*names, run.record["variant"]))
             if setting is None:
                 raise DataError(f"{summary}: lacks the run {run.id}; run the summarise step again.")
-            self.runs[setting].append(run)
-        for setting in (s for s, found in self.runs.items() if not found):
+            (self.runs if run.failure is None else self.failed)[setting].append(run)
+        for setting in (s for s in self.data.settings if not (self.runs[s] or self.failed[s])):
             raise DataError(
                 f"{summary}: has runs of {setting.editor_label} on {setting.experiment.title} that "
                 "were not given; run the summarise step again."
@@ -110,8 +114,9 @@ class SuiteRuns:
         return canonical_json([experiment.dataset, rest])
 
     def _model(self, experiment: Experiment) -> dict[str, Any]:
-        runs = next(r for s, r in self.runs.items() if s.experiment == experiment and r)
-        return runs[0].spec["model"]
+        found = (s for s in self.data.settings if s.experiment == experiment)
+        setting = next(found)
+        return (self.runs[setting] or self.failed[setting])[0].spec["model"]
 
     def of_radius(self, experiment: Experiment) -> dict[str, list[Setting]]:
         """Return, by editor, the settings that differ from the configured one in the radius alone.
@@ -182,8 +187,15 @@ def score_label(measure: str) -> str:
 
 
 def told_seeds(settings: Iterable[Setting], suite: SuiteRuns) -> str:
-    """Return how many seeds are behind a figure, for its caption."""
-    counts = {len(suite.runs[setting]) for setting in settings}
-    low, high = min(counts), max(counts)
+    """Return how many seeds are behind a figure, for its caption, and which are not."""
+    settings = list(settings)
+    counts = {len(suite.runs[setting]) for setting in settings} - {0}
+    low, high = min(counts, default=0), max(counts, default=0)
     many = f"{low} to {high}" if low < high else str(high)
-    return f"{many} seed{'s' if high > 1 else ''}"
+    told = f"{many} seed{'s' if high > 1 else ''}"
+    failed = [
+        short(s.editor_label, suite.data.failures(s), len(suite.runs[s]))
+        for s in settings
+        if suite.failed[s]
+    ]
+    return f"{told}; failed and not among them: {', '.join(failed)}" if failed else told

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from grace_bench.reporting.estimates import UNEDITED, editor_rank
+from grace_bench.reporting.footnotes import Footnotes
 from grace_bench.reporting.table import Cell, Column, Row, Table, cell, number
 
 if TYPE_CHECKING:
@@ -140,19 +141,24 @@ def _table(
     run = {kind for kind, _, _ in ours}
     ours += [(kind, row.label, None) for kind, row in paper.items() if kind not in run]
     body = []
+    footnotes = Footnotes(data)
     for kind, label, setting in sorted(ours, key=lambda row: editor_rank(row[0], "")):
         cells = [Cell(label)]
         for _, metric, column, measure in metrics:
             theirs = paper[kind].figures[column] if kind in paper else None
-            cells += _compared(data, setting, metric, measure, theirs)
+            printed, mine, difference = _compared(data, setting, metric, measure, theirs)
+            if column not in ("n_edits", "n_keys"):
+                mine = footnotes.marked(mine, setting, metric == "trr")
+            cells += [printed, mine, difference]
         body.append(Row(tuple(cells)))
     columns = [Column("Editor"), *map(Column, ("paper", "ours", "difference") * len(metrics))]
     return Table(
         name=f"paper-{experiment.model}-{experiment.dataset}",
-        caption=_caption(experiment),
+        caption=_caption(experiment) + footnotes.caption,
         groups=(("", 1), *((name, 3) for name, *_ in metrics)),
         columns=tuple(columns),
         rows=tuple(body),
+        footnotes=footnotes.sentences,
     )
 
 

@@ -44,6 +44,9 @@ STYLE = {
     "pdf.fonttype": 42,  # TrueType: text stays text, as journals ask
     "svg.hashsalt": "grace-bench",
 }
+FAILED_STYLE = {"linestyle": ":", "linewidth": 1.0, "marker": "x", "markersize": 4.5}
+"""Of the curve of a seed whose run failed."""
+
 INDEX = "figures.json"
 """Beside the paper's figures: what each shows, or why it is not there."""
 

@@ -25,6 +25,8 @@ from grace_bench.reporting.plotting import INDEX
 
 _CELL = re.compile(r"(?<!\\)\|")
 _BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
+_MARK = re.compile(r"<sup>([a-z]+)</sup>$")
+_FOOTNOTE = re.compile(r"<sup>([a-z]+)</sup> (.+)")
 _INTERVAL = re.compile(r"(\[[^\]]*, [^\]]*\])$")
 
 TEMPLATE = """<!doctype html>
@@ -49,6 +51,7 @@ th { white-space: normal; }
 .group { text-align: center; }
 .interval { display: block; font-size: .7rem; color: #555; }
 p.caption { max-width: 60rem; margin-bottom: .3rem; }
+p.footnote { max-width: 60rem; margin: -1.5rem 0 2rem; font-size: .85rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 2rem; }
 img { max-width: 100%; height: auto; }
 figcaption, footer { color: #444; font-size: .9rem; }
@@ -61,6 +64,7 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 <h1>Suite {{ suite }}</h1>
 <nav><a href="#tables">Tables</a><a href="#figures">Figures</a>
 {%- if paper %}<a href="#paper">The paper's figures</a>{% endif %}
+{%- if failed %}<a href="#failed">Failed runs</a>{% endif %}
 <a href="#provenance">Provenance</a>
 </nav>
 <h2 id="tables">Tables</h2>
@@ -83,12 +87,20 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 {%- if cell.left %} class="name"{% endif %}
 {%- if cell.span > 1 %} class="group" colspan="{{ cell.span }}"{% endif %}>
 {%- if cell.bold %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}
+{%- if cell.mark %}<sup>{{ cell.mark }}</sup>{% endif %}
 {%- if cell.interval %}<span class="interval">{{ cell.interval }}</span>{% endif %}</td>
 {%- endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>
 </div>
+{% if table.footnotes %}
+<p class="footnote">
+{% for mark, sentence in table.footnotes %}<sup>{{ mark }}</sup> {{ sentence }}
+{%- if not loop.last %}<br>{% endif %}
+{% endfor %}
+</p>
+{% endif %}
 {% endfor %}
 <h2 id="figures">Figures</h2>
 {% for figure in figures %}
@@ -112,6 +124,14 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 {% endfor %}
 </ul>
 {% endif %}
+{% endif %}
+{% if failed %}
+<h2 id="failed">Failed runs</h2>
+<p>None of their numbers is in a table; the curves show how far each came.</p>
+<ul>
+{% for line in failed %}<li>{{ line }}</li>
+{% endfor %}
+</ul>
 {% endif %}
 {% if data %}
 <h2 id="data">Data</h2>
@@ -138,6 +158,7 @@ class _Cell:
     bold: bool = False
     left: bool = False
     span: int = 1
+    mark: str = ""  # of a footnote
 
 
 @dataclass(frozen=True)
@@ -147,6 +168,7 @@ class _Table:
     header: list[_Cell]
     left: list[bool]
     rows: list[list[_Cell]]
+    footnotes: list[tuple[str, str]]  # mark and sentence
 
 
 @dataclass(frozen=True)
@@ -171,7 +193,8 @@ def write_report(
     Raises:
         DataError: the summary or the tables are missing.
     """
-    provenance = Summary(summary).provenance
+    suite = Summary(summary)
+    provenance = suite.provenance
     parsed = [
         table
         for path in _ordered(Path(tables), "*.md", ("main", "measures"))
@@ -190,6 +213,7 @@ def write_report(
         tables=parsed,
         figures=pictures,
         data=[*_counted(folder), *_cut_short(folder)],
+        failed=_failed(suite),
         paper=paper,
         not_drawn=not_drawn,
         provenance=provenance,
@@ -197,6 +221,16 @@ def write_report(
     )
     with records.atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _failed(suite: Summary) -> list[str]:
+    """Say of each run that failed at which step it did, and why."""
+    return [
+        f"{s.experiment.model}/{s.experiment.dataset}/{s.editor}/{s.variant}/seed-{f.seed}: "
+        f"{f.place}{f' (example {f.example_id})' if f.example_id else ''}, {f.reason}."
+        for s in suite.settings
+        for f in suite.failures(s)
+    ]
 
 
 def _figure(path: Path, caption: str = "") -> _Figure:
@@ -274,13 +308,20 @@ def read_markdown_tables(text: str) -> list[_Table]:
             end = index
             while end < len(lines) and lines[end].startswith("|"):
                 end += 1
-            found.append(_table(_plain(caption), [_split(part) for part in lines[index:end]]))
+            block = [_split(part) for part in lines[index:end]]
+            found.append(_table(_plain(caption), block, _footnotes(lines[end:])))
         elif line and not line.startswith("|"):
             caption = line
     return found
 
 
-def _table(caption: str, block: list[list[str]]) -> _Table:
+def _footnotes(lines: list[str]) -> list[tuple[str, str]]:
+    """Return the footnotes that stand right below a table."""
+    notes = (_FOOTNOTE.fullmatch(line) for line in lines if line)
+    return [(note[1], _plain(note[2])) for note in itertools.takewhile(bool, notes) if note]
+
+
+def _table(caption: str, block: list[list[str]], footnotes: list[tuple[str, str]]) -> _Table:
     left = [cell == ":--" for cell in block[1]]
     # "Group: column" names become two lines of header.
     names = [_plain(name).rpartition(": ") for name in block[0]]
@@ -295,7 +336,7 @@ def _table(caption: str, block: list[list[str]]) -> _Table:
         # A row without a name says one thing of each group.
         rows.append(_merge(row, groups) if grouped and not texts[0] else row)
     header = [_Cell(column) for _, _, column in names]
-    return _Table(caption, groups if grouped else [], header, left, rows)
+    return _Table(caption, groups if grouped else [], header, left, rows, footnotes)
 
 
 def _merge(row: list[_Cell], groups: list[tuple[str, int]]) -> list[_Cell]:
@@ -310,9 +351,14 @@ def _split(line: str) -> list[str]:
 def _cell(text: str) -> _Cell:
     interval = _INTERVAL.search(text)
     value = text[: interval.start()].strip() if interval else text
+    mark = _MARK.search(value)
+    value = value[: mark.start()] if mark else value
     bold = _BOLD.fullmatch(value)
     return _Cell(
-        _plain(bold.group(1) if bold else value), interval.group(1) if interval else "", bool(bold)
+        _plain(bold.group(1) if bold else value),
+        interval.group(1) if interval else "",
+        bool(bold),
+        mark=mark.group(1) if mark else "",
     )
 
 

@@ -1,14 +1,21 @@
-"""Read finished run folders; refuse what is missing, damaged or of another suite. Torch-free."""
+"""Read the folders of runs that are done, complete or failed. Torch-free.
+
+What is missing, damaged or of another suite is refused.
+"""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import records
+from grace_bench.checked import check_record, read_record
 from grace_bench.errors import DataError
+from grace_bench.metrics import MEASURES
+from grace_bench.reporting.failures import Failure, read_failure
 from grace_bench.runs import canonical_json, digest
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A finished run: its folder and its run.json."""
+    """A run that is done: its folder and its run.json."""
 
     folder: Path
     record: dict[str, Any]
@@ -48,6 +55,11 @@ class RunFolder:
     def measure(self) -> str:
         """The task's main measure."""
         return self.record["measure"]
+
+    @cached_property
+    def failure(self) -> Failure | None:
+        """How the run failed; its files then hold what was before. None: it is complete."""
+        return read_failure(self.folder / "run.json", self.record)
 
     @property
     def in_sweep(self) -> bool:
@@ -87,7 +99,7 @@ class RunFolder:
 
 
 def read_run_folder(folder: Path | str) -> RunFolder:
-    """Read a run's run.json.
+    """Read a run's run.json; it may say that the run failed.
 
     Raises:
         DataError: it is missing, damaged, incomplete or of another format.
@@ -104,12 +116,30 @@ def read_run_folder(folder: Path | str) -> RunFolder:
         )
     if missing := [key for key in NEEDED if key not in record]:
         raise DataError(f"{path}: lacks {missing}; run the edit step again.")
-    if record.get("status") != "complete":
-        raise DataError(
-            f"{path}: the run's status is '{record.get('status')}', not 'complete'; "
-            "finish it first."
-        )
+    _check_types(path, record)
+    read_failure(path, record)
     return RunFolder(folder, record)
+
+
+def _check_types(path: Path, record: dict[str, Any]) -> None:
+    """Raise DataError unless the record has what is read from it, in its types."""
+    types = {"id": str, "content_hash": str, "variant": str, "measure": str, "files": dict}
+    check_record(path, record, **types, spec=dict, provenance=(dict, type(None)))
+    place = f"{path}: spec"
+    parts = {part: dict for part in ("model", "dataset", "editor")}
+    spec = check_record(place, record["spec"], suite=str, seed=int, **parts)
+    for part in parts:
+        check_record(f"{place}.{part}", spec[part], name=str, label=str)
+    check_record(f"{place}.dataset", spec["dataset"], task=str)
+    check_record(f"{place}.editor", spec["editor"], editor=str)
+    number = (int, float, type(None))
+    check_record(path, record, counts=dict, seconds=dict, peak_memory_mib=number)
+    for value in (*record["counts"].values(), *record["seconds"].values()):
+        check_record(f"{path}: counts and seconds", {"each": value}, each=number)
+    if record["measure"] not in MEASURES:
+        raise DataError(f"{path}: 'measure' is none that there is; run the edit step again.")
+    if not all(isinstance(sha256, str) for sha256 in record["files"].values()):
+        raise DataError(f"{path}: 'files' must hold the files' hashes; run the edit step again.")
 
 
 def read_planned_run(entry: Mapping[str, Any]) -> RunFolder:
@@ -130,6 +160,23 @@ def read_planned_run(entry: Mapping[str, Any]) -> RunFolder:
     return RunFolder(run.folder, {**run.record, "spec": spec, "in_sweep": entry["in_sweep"]})
 
 
+def read_plan(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a suite's plan.json.
+
+    Raises:
+        DataError: it is missing or damaged, or an entry lacks something.
+    """
+    wanted = {"id": str, "folder": str, "content_hash": str, "in_sweep": bool, "labels": dict}
+    entries = read_record(path, runs=list)["runs"]
+    for number, entry in enumerate(entries):
+        place = f"{path}: runs[{number}]"
+        check_record(place, entry, **wanted)
+        check_record(f"{place}.labels", entry["labels"], model=str, dataset=str, editor=str)
+        if len(entry["labels"]) != 3:
+            raise DataError(f"{place}.labels: has other keys than model, dataset and editor.")
+    return entries
+
+
 def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
     """Read the runs of one suite, sorted by id.
 
@@ -140,7 +187,7 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
         DataError: there are none, they belong to several suites, or two have the same id.
     """
     if isinstance(folders, Path):
-        found = [read_planned_run(entry) for entry in records.read_json(folders)["runs"]]
+        found = [read_planned_run(entry) for entry in read_plan(folders)]
     else:
         found = [read_run_folder(folder) for folder in folders]
     runs = sorted(found, key=lambda run: run.id)
@@ -174,6 +221,7 @@ def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
     return {
         "suite": runs[0].spec["suite"],
         "n_runs": str(len(runs)),
+        "n_failed": str(sum(run.failure is not None for run in runs)),
         "runs_hash": digest([[run.id, run.record["content_hash"]] for run in runs]),
         "code_version": distinct(run.provenance.get("grace_bench") for run in runs),
         "git_commit": distinct(run.provenance.get("git_commit") for run in runs)

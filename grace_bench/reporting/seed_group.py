@@ -56,28 +56,39 @@ def _aggregate(present: np.ndarray, measure: str) -> float:
         return float(np.exp(mean) if measure == "perplexity_log_mean" else mean)
 
 
-class SeedGroup:
-    """The seeds of one model x data set x editor x variant."""
+def setting_keys(run: RunFolder) -> dict[str, Any]:
+    """Return the columns that all rows of a run's setting share."""
+    spec = run.spec
+    return {
+        "suite": spec["suite"],
+        "model": spec["model"]["name"],
+        "model_label": spec["model"]["label"],
+        "dataset": spec["dataset"]["name"],
+        "dataset_label": spec["dataset"]["label"],
+        "task": spec["dataset"]["task"],
+        "editor": spec["editor"]["name"],
+        "editor_label": spec["editor"]["label"],
+        "editor_class": spec["editor"]["editor"],
+        "variant": run.record["variant"],
+        "hyperparameters": run.hyperparameters,
+        "in_sweep": run.in_sweep,
+    }
 
-    def __init__(self, runs: list[RunFolder]) -> None:
+
+class SeedGroup:
+    """The seeds of one model x data set x editor x variant.
+
+    Args:
+        runs: those that are taken together.
+        n_failed: seeds that are not among them, as their runs failed.
+    """
+
+    def __init__(self, runs: list[RunFolder], n_failed: int = 0) -> None:
         """Read the predictions of all seeds and draw the resamples."""
         self.runs = runs
+        self.n_failed = n_failed
         first = runs[0]
-        spec = first.spec
-        self.keys = {
-            "suite": spec["suite"],
-            "model": spec["model"]["name"],
-            "model_label": spec["model"]["label"],
-            "dataset": spec["dataset"]["name"],
-            "dataset_label": spec["dataset"]["label"],
-            "task": spec["dataset"]["task"],
-            "editor": spec["editor"]["name"],
-            "editor_label": spec["editor"]["label"],
-            "editor_class": spec["editor"]["editor"],
-            "variant": first.record["variant"],
-            "hyperparameters": first.hyperparameters,
-            "in_sweep": first.in_sweep,
-        }
+        self.keys = setting_keys(first)
         self.main = first.measure
         tables = [run.table("predictions.parquet", PREDICTION_COLUMNS) for run in runs]
         everything = pa.concat_tables(tables)
@@ -100,7 +111,9 @@ class SeedGroup:
     def _split(self, table: pa.Table, facts: np.ndarray) -> dict[str, tuple[np.ndarray, _Scores]]:
         """Return the steps and the scores of each role of one seed, in the order of the steps."""
         steps = table["step"].to_numpy()
-        values = np.stack([_numbers(table, name) for name in self._columns], axis=1)
+        values = np.empty((table.num_rows, len(self._columns)))
+        for index, name in enumerate(self._columns):
+            values[:, index] = _numbers(table, name)
         parts = {}
         for role in {metric.role for metric in METRICS.values()}:
             rows = np.flatnonzero(pc.equal(table["role"], role))
@@ -157,7 +170,8 @@ class SeedGroup:
                 [self._scores(s, metric.role, step) for s, (step, _) in enumerate(probe)]
                 for probe in zip(*self._probes, strict=True)
             ]
-            if not any(len(score.facts) for score in scores[-1]):
+            # A run that failed during a probe has some roles of it only.
+            if not any(len(score.facts) for row in scores for score in row):
                 continue
             everything = np.concatenate([score.facts for row in scores for score in row])
             units, n_units = statistics.unit_indices(everything)
@@ -226,6 +240,7 @@ class SeedGroup:
             **_estimate(_mean(point.values), *self._interval(point)),
             "n": max(point.counts) if point.counts else None,
             "n_seeds": len(self.runs),
+            "n_failed": self.n_failed,
         }
         for index, run in enumerate(self.runs):
             single = statistics.interval(point.draws[index]) if point.draws else (None, None)
@@ -235,6 +250,7 @@ class SeedGroup:
                 **_estimate(point.values[index], *single),
                 "n": point.counts[index] if point.counts else None,
                 "n_seeds": 1,
+                "n_failed": 0,
             }
 
     def _interval(self, point: _Point) -> tuple[float | None, float | None]:
@@ -250,7 +266,6 @@ class SeedGroup:
         self, metric: str, measure: str | None, where: Sequence[tuple[int, int]], point: _Point
     ) -> Iterator[dict[str, Any]]:
         for row in itertools.islice(self._rows(metric, measure, point), 1):
-            del row["seed"]
             step, n_edits = (round(sum(part) / len(where)) for part in zip(*where, strict=True))
             yield {**row, "step": step, "n_edits": n_edits}
 

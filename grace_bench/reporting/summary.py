@@ -4,7 +4,9 @@
     summarise(runs, Path("results/smoke/summary.parquet"))
 
 Tables, figures and the report need these two files only. Values over all seeds are means of the
-seeds' values; intervals are the crossed bootstrap over facts and seeds of `statistics`.
+seeds' values; intervals are the crossed bootstrap over facts and seeds of `statistics`. Seeds whose
+run failed are in no mean: `failures` says how they are told, and curves.parquet has how far each
+came.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from grace_bench import __version__, records
-from grace_bench.reporting.run_folder import read_run_folders, suite_provenance
-from grace_bench.reporting.seed_group import SeedGroup
+from grace_bench.reporting.failures import COLUMNS, failure_rows
+from grace_bench.reporting.run_folder import RunFolder, read_run_folders, suite_provenance
+from grace_bench.reporting.seed_group import SeedGroup, setting_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Rows = list[dict[str, Any]]
 
 CURVES_NAME = "curves.parquet"
 
@@ -46,7 +51,8 @@ _VALUES = (
     ("low", pa.float64(), True),
     ("high", pa.float64(), True),
     ("n", pa.int32(), True),  # examples a seed, the largest over seeds; null: not over examples
-    ("n_seeds", pa.int32(), False),
+    ("n_seeds", pa.int32(), False),  # that are in the value
+    ("n_failed", pa.int32(), False),  # that are not, as their runs failed
 )
 
 
@@ -55,8 +61,16 @@ def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
     return pa.schema([pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata)
 
 
-SUMMARY = _schema(*_KEYS, ("seed", pa.int32(), True), *_VALUES)  # seed null: over all seeds
-CURVES = _schema(*_KEYS, ("step", pa.int32(), False), ("n_edits", pa.int32(), False), *_VALUES)
+SUMMARY = _schema(  # seed null: over all seeds
+    *_KEYS, ("seed", pa.int32(), True), *_VALUES, *COLUMNS
+)
+CURVES = _schema(  # seed null: over all seeds that were completed; else that of one that failed
+    *_KEYS,
+    ("seed", pa.int32(), True),
+    ("step", pa.int32(), False),
+    ("n_edits", pa.int32(), False),
+    *_VALUES,
+)
 
 PROVENANCE = "grace_bench."  # prefix of the provenance keys in the files' metadata
 
@@ -65,7 +79,7 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     """Write `output` (summary.parquet) and curves.parquet beside it.
 
     Args:
-        run_folders: folders of finished runs of one suite, or the path of its plan.json.
+        run_folders: folders of one suite's runs, complete or failed, or the path of its plan.json.
         output: path of summary.parquet.
 
     Returns:
@@ -79,15 +93,30 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
         PROVENANCE + key: value
         for key, value in {**suite_provenance(runs), "summarised_by": __version__}.items()
     }
-    rows: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
+    rows: Rows = []
+    points: Rows = []
     for _, seeds in itertools.groupby(runs, key=lambda run: run.id.rsplit("/", 1)[0]):
-        group = SeedGroup(list(seeds))
-        rows += group.summary_rows()
-        points += group.curve_rows()
+        found = _summarise_setting(list(seeds))
+        rows += found[0]
+        points += found[1]
     output = Path(output)
     curves = output.with_name(CURVES_NAME)
     records.write_parquet(curves, points, CURVES, metadata)
     # Written last: whoever sees the summary finds the curves that belong to it.
     records.write_parquet(output, rows, SUMMARY, metadata)
     return curves
+
+
+def _summarise_setting(seeds: list[RunFolder]) -> tuple[Rows, Rows]:
+    """Return the rows of summary and curves of one setting."""
+    whole = [run for run in seeds if run.failure is None]
+    failed = [run for run in seeds if run.failure is not None]
+    rows = list(failure_rows(setting_keys(seeds[0]), seeds, seeds[0].measure))
+    points: Rows = []
+    if whole:
+        group = SeedGroup(whole, len(failed))
+        rows += group.summary_rows()
+        points += group.curve_rows()
+    for run in failed:
+        points += [{**p, "seed": run.spec["seed"]} for p in SeedGroup([run]).curve_rows()]
+    return rows, points

@@ -34,6 +34,7 @@ class Cell:
     number: float | None = None  # unrounded
     low: float | None = None
     high: float | None = None
+    mark: str = ""  # letter of a footnote
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Table:
     rows: tuple[Row, ...]
     left: int = 1  # columns of names, set flush left
     beside: bool = False  # intervals beside the value instead of below it
+    footnotes: tuple[tuple[str, str], ...] = ()  # mark and sentence, below the table
 
 
 def number(value: float | None, kind: str) -> str:
@@ -108,11 +110,14 @@ def cell(estimate: Estimate, kind: str, with_interval: bool = True) -> Cell:
 
 
 def best_in_bold(cells: Sequence[Cell], measure: str, eligible: Sequence[bool]) -> list[Cell]:
-    """Return the cells with the best of the eligible ones in bold; what prints alike ties."""
+    """Return the cells with the best of the eligible ones in bold; what prints alike ties.
+
+    Cells with a mark are not eligible: seeds that failed are not in them.
+    """
     numbers = {
         i: item.number
         for i, item in enumerate(cells)
-        if eligible[i] and item.number is not None and math.isfinite(item.number)
+        if eligible[i] and not item.mark and item.number is not None and math.isfinite(item.number)
     }
     if not numbers:
         return list(cells)
@@ -186,8 +191,20 @@ def to_latex(table: Table) -> str:
         elif index and not row.note and not table.beside:
             lines.append(r"\addlinespace[2pt]")
         lines += _latex_row(row, table)
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", *_latex_footnotes(table), r"\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+def _latex_footnotes(table: Table) -> list[str]:
+    if not table.footnotes:
+        return []
+    lines = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize\raggedright\sloppy"]
+    for mark, sentence in table.footnotes:
+        # Sentences may hold paths, which would not break otherwise.
+        text = escape_latex(sentence).replace("/", r"/\allowbreak{}")
+        text = text.replace(r"\_", r"\_\allowbreak{}")
+        lines.append(rf"\textsuperscript{{{mark}}}\,{text}\par")
+    return [*lines, r"\end{minipage}"]
 
 
 def _column_format(table: Table) -> str:
@@ -219,6 +236,8 @@ def _latex_row(row: Row, table: Table) -> list[str]:
     values, intervals = [], []
     for item in row.cells:
         text = _latex_number(item)
+        if item.mark:
+            text += rf"\textsuperscript{{{item.mark}}}"
         if table.beside and item.interval:
             text += rf" {{\tiny {_latex_interval(item.interval)}}}"
         size = rf"{{\footnotesize {text}}}" if row.note and text else text
@@ -266,9 +285,16 @@ def to_markdown(table: Table) -> str:
         for item in row.cells:
             text = _markdown_text(item.text)
             text = f"**{text}**" if item.bold else text
+            text += _markdown_mark(item.mark)
             texts += [f"{text} {item.interval}".strip(), *[""] * (item.span - 1)]
         lines.append("| " + " | ".join(texts) + " |")
+    for mark, sentence in table.footnotes:
+        lines += ["", f"{_markdown_mark(mark)} {_markdown_text(sentence)}"]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_mark(mark: str) -> str:
+    return f"<sup>{mark}</sup>" if mark else ""
 
 
 def _markdown_text(text: str) -> str:
@@ -292,17 +318,19 @@ def _plain_header(column: Column) -> str:
 
 
 def to_csv(tables: Iterable[Table]) -> str:
-    """Return all numbers unrounded, one a line, and as they are printed."""
+    """Return all numbers unrounded, one a line, and as they are printed; with their footnotes."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "low", "high", "printed", "best"])
+    header = ("table", "row", "column", "value", "low", "high", "printed", "best", "footnote")
+    writer.writerow(header)
     for table in tables:
+        footnotes = dict(table.footnotes)
         names = _full_names(table, lambda column: column.name)
         for row in table.rows:
             label = " ".join(item.text for item in row.cells[: table.left] if item.text)
             column = 0
             for item in row.cells:
-                if column >= table.left and item.number is not None:
+                if column >= table.left and (item.number is not None or item.mark):
                     numbers = [item.number, item.low, item.high]
                     writer.writerow(
                         [
@@ -312,6 +340,7 @@ def to_csv(tables: Iterable[Table]) -> str:
                             *("" if value is None else repr(float(value)) for value in numbers),
                             item.text,
                             "true" if item.bold else "false",
+                            footnotes.get(item.mark, ""),
                         ]
                     )
                 column += item.span

@@ -22,6 +22,7 @@ from grace_bench.reporting.estimates import (
     editor_rank,
     varying,
 )
+from grace_bench.reporting.footnotes import Footnotes
 from grace_bench.reporting.paper_table import paper_tables
 from grace_bench.reporting.table import (
     Cell,
@@ -80,7 +81,7 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
     texts["document.tex"] = header + DOCUMENT + inputs + "\\end{document}\n"
     for old in [*folder.glob("sweep-*"), *folder.glob("paper.*")]:
         if old.name not in texts and old.suffix in (".tex", ".md", ".csv"):
-            old.unlink()
+            old.unlink(missing_ok=True)
     for name, text in texts.items():
         with records.atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -92,6 +93,7 @@ def provenance_comment(provenance: Mapping[str, str]) -> str:
     names = {
         "suite": "suite",
         "n_runs": "runs",
+        "n_failed": "runs of these that failed",
         "runs_hash": "hash of the runs' ids",
         "code_version": "runs made by grace-bench",
         "git_commit": "git commit of the runs",
@@ -162,13 +164,15 @@ def _main_table(data: Summary, experiments: Sequence[Experiment], part: int, par
     eligible = [kind != UNEDITED for _, kind, _ in rows]
     columns: list[list[Cell]] = []
     header = [Column("Editor")]
+    footnotes = Footnotes(data)
     for experiment in experiments:
         for name, metric, measure, kind in _main_columns(experiment):
-            cells = [
-                _main_cell(data, settings.get(experiment), metric, measure, kind)
-                for _, _, settings in rows
-            ]
             scored = measure is not None and measure in MEASURES
+            cells = []
+            for _, _, settings in rows:
+                setting = settings.get(experiment)
+                item = _main_cell(data, setting, metric, measure, kind)
+                cells.append(footnotes.marked(item, setting, metric == "trr") if scored else item)
             columns.append(best_in_bold(cells, measure, eligible) if scored else cells)
             header.append(Column(name, _direction(measure) if scored else 0))
     body: list[Row] = []
@@ -181,10 +185,11 @@ def _main_table(data: Summary, experiments: Sequence[Experiment], part: int, par
     groups = [("", 1), *((e.title, len(_main_columns(e))) for e in experiments)]
     return Table(
         name="main" if part == 0 else f"main-{part + 1}",
-        caption=_main_caption(data, experiments, rows, part, parts),
+        caption=_main_caption(data, experiments, rows, part, parts) + footnotes.caption,
         groups=tuple(groups),
         columns=tuple(header),
         rows=tuple(body),
+        footnotes=footnotes.sentences,
     )
 
 
@@ -248,6 +253,8 @@ def _main_caption(
 def interval_sentence(data: Summary, settings: Sequence[Setting]) -> str:
     """Return what a caption says about seeds and intervals."""
     seeds = _spread([data.get(s, "trr", s.experiment.measure).n_seeds for s in settings])
+    if not seeds:
+        return "No run was completed."
     if seeds == "1":
         return f"One seed. {INTERVAL}."
     return f"Means over {seeds} seeds. {INTERVAL} and of seeds."
@@ -268,18 +275,20 @@ def measure_tables(data: Summary) -> list[Table]:
 def _measure_table(data: Summary, experiment: Experiment) -> Table:
     # The perplexity's log-mean says what the loss says.
     measures = [m for m in data.measures(experiment) if m != "loss" or not experiment.is_perplexity]
+    measures = measures or [experiment.measure]  # where every run failed
     rows = [(label, kind, s[experiment]) for label, kind, s in table_rows(data) if experiment in s]
     eligible = [kind != UNEDITED for _, kind, _ in rows]
+    footnotes = Footnotes(data)
     body: list[Row] = []
     for metric in METRICS.values():
-        columns = [
-            best_in_bold(
-                [cell(data.get(setting, metric.name, m), m) for _, _, setting in rows], m, eligible
-            )
-            for m in measures
-        ]
-        if all(item.number is None for column in columns for item in column):
+        columns = [[cell(data.get(s, metric.name, m), m) for _, _, s in rows] for m in measures]
+        nothing = all(item.number is None for column in columns for item in column)
+        if nothing and not (metric.name == "trr" and any(data.failures(s) for _, _, s in rows)):
             continue
+        for index, (measure, column) in enumerate(zip(measures, columns, strict=True)):
+            pairs = zip(column, rows, strict=True)
+            marked = [footnotes.marked(item, setting, not index) for item, (*_, setting) in pairs]
+            columns[index] = best_in_bold(marked, measure, eligible)
         for index, (label, _, _) in enumerate(rows):
             name = Cell(metric.label if index == 0 else "")
             cells = (name, Cell(label), *(column[index] for column in columns))
@@ -290,7 +299,7 @@ def _measure_table(data: Summary, experiment: Experiment) -> Table:
         caption=(
             f"{experiment.title}: all measures after all edits. {definitions}. "
             f"{interval_sentence(data, [setting for _, _, setting in rows])} "
-            "Best editor in bold."
+            f"Best editor in bold.{footnotes.caption}"
         ),
         groups=(),
         columns=(
@@ -301,6 +310,7 @@ def _measure_table(data: Summary, experiment: Experiment) -> Table:
         rows=tuple(body),
         left=2,
         beside=True,
+        footnotes=footnotes.sentences,
     )
 
 
@@ -312,7 +322,8 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
         metric
         for metric in ("trr", "err", "es", "holdout", "arr")
         if any(data.get(setting, metric, main).value is not None for setting in settings)
-    ]
+    ] or ["trr"]
+    footnotes = Footnotes(data)
     spent = [
         ("#keys", "n_keys", None, "count"),
         ("edits/key", "edits_per_key", None, "ratio"),
@@ -324,7 +335,8 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
         values = [_plain(setting.values.get(name)) for name in names] or [setting.variant]
         values[-1] += mark
         cells = [Cell(value) for value in values]
-        cells += [cell(data.get(setting, metric, main), main) for metric in scored]
+        scores = [cell(data.get(setting, metric, main), main) for metric in scored]
+        cells += [footnotes.marked(item, setting, not i) for i, item in enumerate(scores)]
         cells += [cell(data.get(setting, m, s), kind, False) for _, m, s, kind in spent]
         rows.append(Row(tuple(cells)))
     return Table(
@@ -332,7 +344,7 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
         caption=(
             f"{settings[0].editor_label} on {experiment.title} under other hyperparameters "
             f"(* as configured); {MEASURES[main].label} after all edits. "
-            f"{interval_sentence(data, settings)}"
+            f"{interval_sentence(data, settings)}{footnotes.caption}"
         ),
         groups=(),
         columns=(
@@ -342,6 +354,7 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
         ),
         rows=tuple(rows),
         left=max(1, len(names)),
+        footnotes=footnotes.sentences,
     )
 
 

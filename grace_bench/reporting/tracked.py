@@ -31,9 +31,10 @@ MetricPoint = tuple[str, float, int, int]
 def started_ms(run: RunFolder) -> int:
     """Return when the run started, in milliseconds since 1970; 0 where it does not say."""
     text = run.provenance.get("started")
-    if not text:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
         return 0
-    moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1000)
@@ -85,7 +86,17 @@ def run_tags(run: RunFolder) -> dict[str, str]:
         TAG + "data_hash": run.record.get("data_hash"),
         TAG + "model_hash": run.record.get("model_hash"),
         TAG + "measure": run.measure,
+        TAG + "status": "complete" if run.failure is None else "failed",
     }
+    if run.failure is not None:
+        tags |= {
+            TAG + "failure.kind": run.failure.kind,
+            TAG + "failure.type": run.failure.type,
+            TAG + "failure.step": run.failure.step,
+            TAG + "failure.example_id": run.failure.example_id,
+            TAG + "failure.message": run.failure.message[:VALUE_LENGTH],
+            "mlflow.note.content": f"Failed {run.failure.place}: {run.failure.reason}.",
+        }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
@@ -105,7 +116,8 @@ def run_inputs(run: RunFolder) -> Iterator[tuple[str, str, str, str]]:
 def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
     """Return all points of all series, and the names of those that had values not finite.
 
-    The step of a series is the number of edits, so that curves of several runs compare.
+    The step of a series is the number of edits, so that curves of several runs compare. A run that
+    failed has no final scores: its series end where it failed.
     """
     start = started_ms(run)
     elapsed: dict[int, float] = {0: 0.0}
@@ -138,7 +150,7 @@ def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
         name = row["metric"] if main else f"{row['metric']}.{row['measure']}"
         when = start + round(1000 * elapsed.get(row["step"], elapsed[last]))
         points.append((f"probe/{name}", row["value"], when, row["n_edits"]))
-        if row["step"] == final:
+        if row["step"] == final and run.failure is None:
             points.append((f"final/{name}", row["value"], end, 0))
     spent = {f"seconds_{key}": value for key, value in run.record["seconds"].items()}
     counted = {

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench import __version__, records
 from grace_bench.errors import DataError, ResultError
+from grace_bench.reporting.locking import exclusive
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders
 from grace_bench.reporting.tracked import (
     TAG,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
 EXPORT = "mlflow-export.json"
+LOCK = ".track.lock"
 METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
 SUITE_FILES = ("summary.parquet", "curves.parquet", "report.html")
 SUITE_FOLDERS = ("tables", "figures", "paper-figures")
@@ -69,10 +71,13 @@ def track(
 
     A run that is there already with the same files is left as it is, notes and all; one whose
     files changed is deleted (MLflow keeps it in its bin) and made anew; one that the suite no
-    longer has is tagged `grace_bench.stale`.
+    longer has is tagged `grace_bench.stale`. A run that failed becomes an MLflow run of the status
+    FAILED, with the reason in its tags and what was before in its series. Two calls for one folder
+    take turns.
 
     Args:
-        run_folders: folders of all finished runs of one suite, or the path of its plan.json.
+        run_folders: folders of all runs of one suite, complete or failed, or the path of its
+            plan.json.
         summary_folder: the suite's folder; its summary, tables and figures become artifacts.
         tracking_uri: where to; default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
 
@@ -81,10 +86,17 @@ def track(
 
     Raises:
         DataError: a run is missing, damaged or of another suite.
-        ResultError: the server or the database cannot be reached or written.
+        ResultError: the server or the database cannot be reached or written, or another process
+            has been exporting this folder for a minute.
     """
     runs = read_run_folders(run_folders)
-    summary_folder = Path(summary_folder)
+    with exclusive(Path(summary_folder) / LOCK, "exporting this folder to MLflow"):
+        return _export(runs, Path(summary_folder), tracking_uri)
+
+
+def _export(
+    runs: Sequence[RunFolder], summary_folder: Path, tracking_uri: str | None
+) -> dict[str, Any]:
     uri = tracking_uri_for(summary_folder, tracking_uri)
     suite = runs[0].spec["suite"]
     with _mlflow_errors(uri):
@@ -100,6 +112,7 @@ def track(
                 started_ms(run),
                 run_tags(run),
                 lambda mlflow_id, run=run, files=files: _fill(client, mlflow_id, run, files),
+                "FINISHED" if run.failure is None else "FAILED",
             )
             exported[run.id] = _ensure(client, experiment_id, known, entry)
         entry = _suite_entry(client, runs, summary_folder)
@@ -224,6 +237,7 @@ class _Entry:
     started_ms: int
     tags: dict[str, str]
     fill: Callable[[str], int]  # writes into the MLflow run of this id; returns when it ended
+    status: str = "FINISHED"  # or FAILED
 
 
 def _ensure(
@@ -234,7 +248,7 @@ def _ensure(
     for found in known.get(entry.name, []):
         same = found.data.tags.get(TAG + "files_hash") == entry.files_hash
         # An unfinished one was being written when an earlier call was killed.
-        if kept is None and same and found.info.status == "FINISHED":
+        if kept is None and same and found.info.status == entry.status:
             kept = found
         else:
             client.delete_run(found.info.run_id)
@@ -249,7 +263,7 @@ def _ensure(
         tags={**entry.tags, TAG + "run_id": entry.name, TAG + "files_hash": entry.files_hash},
     )
     end = entry.fill(made.info.run_id)
-    client.set_terminated(made.info.run_id, "FINISHED", end_time=end)
+    client.set_terminated(made.info.run_id, entry.status, end_time=end)
     logger.info("%s: tracked as %s", entry.name, made.info.run_id)
     return {"mlflow_run_id": made.info.run_id, "files_hash": entry.files_hash}
 
@@ -309,6 +323,7 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
         TAG + "kind": "suite",
         TAG + "suite": suite,
         TAG + "version": __version__,
+        TAG + "n_failed": str(sum(run.failure is not None for run in runs)),
         "mlflow.note.content": "Summary, tables and figures over all runs of the suite.",
     }
 

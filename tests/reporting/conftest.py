@@ -84,8 +84,15 @@ def write_run(
     gradient_steps: int = 10,
     block: int | None = None,
     latency: int = 0,
+    failed_at: int | None = None,
+    kind: str = "diverged",
+    message: str = "the loss is not a number (nan).",
 ) -> Path:
-    """Write one run folder and return it."""
+    """Write one run folder and return it.
+
+    With `failed_at`, that of a run that failed at this step, of which nothing is there but what was
+    before; at 0, before anything was.
+    """
     dataset, dataset_label, model, model_label, main = TASKS[task]
     layer = "encoder.block.2.wo" if block is None else f"encoder.block.{block}.wo"
     if block is not None:
@@ -159,9 +166,12 @@ def write_run(
 
     ups = [f"u{i}" for i in range(upstream)]
     facts = [f"e{i // 2}#{i % 2}" for i in range(edits)]
-    probe(0, 0)
+    if failed_at != 0:
+        probe(0, 0)
     keys = 0.0
     for step in range(1, n_steps + 1):
+        if failed_at is not None and step >= failed_at:
+            break
         made = min(step, edits)
         edited = step <= edits and editor != "unedited"
         share = 1.0 if editor == "memory" else edits ** (-0.15 * radius)
@@ -245,10 +255,19 @@ def write_run(
                 "probes": {"every": every},
                 "compute": {"device": "cpu"},
             },
-            "status": "complete",
+            "status": "complete" if failed_at is None else "failed",
+            "failure": None
+            if failed_at is None
+            else {
+                "kind": kind,
+                "step": failed_at or None,
+                "example_id": f"edits-{facts[failed_at - 1]}" if failed_at else None,
+                "message": message,
+                "type": "Diverged",
+            },
             "counts": {
-                "steps": n_steps,
-                "edits": edits,
+                "steps": len(steps),
+                "edits": edits if failed_at is None else min(edits, len(steps)),
                 "keys": n_keys,
                 "edits_per_key": edits / n_keys if n_keys else None,
             },

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
+import matplotlib
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.figures import write_figures
-from grace_bench.reporting.plotting import place_labels
+from grace_bench.reporting.figures import editor_legend, write_figures
+from grace_bench.reporting.plotting import STYLE, place_labels
 
 NAMES = (
     "codebook-size",
@@ -55,6 +57,23 @@ def test_same_bytes_twice_and_old_figures_go(reported, tmp_path):
 def test_missing_curves(reported, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         write_figures(reported / "summary.parquet", tmp_path / "curves.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("inches", [3.5, 7.0, 10.0])
+def test_a_legend_of_many_editors_stays_on_the_page(inches):
+    names = ["FT+Retrain", "FT+EWC", "Unedited", "GRACE (released)", "Memory"]
+    settings = [
+        SimpleNamespace(editor=f"{i}", editor_label=names[i % 5], editor_class="ft")
+        for i in range(10)
+    ]
+    figure = Figure(figsize=(inches, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        editor_legend(figure, settings, {s.editor: "black" for s in settings})
+        canvas.draw()
+        box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_names_of_crowded_points_do_not_overlap():

@@ -222,6 +222,14 @@ class TestRefusals:
             ({"status": "running"}, "not 'complete'"),
             ({"version": 2}, "written in format 2"),
             ({"format": "x"}, "is not the record of a run"),
+            ({"id": 5}, "'id' must be a text"),
+            ({"spec": []}, "'spec' must be an object"),
+            ({"spec": {"suite": "s", "seed": 0}}, "lacks 'model'"),
+            ({"counts": {"keys": "many"}}, "'each' must be a whole number or a number or null"),
+            ({"counts": {"place": [], "value": []}}, "must be a whole number"),
+            ({"files": {"steps.parquet": 5}}, "'files' must hold the files' hashes"),
+            ({"measure": "luck"}, "'measure' is none that there is"),
+            ({"provenance": "here"}, "'provenance' must be an object or null"),
         ],
     )
     def test_unfit_record(self, tmp_path, change, said, make_run):

@@ -13,6 +13,7 @@ import pytest
 
 from grace_bench import records
 from grace_bench.errors import DataError, ResultError
+from grace_bench.reporting import locking
 from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui_command
 
 if TYPE_CHECKING:
@@ -197,6 +198,39 @@ def test_values_that_are_not_finite_are_left_out_and_named(suite):
     run = _runs(suite)[record["id"]]
     assert "probe/trr" not in run.data.metrics
     assert run.data.tags["grace_bench.not_finite"] == "final/trr, probe/trr"
+
+
+def test_a_failed_run_is_there_as_failed_and_only_once(suite, make_run):
+    make_run(suite.parent, editor="ft", failed_at=17)
+    name = "facts-t5/facts-qa/ft/default/seed-0"
+    first = track(_folders(suite), suite)
+    run = _runs(suite)[name]
+    assert run.info.status == "FAILED"
+    tags = run.data.tags
+    assert tags["grace_bench.failure.kind"] == "diverged"
+    assert tags["grace_bench.failure.step"] == "17"
+    assert tags["grace_bench.failure.message"] == "the loss is not a number (nan)."
+    assert tags["mlflow.note.content"].startswith("Failed at step 17: diverged: the loss is")
+    assert "probe/trr" in run.data.metrics
+    assert "final/trr" not in run.data.metrics
+    whole = _runs(suite)["suite synthetic"]
+    assert (whole.info.status, whole.data.tags["grace_bench.n_failed"]) == ("FINISHED", "1")
+    assert track(_folders(suite), suite) == first
+    make_run(suite.parent, editor="ft")  # as after another try
+    track(_folders(suite), suite)
+    assert _runs(suite)[name].info.status == "FINISHED"
+
+
+def test_a_second_export_of_a_folder_waits_and_then_gives_up_in_a_sentence(suite, monkeypatch):
+    monkeypatch.setattr(locking, "WAIT_SECONDS", 0.3)
+    with (
+        locking.exclusive(suite / ".track.lock", "holding on"),
+        pytest.raises(ResultError, match="another process is exporting this folder") as error,
+    ):
+        track(_folders(suite), suite)
+    assert error.value.exit_code == 75
+    assert not (suite / EXPORT).exists()
+    track(_folders(suite), suite)
 
 
 def test_artifact_that_is_gone(suite):

@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 
-from grace_bench import pipeline
+from grace_bench import cluster, pipeline
 from grace_bench.suites import load_suite, without_resources
 from grace_bench.errors import GraceBenchError
 from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
@@ -60,6 +60,12 @@ wildcard_constraints:
     assets="[^/]+",
     seed=r"\d+",
     bundle=r"\d+",
+
+
+def say_how_slurm_is():
+    """Print which of Slurm's commands tells how jobs are, where jobs go to Slurm."""
+    if getattr(workflow.executor_plugin, "name", "") == "slurm":
+        print(cluster.look().headline(), file=sys.stderr)
 
 
 def asks(rule, resource):

@@ -4,6 +4,7 @@ rule plan:
         f"{RESULTS}/plan.json",
     log:
         f"{RESULTS}/logs/plan.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -29,6 +30,7 @@ rule summarise:
         curves=f"{RESULTS}/curves.parquet",
     log:
         f"{RESULTS}/logs/summarise.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -51,6 +53,7 @@ rule tables:
         markdown=f"{RESULTS}/tables/main.md",
     log:
         f"{RESULTS}/logs/tables.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -72,6 +75,7 @@ rule figures:
         overview=f"{RESULTS}/figures/overview.png",
     log:
         f"{RESULTS}/logs/figures.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -94,6 +98,7 @@ rule paper_figures:
         index=f"{RESULTS}/paper-figures/figures.json",
     log:
         f"{RESULTS}/logs/paper_figures.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -115,6 +120,7 @@ rule toy:
         csv=f"{RESULTS}/paper-figures/toy.csv",
     log:
         f"{RESULTS}/logs/toy.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -139,6 +145,7 @@ rule report:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/report.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -164,6 +171,7 @@ rule track:
         f"{RESULTS}/mlflow-export.json",
     log:
         f"{RESULTS}/logs/track.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -1,0 +1,327 @@
+"""Bring together the runs of a suite that were made on different machines.
+
+    found = collect([Path("a/results/default"), Path("b/results/default")], Path("results"))
+
+A run is copied whole, its files checked against the hashes in its run.json, or not at all. What
+contradicts each other is not copied: runs of one id with other settings or other results, runs of
+one data set or model made from other data or other weights. Nothing in the files is executed,
+no link is followed, and nothing is written outside the output. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grace_bench.checked import check_record, is_plain_name
+from grace_bench.config import NAME_PATTERN
+from grace_bench.errors import ConfigError, DataError
+from grace_bench.records import sha256_of
+from grace_bench.reporting.copying import Piece, is_file, place_folder
+from grace_bench.reporting.locking import exclusive
+from grace_bench.reporting.run_folder import RunFolder, read_run_folder
+from grace_bench.reporting.shared_inputs import copy_inputs
+from grace_bench.runs import RUN_FILES
+from grace_bench.status import look_at_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+LOCK = ".collect.lock"
+TIMED = ("steps.parquet", "latency.parquet")
+"""Files that hold seconds: no two machines write the same."""
+
+NAME = re.compile(NAME_PATTERN)
+SEED = re.compile(r"seed-[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that is done, in one of the places."""
+
+    place: Path  # the suite's folder
+    run: RunFolder
+
+    @property
+    def id(self) -> str:
+        """`model/dataset/editor/variant/seed-k`."""
+        return self.run.id
+
+    @property
+    def model(self) -> str:
+        """Name of its model."""
+        return self.id.split("/")[0]
+
+    @property
+    def dataset(self) -> str:
+        """Name of its data set."""
+        return self.id.split("/")[1]
+
+    @property
+    def result(self) -> dict[str, str]:
+        """Hashes of the files that are equal where the result is."""
+        return {n: h for n, h in self.run.record["files"].items() if n not in TIMED}
+
+
+@dataclass
+class Collected:
+    """What was done.
+
+    Args:
+        copied: ids of the runs that are new in the output, those that replaced others included.
+        kept: how many were there already.
+        inputs: how many data sets, baselines, models and assets are new.
+        told: sentences on what was decided.
+        problems: sentences on what was not copied and should have been.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    kept: int = 0
+    inputs: int = 0
+    told: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def collect(sources: Sequence[Path], output: Path, with_models: bool = False) -> Collected:
+    """Copy what the sources have and the output has not.
+
+    Args:
+        sources: folders of suites (`results/<suite>`), or of results with several suites.
+        output: the folder of results to copy to; suites get their folders in it.
+        with_models: base models and editors' assets too; without them one can only aggregate.
+
+    Raises:
+        ConfigError: a source is no folder of results, or the output is a suite's folder.
+        ResultError: the output cannot be written, or another process collects into it.
+    """
+    done = Collected()
+    if (output / "runs").is_dir():
+        raise ConfigError(f"{output}: is the folder of a suite; give the folder above it.")
+    by_suite: dict[str, dict[Path, list[FoundRun]]] = defaultdict(dict)
+    for source in sources:
+        for place in suite_folders(source):
+            found = list(find_runs(place, done))
+            for suite in sorted({run.run.spec["suite"] for run in found}):
+                if (output / suite).resolve() == place:
+                    done.told.append(f"{place}: is where to collect to; left as it is.")
+                    continue
+                runs = [run for run in found if run.run.spec["suite"] == suite]
+                by_suite[suite].setdefault(place, runs)
+    with exclusive(output / LOCK, "collecting into this folder"):
+        for suite, places in by_suite.items():
+            _collect_suite(places, output / suite, with_models, done)
+    return done
+
+
+def suite_folders(source: Path) -> list[Path]:
+    """Return the folders of suites at a place: the place itself, or those in it.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        home = source.resolve(strict=True)
+        if (home / "runs").is_dir():
+            return [home]
+        with os.scandir(home) as entries:
+            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise ConfigError(f"{source}: cannot be read ({error}); check the path.") from error
+    found = [home / name for name in names if _is_folder(home / name / "runs")]
+    if not found:
+        raise ConfigError(f"{source}: has no runs; give results/<suite>, or the folder above it.")
+    return found
+
+
+def find_runs(place: Path, done: Collected) -> Iterator[FoundRun]:
+    """Yield the runs of a suite's folder that are done; `done` is told of all others."""
+    unfinished = 0
+    for folder in _walk(place / "runs", 5, done):
+        if not is_file(folder / "run.json"):
+            unfinished += 1
+            continue
+        try:
+            yield FoundRun(place, _read(folder))
+        except DataError as error:
+            done.problems.append(f"{error} The run is not copied.")
+    if unfinished:
+        done.told.append(f"{place}: {unfinished} runs are not finished; left where they are.")
+
+
+def _walk(folder: Path, levels: int, done: Collected) -> Iterator[Path]:
+    if not levels:
+        yield folder
+        return
+    try:
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+    except OSError as error:
+        done.problems.append(f"{folder}: cannot be read ({error.strerror}); its runs are left out.")
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            done.problems.append(f"{entry.path}: is a link, and links are not followed.")
+        elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            yield from _walk(Path(entry.path), levels - 1, done)
+
+
+def _read(folder: Path) -> RunFolder:
+    """Read a run's record, and check that it is that of this folder."""
+    path = folder / "run.json"
+    run = read_run_folder(folder)
+    check_record(path, run.record, data_hash=str, model_hash=str)
+    spec, parts = run.spec, folder.parts[-5:]
+    named = [spec[part]["name"] for part in ("model", "dataset", "editor")]
+    names = (*parts[:3], spec["suite"])
+    if not all(NAME.fullmatch(name) for name in names) or not SEED.fullmatch(parts[4]):
+        raise DataError(f"{path}: the names of the run are not those that a suite can have.")
+    if run.id != "/".join(parts) or named != list(parts[:3]) or parts[4] != f"seed-{spec['seed']}":
+        raise DataError(f"{path}: belongs to the run {run.id[:200]!r}, not to this folder.")
+    files = run.record["files"]
+    if bad := [n for n in files if not is_plain_name(n) or n[0] == "." or n == RUN_FILES[0]]:
+        raise DataError(f"{path}: lists a file {bad[0][:100]!r} that no run has.")
+    if missing := [name for name in RUN_FILES[1:] if name not in files]:
+        raise DataError(f"{path}: does not list {', '.join(missing)}.")
+    return run
+
+
+def _collect_suite(
+    places: dict[Path, list[FoundRun]], target: Path, with_models: bool, done: Collected
+) -> None:
+    there: list[FoundRun] = []
+    if _is_folder(target / "runs"):
+        ignored = Collected()
+        there = list(find_runs(target.resolve(), ignored))
+    coming = [run for runs in places.values() for run in runs]
+    kinds: tuple[tuple[str, str, Callable[[FoundRun], str]], ...] = (
+        ("data_hash", "data set", lambda run: run.dataset),
+        ("model_hash", "model", lambda run: f"{run.model}-{run.dataset}"),
+    )
+    agreed: dict[tuple[str, str], str] = {}
+    for key, kind, name_of in kinds:
+        coming = _agreeing(coming, there, key, kind, name_of, agreed, target, done)
+    by_id: dict[str, list[FoundRun]] = defaultdict(list)
+    for run in coming:
+        by_id[run.id].append(run)
+    ours = {run.id: run for run in there}
+    for run_id in sorted(by_id):
+        _collect_run(by_id[run_id], ours.get(run_id), target, done)
+    # Only what the runs that are there now were made from.
+    done.inputs += copy_inputs(list(places), target, agreed, with_models, done.problems)
+
+
+def _agreeing(
+    coming: list[FoundRun],
+    there: list[FoundRun],
+    key: str,
+    kind: str,
+    name_of: Callable[[FoundRun], str],
+    agreed: dict[tuple[str, str], str],
+    target: Path,
+    done: Collected,
+) -> list[FoundRun]:
+    """Return the runs made from the same data, or weights; those that are there decide."""
+    hashes: dict[str, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
+    for run in coming:
+        hashes[name_of(run)][run.run.record[key]].add(run.place)
+    known = {name_of(run): run.run.record[key] for run in there}
+    for name, found in hashes.items():
+        if name in known or len(found) == 1:
+            agreed[kind, name] = known.get(name) or next(iter(found))
+        others = [h for h in found if h != agreed.get((kind, name))]
+        if others:
+            told = "; ".join(
+                f"{_short(h)} in {', '.join(map(str, sorted(found[h])))}" for h in sorted(others)
+            )
+            have = f" ({target} has {_short(known[name])})" if name in known else ""
+            done.problems.append(
+                f"{kind} {name}: runs were made with different ones: {told}{have}; none of these "
+                "runs is copied, as their scores do not compare."
+            )
+    return [run for run in coming if agreed.get((kind, name_of(run))) == run.run.record[key]]
+
+
+def _collect_run(
+    coming: list[FoundRun], ours: FoundRun | None, target: Path, done: Collected
+) -> None:
+    """Copy one run, if all places agree on it."""
+    run_id = coming[0].id
+    folder = target / "runs" / run_id
+    if ours is not None and not _is_whole(ours.run):
+        done.told.append(f"{run_id}: the copy in {target} is damaged and is replaced.")
+        ours = None
+    if ours is None and look_at_run(run_id, folder, "").state == "running":
+        done.problems.append(f"{run_id}: is being run in {target} now; collect again afterwards.")
+        return
+    candidates = _settled(coming, ours, target, done)
+    for found in candidates:
+        files = found.run.record["files"]
+        pieces = [Piece(found.run.folder / name, sha256) for name, sha256 in files.items()]
+        log = found.run.folder / "run.log"
+        pieces += [Piece(log, optional=True)] if is_file(log) and log.name not in files else []
+        pieces.append(Piece(found.run.folder / RUN_FILES[0]))
+        try:
+            place_folder(pieces, folder)
+        except DataError as error:
+            done.problems.append(f"{error} The run is not copied from there.")
+        else:
+            done.copied.append(run_id)
+            return
+
+
+def _settled(
+    coming: list[FoundRun], ours: FoundRun | None, target: Path, done: Collected
+) -> list[FoundRun]:
+    """Return the runs of one id of which any may be copied, the first first."""
+    run_id = coming[0].id
+    everything = [*([] if ours is None else [ours]), *coming]
+
+    def places(runs: Sequence[FoundRun]) -> str:
+        return " and ".join(dict.fromkeys(str(run.place) for run in runs))
+
+    if len({run.run.record["content_hash"] for run in everything}) > 1:
+        done.problems.append(
+            f"{run_id}: was made with different settings in {places(everything)}; not copied."
+        )
+        return []
+    whole = [run for run in everything if run.run.failure is None]
+    failed = [run for run in everything if run.run.failure is not None]
+    if any(run.result != whole[0].result for run in whole):
+        files = sorted({n for r in whole for n, _ in r.result.items() ^ whole[0].result.items()})
+        done.problems.append(
+            f"{run_id}: has different results in {places(whole)} ({', '.join(files)}); not copied."
+        )
+        return []
+    if whole and failed:
+        done.told.append(
+            f"{run_id}: failed in {places(failed)}, was completed in {places(whole)}; the complete "
+            "one counts."
+        )
+    if not whole and any(run.result != failed[0].result for run in failed):
+        done.told.append(
+            f"{run_id}: failed in {places(failed)}, not with the same files; the first counts."
+        )
+    best = whole or failed
+    if ours is not None and ours in best:
+        done.kept += 1
+        return []
+    return best
+
+
+def _is_whole(run: RunFolder) -> bool:
+    try:
+        return all(sha256_of(run.folder / n) == h for n, h in run.record["files"].items())
+    except OSError:
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _short(sha256: str) -> str:
+    return "".join(c for c in sha256 if c.isalnum())[:12]

@@ -1,0 +1,180 @@
+"""Runs that failed: that they did is a result, and no number of theirs counts as a whole run's.
+
+A failed run says in its run.json at which step it failed and why. In summary.parquet each is one
+row of the metric `failure`, and each setting with failed seeds has one such row over all seeds, so
+that tables, figures and the report can tell of them from that file alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from grace_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from grace_bench.reporting.run_folder import RunFolder
+
+METRIC = "failure"
+KINDS = {"out_of_memory": "out of memory"}
+LONGEST_MESSAGE = 240
+MOST_SEEDS = 6  # named one by one in a sentence
+
+COLUMNS = (
+    ("failure_kind", pa.string(), True),  # diverged, out_of_memory, error
+    ("failure_type", pa.string(), True),  # class of the exception
+    ("failure_step", pa.int32(), True),
+    ("failure_example_id", pa.string(), True),
+    ("failure_message", pa.string(), True),  # one sentence
+)
+"""Of summary.parquet; filled in the rows of failed seeds alone."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one seed's run ended before its end.
+
+    Args:
+        seed: of the run.
+        kind: "diverged", "out_of_memory" or "error".
+        step: at which it failed; None: before the first.
+        example_id: of that step's example.
+        message: one sentence.
+        type: class of the exception.
+    """
+
+    seed: int
+    kind: str
+    step: int | None
+    example_id: str | None
+    message: str
+    type: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where in the stream it happened."""
+        return "before the first step" if not self.step else f"at step {self.step}"
+
+    @property
+    def reason(self) -> str:
+        """Why, short enough for a line."""
+        message = "".join(c if c.isprintable() else " " for c in self.message)
+        message = " ".join(message.split()).rstrip(".")
+        if len(message) > LONGEST_MESSAGE:
+            message = message[: LONGEST_MESSAGE - 3] + "..."
+        kind = KINDS.get(self.kind, self.kind)
+        return f"{kind}: {message}" if message else kind
+
+
+def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
+    """Return how a run failed, by its run.json; None if it is complete.
+
+    Raises:
+        DataError: it is neither complete nor failed, or does not say why it failed.
+    """
+    status, told = record.get("status"), record.get("failure")
+    if status == "complete":
+        return None
+    if status != "failed":
+        raise DataError(
+            f"{path}: the run's status is '{status}', not 'complete' and not 'failed'; "
+            "finish it first."
+        )
+    if not isinstance(told, dict) or not (
+        isinstance(told.get("kind"), str)
+        and isinstance(told.get("message"), str)
+        and isinstance(told.get("step"), int | None)
+    ):
+        raise DataError(f"{path}: does not say how the run failed; run the edit step again.")
+    return Failure(
+        seed=record["spec"]["seed"],
+        kind=told["kind"],
+        step=told["step"],
+        example_id=_text(told.get("example_id")),
+        message=told["message"],
+        type=_text(told.get("type")),
+    )
+
+
+def failure_rows(
+    keys: Mapping[str, Any], runs: Sequence[RunFolder], measure: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of summary.parquet on the failed seeds of one setting; none: no rows.
+
+    Args:
+        keys: what all rows of the setting have.
+        runs: all seeds, complete or not.
+        measure: the task's main one, by which a suite is read that has no other rows.
+    """
+    failures = [run.failure for run in runs if run.failure is not None]
+    if not failures:
+        return
+    common = {**keys, "metric": METRIC, "measure": measure, "is_main": True}
+    n_whole = len(runs) - len(failures)
+    yield {
+        **common,
+        "value": float(len(failures)),
+        "n_seeds": n_whole,
+        "n_failed": len(failures),
+    }
+    for failure in failures:
+        yield {
+            **common,
+            "seed": failure.seed,
+            "n_seeds": 0,
+            "n_failed": 1,
+            "failure_kind": failure.kind,
+            "failure_type": failure.type,
+            "failure_step": failure.step,
+            "failure_example_id": failure.example_id,
+            "failure_message": failure.message,
+        }
+
+
+def failure_of_row(row: Mapping[str, Any]) -> Failure:
+    """Return the failure that a row of summary.parquet tells."""
+    return Failure(
+        row["seed"],
+        row["failure_kind"] or "error",
+        row["failure_step"],
+        row["failure_example_id"],
+        row["failure_message"] or "",
+        row["failure_type"],
+    )
+
+
+def footnote(failures: Sequence[Failure], n_whole: int) -> str:
+    """Return the sentences on the failed seeds of one setting.
+
+    >>> footnote([Failure(2, "diverged", 17, None, "the loss is NaN.")], 2)
+    '1 of 3 seeds failed: seed 2 at step 17 (diverged: the loss is NaN). Numbers: the other 2.'
+    """
+    parts = []
+    for reason in dict.fromkeys(failure.reason for failure in failures):
+        members = [failure for failure in failures if failure.reason == reason]
+        named = [f"seed {f.seed} {f.place}" for f in members[:MOST_SEEDS]]
+        if len(members) > MOST_SEEDS:
+            named.append(f"{len(members) - MOST_SEEDS} more")
+        parts.append(f"{', '.join(named)} ({reason})")
+    told = "; ".join(parts)
+    if not n_whole:
+        many = f"All {len(failures)} seeds" if len(failures) > 1 else "The only seed"
+        return f"{many} failed: {told}."
+    total = len(failures) + n_whole
+    return f"{len(failures)} of {total} seeds failed: {told}. Numbers: the other {n_whole}."
+
+
+def short(label: str, failures: Sequence[Failure], n_whole: int) -> str:
+    """Return an editor with its failed seeds in a few words: "FT (1 of 3 seeds)"."""
+    total = len(failures) + n_whole
+    seeds = f"{total} seed{'s' if total > 1 else ''}"
+    return f"{label} ({f'all {seeds}' if not n_whole else f'{len(failures)} of {seeds}'})"
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

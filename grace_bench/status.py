@@ -1,0 +1,326 @@
+"""What a suite has, what is running, what failed and what is left. Reads files only; torch-free.
+
+    look = Look.of_suite(suite)        # or Look.of_plan(Path("results/default/plan.json"))
+    look.now().counts["running"]
+
+`reporting.status_text` writes it for people.
+
+It may be asked at any time, while jobs write: a file that is half there, damaged or just gone says
+nothing, and the run counts by what the others say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.checked import check_record
+from grace_bench.errors import DataError
+from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended
+from grace_bench.pipeline import baseline_folder, plan
+from grace_bench.records import read_json
+from grace_bench.runs import RESULTS, expand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from grace_bench.config import SuiteConfig
+
+STATES = {
+    "finished": "complete, with the plan's settings",
+    "failed": "its editor failed; that is its result",
+    "running": "its process renews its lease",
+    "dead": "its process ended without an end; goes on when run again",
+    "waiting": "was stopped; goes on from its checkpoint when run again",
+    "left": "nothing is there yet",
+}
+LARGEST_FILE = 2**26
+TRIES, PAUSE = 3, 0.05  # a file that is being replaced may be missing or cut for a moment
+CHECKPOINT = re.compile(r"[0-9]{8,18}")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run as its files show it; None: they do not say.
+
+    Args:
+        id: of the run.
+        state: one of STATES.
+        step: the last one done; of a failed run, the one it failed at.
+        steps: of the whole stream.
+        edits: made so far.
+        seconds_left: as the run itself estimates.
+        heartbeat_seconds: since its process was last heard of.
+        holder: that process: "process 12 on node-1 (job 7)".
+        checkpoint: the step it goes on from.
+        message: how it failed.
+        note: what else there is to say.
+    """
+
+    id: str
+    state: str
+    step: int | None = None
+    steps: int | None = None
+    edits: int | None = None
+    seconds_left: float | None = None
+    heartbeat_seconds: float | None = None
+    holder: str | None = None
+    checkpoint: int | None = None
+    message: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class InputStatus:
+    """Something that runs need: "present", "being made" or "missing"."""
+
+    kind: str
+    name: str
+    state: str
+
+
+@dataclass(frozen=True)
+class SuiteStatus:
+    """A suite at one moment."""
+
+    suite: str
+    time: str
+    runs: list[RunStatus]
+    inputs: list[InputStatus]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs there are of each state."""
+        found = Counter(run.state for run in self.runs)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(run.state in ("finished", "failed") for run in self.runs)
+
+    def groups(self) -> dict[tuple[str, ...], dict[str, int]]:
+        """Return the counts of each model x data set x editor."""
+        found: dict[tuple[str, ...], Counter[str]] = {}
+        for run in self.runs:
+            found.setdefault(tuple(run.id.split("/")[:3]), Counter())[run.state] += 1
+        return {name: {s: counts[s] for s in STATES} for name, counts in found.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return {
+            "format": "grace-bench status",
+            "version": 1,
+            "suite": self.suite,
+            "time": self.time,
+            "counts": self.counts,
+            "groups": [
+                {**dict(zip(("model", "dataset", "editor"), name, strict=False)), "counts": counts}
+                for name, counts in self.groups().items()
+            ],
+            "inputs": [asdict(item) for item in self.inputs],
+            "runs": [asdict(run) for run in self.runs],
+        }
+
+
+@dataclass(frozen=True)
+class _Input:
+    kind: str
+    folder: Path
+    record: str  # the file that is written last
+
+    def now(self) -> InputStatus:
+        state = "present" if _is_file(self.folder / self.record) else "missing"
+        if state == "missing" and _heartbeat(self.folder) is not None:
+            holder, age = _read(self.folder / LEASE) or {}, _heartbeat(self.folder)
+            state = "missing" if _is_dead(holder, age) else "being made"
+        name = self.folder.name
+        if self.kind == "assets":
+            name = f"{self.folder.parent.name}/{name}"
+        return InputStatus(self.kind, _printable(name), state)
+
+
+class Look:
+    """The runs to look at, and what they need.
+
+    Args:
+        suite: its name.
+        entries: of its plan: id, folder and content hash of each run.
+        inputs: what the runs need.
+    """
+
+    def __init__(
+        self, suite: str, entries: Sequence[Mapping[str, Any]], inputs: Sequence[_Input]
+    ) -> None:
+        self.suite = suite
+        self.entries = entries
+        self.inputs = inputs
+
+    @classmethod
+    def of_suite(cls, suite: SuiteConfig, results: Path = RESULTS) -> Look:
+        """Look at the runs that a suite describes."""
+        inputs: dict[_Input, None] = {}
+        for run in expand(suite, results):
+            inputs[_Input("data set", run.dataset_folder, "manifest.json")] = None
+            inputs[_Input("model", run.model_folder, "training.json")] = None
+            inputs[_Input("baseline", baseline_folder(run), "baseline.json")] = None
+            if run.assets_folder is not None:
+                inputs[_Input("assets", run.assets_folder, "assets.json")] = None
+        return cls(suite.name, plan(suite, results), sorted(inputs, key=_input_order))
+
+    @classmethod
+    def of_plan(cls, path: Path) -> Look:
+        """Look at the runs of a plan.json; it does not say which assets editors need.
+
+        Raises:
+            DataError: the file is missing, damaged or no plan.
+        """
+        content = check_record(path, read_json(path), suite=str, runs=list)
+        inputs: dict[_Input, None] = {}
+        for number, entry in enumerate(content["runs"]):
+            place = f"{path}: runs[{number}]"
+            check_record(place, entry, id=str, folder=str, content_hash=str)
+            parts, folder = entry["id"].split("/"), Path(entry["folder"])
+            if len(parts) != 5 or folder.parts[-6:] != ("runs", *parts):
+                raise DataError(f"{place}: folder and id do not belong together; plan again.")
+            home, pair = folder.parents[5], f"{parts[0]}-{parts[1]}"
+            inputs[_Input("data set", home / "data" / parts[1], "manifest.json")] = None
+            inputs[_Input("model", home / "models" / pair, "training.json")] = None
+            inputs[_Input("baseline", home / "baselines" / pair, "baseline.json")] = None
+        return cls(content["suite"], content["runs"], sorted(inputs, key=_input_order))
+
+    def now(self) -> SuiteStatus:
+        """Return how the suite is at this moment."""
+        return SuiteStatus(
+            _printable(self.suite),
+            datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+            [look_at_run(e["id"], Path(e["folder"]), e["content_hash"]) for e in self.entries],
+            [item.now() for item in self.inputs],
+        )
+
+
+def look_at_run(run_id: str, folder: Path, content_hash: str) -> RunStatus:
+    """Return the status of one run."""
+    run_id, note = _printable(run_id), None
+    record = _read(folder / "run.json")
+    if record is not None and record.get("status") in ("complete", "failed"):
+        if record.get("content_hash") != content_hash:
+            note = "what is there was run with other settings"
+        elif record["status"] == "complete":
+            return RunStatus(run_id, "finished")
+    failed = record is not None and record.get("status") == "failed" and note is None
+    age = _heartbeat(folder)
+    holder = _read(folder / LEASE, TRIES) or {} if age is not None else {}
+    alive = age is not None and not _is_dead(holder, age)
+    if failed and not alive:
+        return _failed(run_id, record.get("failure"))
+    checkpoint = _newest_checkpoint(folder / "checkpoints")
+    if age is None:
+        state = "left" if checkpoint is None else "waiting"
+        return RunStatus(run_id, state, checkpoint=checkpoint, note=note)
+    return RunStatus(
+        run_id,
+        "running" if alive else "dead",
+        step=_whole(holder.get("step")),
+        steps=_whole(holder.get("steps")),
+        edits=_whole(holder.get("edits")),
+        seconds_left=_seconds(holder.get("seconds_left")),
+        heartbeat_seconds=round(age, 1),
+        holder=_printable(describe(holder or None)),
+        checkpoint=checkpoint,
+        note=note,
+    )
+
+
+def _failed(run_id: str, told: Any) -> RunStatus:
+    told = told if isinstance(told, dict) else {}
+    kind, message = told.get("kind"), told.get("message")
+    parts = [str(part).replace("_", " ") for part in (kind,) if isinstance(kind, str)]
+    parts += [message] if isinstance(message, str) else []
+    return RunStatus(
+        run_id,
+        "failed",
+        step=_whole(told.get("step")),
+        message=_printable(": ".join(parts)) or None,
+    )
+
+
+def _is_dead(holder: Mapping[str, Any], age: float | None) -> bool:
+    if age is None or age > DEAD_AFTER_SECONDS:
+        return True
+    try:
+        return has_ended(dict(holder))
+    except (ValueError, OverflowError):  # a process number that is none
+        return False
+
+
+def _heartbeat(folder: Path) -> float | None:
+    """Return the seconds since a folder's lease was renewed; None: it has none."""
+    try:
+        found = os.lstat(folder / LEASE)
+    except (OSError, ValueError):
+        return None
+    # Clocks of machines differ a little; nothing was renewed in the future.
+    return max(0.0, time.time() - found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+
+
+def _newest_checkpoint(folder: Path) -> int | None:
+    try:
+        names = [name for name in os.listdir(folder) if CHECKPOINT.fullmatch(name)]
+    except (OSError, ValueError):
+        return None
+    whole = [int(name) for name in names if _is_file(folder / name / "checkpoint.json")]
+    return max(whole, default=None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _read(path: Path, tries: int = 1) -> dict[str, Any] | None:
+    """Return a JSON object; None if the file is not there, not whole or no such object."""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(PAUSE)
+        try:
+            # Not to wait for ever for somebody who writes to a pipe.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+                found = os.fstat(stream.fileno())
+                if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
+                    return None
+                value = json.loads(stream.read())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value < 1e12 else None
+
+
+def _printable(text: str) -> str:
+    """Return text from a file without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else " " for c in text)[:1000]
+
+
+def _input_order(item: _Input) -> tuple[int, str]:
+    return ("data set", "model", "baseline", "assets").index(item.kind), str(item.folder)

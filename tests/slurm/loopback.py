@@ -1,0 +1,193 @@
+"""A real Slurm cluster on loopback, as tests use it: two nodes with one pretended GPU each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
+BIN = Path(sys.executable).parent
+NEEDED = ("Snakefile", "slurm", "workflow", "config", "grace_bench", "environment.yml")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Slurm knows of one job, running or not."""
+
+    number: str
+    state: str
+    node: str
+    start: str
+    end: str
+    memory: str
+    gpus: str
+    comment: str
+
+    @property
+    def seed(self) -> int | None:
+        name = self.comment.rpartition("_")[2]
+        return int(name) if self.comment.startswith("rule_edit_") and name.isdecimal() else None
+
+
+class Cluster:
+    """The cluster that the shared scripts start and stop in a folder of its own."""
+
+    def __init__(self, scripts: Path) -> None:
+        # Paths of Unix sockets are short.
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self._scripts = scripts
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "COVERAGE_"))},
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "PATH": f"{self.folder / 'bin'}:{BIN}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self) -> None:
+        size = {"NODES": 2, "CPUS": 2, "MEM": 8000, "GPUS": 1}
+        settings = {f"SLURM_TEST_{name}": str(value) for name, value in size.items()}
+        command = ["bash", str(self._scripts / "start.sh"), str(self.folder)]
+        self._run(command, {**os.environ, **settings}, 60)
+
+    def stop(self) -> None:
+        self._run(["bash", str(self._scripts / "stop.sh"), str(self.folder)], os.environ, 60)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, command: list[str], environment, seconds: float) -> str:
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+    def ask(self, *command: str) -> str:
+        """Run a command of Slurm and return what it prints."""
+        return self._run(list(command), self.environment, 60)
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs so far, oldest first."""
+        table = self.ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%N|%S|%e|%m|%b|%k")
+        found = [Job(*line.split("|")) for line in table.splitlines()]
+        return sorted(found, key=lambda job: int(job.number))
+
+    def kill(self, daemon: str, number: signal.Signals) -> None:
+        """Send a signal to slurmctld, slurmd-n0 or slurmd-n1, and wait for its end."""
+        pid = int((self.folder / "run" / f"{daemon}.pid").read_text().split()[0])
+        os.kill(pid, number)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, f"{daemon} is gone")
+
+    def start_again(self, daemon: str) -> None:
+        """Start a killed daemon as start.sh does, known to stop.sh."""
+        name, _, node = daemon.partition("-")
+        command = [
+            name,
+            "-D",
+            "-f",
+            str(self.folder / "slurm.conf"),
+            *(["-N", node] if node else []),
+        ]
+        # By a shell that ends at once: the daemon must not stay our child when it ends.
+        line = 'log=$1; shift; setsid nohup "$@" < /dev/null >> "$log" 2>&1 & echo $!'
+        log = self.folder / "log" / f"{daemon}.out"
+        pid = self._run(["bash", "-c", line, "-", str(log), *command], self.environment, 20).strip()
+        wait_until(lambda: name in Path(f"/proc/{pid}/comm").read_text(), 10, f"{daemon} runs")
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        (self.folder / "run" / f"{daemon}.pid").write_text(f"{pid} {started}\n")
+
+
+def wait_until(condition, seconds: float, what: str):
+    """Return what `condition` returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+class Workflow:
+    """A copy of the repository, with its suite, and Snakemake in it."""
+
+    def __init__(self, repository: Path, folder: Path, cluster: Cluster) -> None:
+        self.folder = folder / "grace-bench"
+        self.accidents = folder / "accidents"
+        self.accidents.mkdir(parents=True)
+        self.cluster = cluster
+        here = Path(__file__).parent
+        copy_repository(repository, self.folder)
+        editor = {"name": "held", "label": "Held", "editor": "held"}
+        (self.folder / "config/editors/held.yaml").write_text(json.dumps(editor))
+        self.suite = self.folder / "config/suites/small.yaml"
+        shutil.copy(here / "suite.yaml", self.suite)
+        plugin = folder / "plugin"
+        install_plugin(here / "held_editor.py", plugin)
+        self.environment = {
+            **cluster.environment,
+            "PYTHONPATH": str(plugin),
+            "GRACE_BENCH_TEST_ACCIDENTS": str(self.accidents),
+        }
+
+    def start(self, *command: str, log: str, **environment: str) -> subprocess.Popen:
+        """Start a command in the repository's root; what it says goes to a file beside it."""
+        with open(self.folder.parent / log, "a", encoding="utf-8") as stream:
+            return subprocess.Popen(
+                ["timeout", "-k", "5", "600", *command],
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def said(self, log: str) -> str:
+        return (self.folder.parent / log).read_text()
+
+    def run_folder(self, seed: int, root: Path | None = None) -> Path:
+        [folder] = (root or self.folder).glob(
+            f"results/small/runs/facts-t5/facts-qa/held/*/seed-{seed}"
+        )
+        return folder
+
+
+def copy_repository(repository: Path, folder: Path) -> None:
+    """Copy what a clone has and the workflow needs."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in listed:
+        source, target = repository / name, folder / name
+        wanted = name.split("/")[0] in NEEDED
+        if wanted and (source.is_file() or source.is_symlink()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    if not (folder / "slurm").exists():
+        (folder / "slurm").symlink_to("workflow/profiles/slurm")
+
+
+def install_plugin(module: Path, folder: Path) -> None:
+    """Put a module where an installed package would be, with its entry point."""
+    about = folder / "held_editor-1.0.dist-info"
+    about.mkdir(parents=True)
+    shutil.copy(module, folder)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: held-editor\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[grace_bench.editors]\nheld = held_editor:SPEC\n")
