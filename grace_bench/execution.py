@@ -26,7 +26,7 @@ from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
-from grace_bench.datasets.base import load_role
+from grace_bench.datasets.base import load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.errors import DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.lease import Lease
@@ -153,7 +153,7 @@ def run_stream(
     """
     started, began = time.perf_counter(), datetime.now(UTC)
     device = set_up(spec.compute)
-    manifest = read_json(data_folder / "manifest.json")
+    manifest = read_manifest(data_folder)
     roles = load_probed_roles(data_folder, spec.probes)
     stream = select_stream(list(load_role(data_folder, "edits")), spec.stream, spec.seed)
     if not stream:

@@ -131,14 +131,19 @@ class Lease:
     def _write(self) -> Path:
         temporary = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
         content = {**self._content, "seconds": round(time.monotonic() - self._began, 1)}
-        temporary.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+        try:
+            temporary.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _is_dead(self, holder: dict[str, Any] | None) -> bool:
         age = heartbeat_age(self.path)
         if age is None:
             return False  # gone meanwhile: the next attempt will tell
-        return age > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
+        return abs(age) > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
 
     def _remove(self, holder: dict[str, Any] | None) -> None:
         """Take a dead process's lease away; of several that try, one succeeds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from grace_bench.checked import read_record
 from grace_bench.config import (
     DatasetConfig,
     EditorConfig,
@@ -19,7 +20,7 @@ from grace_bench.config import (
 )
 from grace_bench.errors import ConfigError
 from grace_bench.lease import Lease
-from grace_bench.records import read_json, write_json
+from grace_bench.records import write_json
 from grace_bench.runs import (
     RESULTS,
     Run,
@@ -84,8 +85,16 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
         prepare(spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute)
 
 
+def _data_hash(run: Run) -> str:
+    return read_record(run.dataset_folder / "manifest.json", data_hash=str)["data_hash"]
+
+
+def _model_hash(run: Run) -> str:
+    return read_record(run.model_folder / "training.json", sha256=str)["sha256"]
+
+
 def _model_inputs(run: Run) -> dict[str, Any]:
-    data_hash = read_json(run.dataset_folder / "manifest.json")["data_hash"]
+    data_hash = _data_hash(run)
     return {"config": run.spec.model, "data_hash": data_hash}
 
 
@@ -113,8 +122,8 @@ def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
 
 def _assets_inputs(run: Run) -> dict[str, Any]:
     return {
-        "data_hash": read_json(run.dataset_folder / "manifest.json")["data_hash"],
-        "model_hash": read_json(run.model_folder / "training.json")["sha256"],
+        "data_hash": _data_hash(run),
+        "model_hash": _model_hash(run),
         "layer": run.spec.model.layer,
     }
 
@@ -157,11 +166,11 @@ def ensure_prepared(run: Run) -> None:
     if not _made_with(manifest, config=spec.dataset):
         logger.info("preparing data set %s", spec.dataset.name)
         prepare_dataset(spec.dataset, run.dataset_folder, run.results)
-    data_hash = read_json(manifest)["data_hash"]
+    data_hash = _data_hash(run)
     if not _made_with(training, **_model_inputs(run)):
         logger.info("preparing model %s", spec.model.name)
         prepare_model(spec, run.results)
-    model_hash = read_json(training)["sha256"]
+    model_hash = _model_hash(run)
     predicted = baseline_folder(run) / "baseline.json"
     if not _made_with(predicted, data_hash=data_hash, model_hash=model_hash):
         logger.info("predicting with the unedited model")
@@ -175,7 +184,7 @@ def ensure_prepared(run: Run) -> None:
 
 def _made_with(path: Path, **expected: Any) -> bool:
     """Say whether the JSON file exists and has these values."""
-    found = read_json(path) if path.is_file() else {}
+    found = read_record(path) if path.is_file() else {}
     return all(canonical_json(found.get(k)) == canonical_json(v) for k, v in expected.items())
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.checkpoints import Checkpoint
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
+from grace_bench.errors import DataError
 from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
@@ -143,6 +144,13 @@ class StreamRun:
         by_role: dict[str, dict[str, Row]] = {}
         for row in baseline:
             by_role.setdefault(row["role"], {})[row["example_id"]] = row
+        for role, examples in (*self.roles.items(), ("edits", stream)):
+            unknown = {e["example_id"] for e in examples} - by_role.get(role, {}).keys()
+            if unknown:
+                raise DataError(
+                    f"the baseline lacks {len(unknown)} examples of role '{role}', "
+                    f"'{min(unknown)}' among them; run the baseline step again."
+                )
         if self.done == 0:
             for metric in ("trr", "arr"):
                 role = METRICS[metric].role

@@ -69,7 +69,8 @@ def test_changed_assets_are_refused(tmp_path, damage):
     from grace_bench.records import sha256_of
 
     files = {"mend.safetensors": sha256_of(tmp_path / "mend.safetensors")}
-    write_json(tmp_path / "assets.json", {"model_hash": "m", "files": files, "told": {}, "seconds": 0.1})
+    record = {"model_hash": "m", "files": files, "told": {}, "seconds": 0.1}
+    write_json(tmp_path / "assets.json", record)
     assert check_assets(tmp_path, "m")["files"] == files
     if damage == "file":
         (tmp_path / "mend.safetensors").write_bytes(b"others")

@@ -246,6 +246,13 @@ def test_a_result_that_cannot_be_written_is_the_machines_trouble(folder, capsys)
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp", ".hidden", "a/b", ""])
+def test_the_ui_is_of_a_suite_and_nothing_else(folder, capsys, name):
+    assert main(["ui", name]) == 2
+    assert "is no name of a suite" in capsys.readouterr().err
+    assert not (folder / "results").exists()
+
+
 def test_the_version_and_every_command_explain_themselves(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--version"])

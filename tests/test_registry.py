@@ -108,4 +108,4 @@ def test_every_registered_editor_and_task_is_what_it_says():
 
 def test_exit_codes_tell_what_the_user_can_mend():
     assert GraceBenchError.exit_code == ConfigError.exit_code == 2
-    assert ResultError.exit_code == 1
+    assert ResultError.exit_code == 75

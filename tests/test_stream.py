@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import WIDE, prepare_inputs, spec
+from small_runs import MODEL, WIDE, prepare_inputs, spec
 
 from grace_bench.config import StreamConfig
 from grace_bench.datasets.base import load_role
@@ -425,3 +425,12 @@ def test_progress_is_told_in_the_log(prepared, tmp_path, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 6/6, 6 edits, ES 0.") and "s left" in line for line in lines)
     assert lines[-1] == "done: tiny/qa/unedited/default/seed-0"
+
+
+def test_a_baseline_of_fewer_examples_is_one_sentence(prepared, tmp_path):
+    baseline = shutil.copytree(prepared[2], tmp_path / "baseline")
+    rows = read_parquet(baseline / "predictions.parquet", PREDICTIONS).to_pylist()
+    fewer = [row for row in rows if row["role"] != "upstream"]
+    write_parquet(baseline / "predictions.parquet", fewer, PREDICTIONS)
+    with pytest.raises(DataError, match="lacks 5 examples of role 'upstream', 'upstream/0' among"):
+        run_stream(spec(), *prepared[:2], baseline, tmp_path / "run")

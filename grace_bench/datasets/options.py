@@ -12,7 +12,9 @@ class DatasetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    seed: int = Field(default=0, description="Seed of every choice the builder makes.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="Seed of every choice the builder makes."
+    )
 
 
 class PartitionedOptions(DatasetOptions):

@@ -114,7 +114,8 @@ class MendTraining:
         with only_trainable(self.model, []):
             found = None if checkpoints is None else checkpoints.latest()
             if found is not None:
-                self.load_checkpoint(found)
+                with checkpoints.taking_over(found):
+                    self.load_checkpoint(found)
                 logger.info("going on from the checkpoint of step %d", self.step)
             else:
                 self.transform.normalise_by(self._pairs(train))

@@ -27,9 +27,10 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from grace_bench.checked import read_record
 from grace_bench.config import PretrainedSource
 from grace_bench.errors import ModelError
-from grace_bench.records import read_json, sha256_of
+from grace_bench.records import sha256_of
 
 WEIGHTS = "model.safetensors"
 TRAINING = "training.json"
@@ -145,7 +146,7 @@ def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> L
     Raises:
         ModelError: the folder is not a whole prepared model, or its weights have changed.
     """
-    training = read_json(folder / TRAINING)
+    training = read_record(folder / TRAINING, sha256=str)
     found = sha256_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
     if found != training["sha256"]:
         raise ModelError(

@@ -20,7 +20,7 @@ from torch import nn
 from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
-from grace_bench.datasets.base import load_role
+from grace_bench.datasets.base import load_role, read_manifest
 from grace_bench.errors import DataError
 from grace_bench.evaluation import average, predict_all
 from grace_bench.models.compute import set_up
@@ -31,7 +31,6 @@ from grace_bench.models.training_loop import STATE_VERSION, train_model
 from grace_bench.records import (
     TRAINING_LOG,
     atomic_path,
-    read_json,
     sha256_of,
     write_json,
     write_parquet,
@@ -61,7 +60,7 @@ def prepare_model(
         ModelError: the model has no such layer, or training diverged; nothing is left behind.
         Interrupted: SIGTERM came while it was trained; called again, the training goes on.
     """
-    manifest = read_json(data_folder / "manifest.json")
+    manifest = read_manifest(data_folder)
     device = set_up(compute)
     train = list(load_role(data_folder, "train"))
     if not train:

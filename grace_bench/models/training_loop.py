@@ -59,7 +59,8 @@ def train_model(
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         torch.manual_seed(training.seed)
         if checkpoints is not None and (found := checkpoints.latest()) is not None:
-            run.load_state(found)
+            with checkpoints.taking_over(found):
+                run.load_state(found)
             logger.info("going on from the checkpoint of step %d", run.step)
         try:
             run.go(checkpoints)

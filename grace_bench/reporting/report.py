@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
@@ -22,6 +24,9 @@ from grace_bench import __version__, records
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary
 from grace_bench.reporting.plotting import INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CELL = re.compile(r"(?<!\\)\|")
 _BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
@@ -241,7 +246,11 @@ def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
     """Return the paper's figures that were drawn, and a line for each that was not."""
     if folder is None or not (folder / INDEX).is_file():
         return [], []
-    told = records.read_json(folder / INDEX)
+    with _reading(folder / INDEX):
+        told = [
+            {key: e.get(key) for key in ("figure", "name", "caption", "why_not")}
+            for e in records.read_json(folder / INDEX)
+        ]
     drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in told if e["name"]]
     toy = folder / "toy.png"
     if toy.is_file():
@@ -249,18 +258,30 @@ def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
     return drawn, [f"Fig. {e['figure']}: {e['why_not']}" for e in told if not e["name"]]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a file of another form leads to into a sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is not what its step writes ({error!r}); make it again."
+        ) from error
+
+
 def _counted(folder: Path) -> list[str]:
     """Say of each data set of a suite what it holds and what was left out of it."""
     lines = []
     for path in sorted((folder / "data").glob("*/manifest.json")):
-        manifest = records.read_json(path)
-        rows = {role: entry["rows"] for role, entry in manifest["roles"].items()}
-        line = f"{path.parent.name}: {_counts(rows)}"
-        if taught := _counts(manifest.get("also_in_train", {})):
-            line += f"; also read in train: {taught}"
-        dropped = manifest["dropped"].items()
-        line += "; left out: " + (", ".join(f"{why} {n}" for why, n in dropped) or "nothing")
-        lines.append(f"{line}.")
+        with _reading(path):
+            manifest = records.read_json(path)
+            rows = {role: entry["rows"] for role, entry in manifest["roles"].items()}
+            line = f"{path.parent.name}: {_counts(rows)}"
+            if taught := _counts(manifest.get("also_in_train", {})):
+                line += f"; also read in train: {taught}"
+            dropped = manifest["dropped"].items()
+            line += "; left out: " + (", ".join(f"{why} {n}" for why, n in dropped) or "nothing")
+            lines.append(f"{line}.")
     return lines
 
 
@@ -277,16 +298,17 @@ def _cut_short(folder: Path) -> list[str]:
     """Say of each model and data set how many texts and labels are longer than `max_length`."""
     lines = []
     for path in sorted((folder / "baselines").glob("*/baseline.json")):
-        baseline = records.read_json(path)
-        cut = ", ".join(
-            f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
-            for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
-            if n["texts"] or n["labels"]
-        )
-        if cut:
-            lines.append(
-                f"{path.parent.name}: cut short at max_length {baseline['max_length']}: {cut}."
+        with _reading(path):
+            baseline = records.read_json(path)
+            cut = ", ".join(
+                f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
+                for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
+                if n["texts"] or n["labels"]
             )
+            if cut:
+                lines.append(
+                    f"{path.parent.name}: cut short at max_length {baseline['max_length']}: {cut}."
+                )
     return lines
 
 

@@ -163,9 +163,14 @@ def write_run(
     files = {path.name: records.sha256_of(path) for path in folder.iterdir()}
     spec = {
         "suite": "scale",
-        "model": {"name": "model"},
-        "dataset": {"name": task, "task": task},
-        "editor": {"name": editor, "editor": editor, "hyperparameters": {"radius": setting}},
+        "model": {"name": "model", "label": labels["model"]},
+        "dataset": {"name": task, "label": task, "task": task},
+        "editor": {
+            "name": editor,
+            "label": editor,
+            "editor": editor,
+            "hyperparameters": {"radius": setting},
+        },
         "seed": seed,
     }
     records.write_json(
@@ -184,7 +189,7 @@ def write_run(
             "files": files,
         },
     )
-    entry = {"folder": str(folder), "content_hash": run_id, "labels": labels}
+    entry = {"id": run_id, "folder": str(folder), "content_hash": run_id, "labels": labels}
     return {**entry, "in_sweep": setting > 1}
 
 
