@@ -34,7 +34,6 @@ class HeldEditor(GraceEditor):
 
 def meet(folder: Path, seed: int) -> None:
     eat, hold, deaf = (folder / f"{what}-{seed}" for what in ("eat", "hold", "deaf"))
-    job = os.environ["SLURM_JOB_ID"]
     if eat.exists():
         eat.unlink()
         eaten = bytearray(EATEN_MIB * 2**20)
@@ -42,6 +41,7 @@ def meet(folder: Path, seed: int) -> None:
         time.sleep(30)
     if not hold.exists():
         return
+    job = os.environ["SLURM_JOB_ID"]
     terms = []
 
     def on_term(number, frame):

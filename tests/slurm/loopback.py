@@ -82,8 +82,13 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """Return all jobs so far, oldest first."""
-        table = self.ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%N|%S|%e|%m|%b|%k")
-        found = [Job(*line.split("|")) for line in table.splitlines()]
+        gpus = self.ask("squeue", "-h", "-t", "all", "-O", "JobID:20,tres-per-job:40").splitlines()
+        asked = dict(line.split(maxsplit=1) for line in gpus)
+        table = self.ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%N|%S|%e|%m|%k").splitlines()
+        found = [
+            Job(*parts[:6], asked.get(parts[0], ""), parts[6])
+            for parts in (line.split("|") for line in table)
+        ]
         return sorted(found, key=lambda job: int(job.number))
 
     def kill(self, daemon: str, number: signal.Signals) -> None:
@@ -146,7 +151,7 @@ class Workflow:
         """Start a command in the repository's root; what it says goes to a file beside it."""
         with open(self.folder.parent / log, "a", encoding="utf-8") as stream:
             return subprocess.Popen(
-                ["timeout", "-k", "5", "600", *command],
+                ["timeout", "-k", "5", "1200", *command],
                 cwd=self.folder,
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
