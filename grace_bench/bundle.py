@@ -122,7 +122,7 @@ def link_files(source: Path, target: Path, record: dict[str, Any]) -> None:
 def logged(path: Path) -> Iterator[None]:
     """Write what is logged in the block to a run's own log, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     try:

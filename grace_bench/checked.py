@@ -5,6 +5,10 @@ manifest = read_record(folder / "manifest.json", data_hash=str, labels=(list, ty
 
 from __future__ import annotations
 
+import json
+import os
+import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
@@ -15,6 +19,11 @@ if TYPE_CHECKING:
 
 DEEPEST = 64
 """Levels of lists and objects that a record of ours may have; none has more than eight."""
+
+LARGEST_FILE = 2**26
+"""Bytes of a record."""
+
+PAUSE_SECONDS = 0.05
 
 LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
@@ -39,6 +48,31 @@ def read_record(path: Path | str, **wanted: type | tuple[type, ...]) -> dict[str
         DataError: the file is missing or damaged, or is no such object.
     """
     return check_record(path, read_json(path), **wanted)
+
+
+def try_read(path: Path, tries: int = 1) -> dict[str, Any] | None:
+    """Return a JSON object that others may be writing; None if there is no whole one.
+
+    Args:
+        path: of the file.
+        tries: to read it, while it is there but not whole.
+    """
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        try:
+            # Not to wait for ever for somebody who writes to a pipe.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+                found = os.fstat(stream.fileno())
+                if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
+                    return None
+                value = json.loads(stream.read())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, dict) else None
+    return None
 
 
 def check_record(

@@ -175,7 +175,8 @@ def run_stream(
         editor.use_assets(assets_folder)
     run = StreamRun(spec, task, editor, roles)
     of = fingerprint(spec, manifest["data_hash"], loaded.sha256, assets and assets["files"])
-    keeper = Keeper(run, Checkpoints(output / CHECKPOINTS, of), saving, lease, len(stream))
+    checkpoints = Checkpoints(output / CHECKPOINTS, of)
+    keeper = Keeper(run, checkpoints, saving, lease, len(stream), started)
     keeper.go_back(stream)
     loading_seconds = time.perf_counter() - started
     run.start(baseline, stream)
@@ -219,7 +220,7 @@ def run_stream(
     if lease is not None:
         lease.check()
     write_json(output / "run.json", record)
-    keeper.checkpoints.remove()
+    checkpoints.remove()
     if failure is None:
         editor.remove()
     logger.info("%s: %s", "done" if failure is None else "failed", record["id"])
@@ -235,6 +236,7 @@ class Keeper:
         saving: how often one is written.
         lease: on the run's folder.
         n_steps: of the stream.
+        started: when this process began with the run, by `time.perf_counter`.
 
     Attributes:
         restarts: the steps of the checkpoints that the run went on from.
@@ -249,6 +251,7 @@ class Keeper:
         saving: Saving,
         lease: Lease | None,
         n_steps: int,
+        started: float,
     ) -> None:
         self.run = run
         self.checkpoints = checkpoints
@@ -258,7 +261,8 @@ class Keeper:
         self.restarts: list[int] = []
         self.seconds = 0.0
         self.seconds_before = 0.0
-        self._started = self._written = time.perf_counter()
+        self._started = started
+        self._written = self._went = time.perf_counter()
         self._written_at = self._first = 0
         self._last_cost = 0.0
 
@@ -277,6 +281,7 @@ class Keeper:
 
     def go(self, stream: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """Run to the end; return how the run failed, or None."""
+        self._went = self._written = time.perf_counter()
         with stop_requests() as stop_requested:
             self._tell()
             try:
@@ -334,7 +339,7 @@ class Keeper:
         if self.lease is None:
             return
         done, made = self.run.done, self.run.done - self._first
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self._went
         self.lease.tell(
             state="running",
             step=done,

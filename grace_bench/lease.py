@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from grace_bench.checked import try_read
 from grace_bench.errors import ResultError
 from grace_bench.records import describe_os_error
 
@@ -32,6 +33,8 @@ LEASE = "lease.json"
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0
 POLL_SECONDS = 2.0
+TRIES = 3
+"""To read a lease: some shared storage shows a file that is being replaced cut for a moment."""
 
 
 class Lease:
@@ -163,19 +166,18 @@ class Lease:
     def _renew_for_ever(self) -> None:
         while not self._lost and not self._done.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # a full disk: the next time may do
-                if self._is_mine():
+                found = read_lease(self.path)
+                if _token(found) == self._token:
                     os.replace(self._write(), self.path)
-                else:
-                    self._lost = not self._create()
+                elif found is not None:
+                    self._lost = True
+                elif not self.path.exists():  # else it cannot be read now, and tells nothing
+                    self._create()
 
 
 def read_lease(path: Path) -> dict[str, Any] | None:
     """Return what a lease says; None if it is gone, unreadable or no lease."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    return try_read(path, TRIES)
 
 
 def heartbeat_age(path: Path) -> float | None:

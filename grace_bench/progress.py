@@ -75,10 +75,11 @@ class Records:
 class Progress:
     """A bar on a terminal, plain lines in a job's log: ES, ERR, edits a second, time left."""
 
-    def __init__(self, total: int, measure: str, done: int = 0) -> None:
+    def __init__(self, total: int, measure: str, done: int = 0, edited: int = 0) -> None:
         self.total = total
         self.measure = measure
-        self.first = done
+        self.done_before = done
+        self.edited_before = edited
         self.bar = tqdm(total=total, initial=done, unit="step", disable=not sys.stderr.isatty())
         self.started = time.perf_counter()
         self.every = max(1, total // 10)
@@ -96,14 +97,13 @@ class Progress:
         err = records.latest("err", self.measure)
         told = f"ES {_short(es)}, ERR {_short(err)}"
         seconds = time.perf_counter() - self.started
-        step_edits = sum(row["edited"] for row in records.steps[self.first :])
         self.bar.set_postfix_str(f"{n_edits} edits, {told}")
         self.bar.update(1)
         if self.bar.disable and (step % self.every == 0 or step == self.total):
             logger.info(
                 "step %d/%d, %d edits, %s, %.2f edits/s, %.0f s left",
-                *(step, self.total, n_edits, told, step_edits / seconds),
-                seconds / (step - self.first) * (self.total - step),
+                *(step, self.total, n_edits, told, (n_edits - self.edited_before) / seconds),
+                seconds / (step - self.done_before) * (self.total - step),
             )
 
 

@@ -298,7 +298,8 @@ class StreamRun:
             after_step: called after each step; what it raises ends the run.
         """
         every, most = self.spec.probes.every, self.spec.stream.max_edits
-        with Progress(len(stream), self.task.main_measure, self.done) as progress:
+        measure, edited = self.task.main_measure, len(self.edited)
+        with Progress(len(stream), measure, self.done, edited) as progress:
             while not self.finished:
                 step = self.done + 1
                 self.prepare(step, stream[step - 1 :])

@@ -36,6 +36,24 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def short_answers():
+    """Let no answer have more than three tokens: an untrained model never stops by itself."""
+    from grace_bench.tasks.question_answering import QuestionAnswering
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_inputs(short_answers, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Folders of the data, the model and the baseline of very small runs (`small_runs.spec`)."""
+    from small_runs import prepare_inputs
+
+    return prepare_inputs(tmp_path_factory.mktemp("small"))
+
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

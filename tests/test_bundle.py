@@ -7,17 +7,16 @@ import shutil
 import signal
 
 import pytest
-from small_runs import prepare_inputs, spec
+from small_runs import spec
 
 from grace_bench import bundle as module
 from grace_bench import execution, pipeline
 from grace_bench.bundle import KEPT, run_bundle
 from grace_bench.editors.finetune import FinetuneEditor
-from grace_bench.errors import ConfigError, Interrupted, ModelError
+from grace_bench.errors import ConfigError, EditorError, Interrupted, ModelError
 from grace_bench.execution import run_stream
 from grace_bench.records import read_json
 from grace_bench.runs import Run, bundles, canonical_json
-from grace_bench.tasks.question_answering import QuestionAnswering
 
 SPECS = [
     spec("grace", hyperparameters={"steps": 2}),
@@ -27,27 +26,14 @@ SPECS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _short_answers():
-    """An untrained model never stops by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
-        yield
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare_inputs(tmp_path_factory.mktemp("prepared"))
-
-
 @pytest.fixture
-def runs(prepared, tmp_path) -> list[Run]:
+def runs(small_inputs, tmp_path) -> list[Run]:
     """Four runs whose inputs stand where a suite has them."""
     some = [Run(one, tmp_path) for one in SPECS]
     first = some[0]
     baseline = pipeline.baseline_folder(first)
     for source, target in zip(
-        prepared, (first.dataset_folder, first.model_folder, baseline), strict=True
+        small_inputs, (first.dataset_folder, first.model_folder, baseline), strict=True
     ):
         shutil.copytree(source, target)
     return some
@@ -57,10 +43,10 @@ def do(runs: list[Run]) -> dict:
     return run_bundle(runs, pipeline.baseline_folder(runs[0]))
 
 
-def test_a_bundle_gives_what_its_runs_give_alone(prepared, runs, tmp_path):
+def test_a_bundle_gives_what_its_runs_give_alone(small_inputs, runs, tmp_path):
     do(runs)
     for run in runs:
-        run_stream(run.spec, *prepared, tmp_path / "alone" / run.id)
+        run_stream(run.spec, *small_inputs, tmp_path / "alone" / run.id)
         files = read_json(run.folder / "run.json")["files"]
         for name in set(files) - {"steps.parquet"}:
             alone = (tmp_path / "alone" / run.id / name).read_bytes()
@@ -90,6 +76,16 @@ def test_a_failed_run_fails_alone(runs, monkeypatch):
     assert [read_json(run.folder / "run.json")["status"] for run in runs] == [
         *("complete", "failed", "complete", "complete")
     ]
+
+
+def test_an_editor_that_cannot_be_made_keeps_no_other_from_being_done(runs, monkeypatch):
+    def wrong(self, *_args):
+        raise TypeError("a bug of mine")
+
+    monkeypatch.setattr(FinetuneEditor, "__init__", wrong)
+    with pytest.raises(EditorError, match=r"'ft' cannot be made \(TypeError: a bug of mine\)"):
+        do(runs)
+    assert [(run.folder / "run.json").exists() for run in runs] == [True, False, True, True]
 
 
 def test_a_mistake_in_one_run_is_told_when_the_others_are_done(runs):
@@ -144,7 +140,10 @@ def test_what_is_not_as_it_was_is_done_again(runs, change):
     assert do(runs[:1])["done_now"] == [runs[0].id]
 
 
-def test_an_interrupted_bundle_keeps_the_finished_and_goes_on_in_the_middle(runs, monkeypatch):
+def test_an_interrupted_bundle_keeps_the_finished_and_goes_on_in_the_middle(
+    runs, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="grace_bench")
     plain = FinetuneEditor.edit
 
     def edit(self, batch):
@@ -152,14 +151,14 @@ def test_an_interrupted_bundle_keeps_the_finished_and_goes_on_in_the_middle(runs
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(self, batch)
 
-    monkeypatch.setattr(FinetuneEditor, "edit", edit)
-    with pytest.raises(Interrupted):
-        do(runs)
-    monkeypatch.undo()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
-        assert do(runs)["done_now"] == [run.id for run in runs[1:]]
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneEditor, "edit", edit)
+        with pytest.raises(Interrupted):
+            do(runs)
+    assert do(runs)["done_now"] == [run.id for run in runs[1:]]
     assert read_json(runs[1].folder / "run.json")["restarts"] == [3]
+    log = (runs[1].folder / "run.log").read_text()
+    assert log.index("step 3/6") < log.index("going on from the checkpoint of step 3")
 
 
 def test_runs_are_bundled_by_model_and_data_set():

@@ -15,7 +15,7 @@ import pytest
 import torch
 from kills import Killer, in_child
 from safetensors.torch import load_file
-from small_runs import prepare_inputs, spec
+from small_runs import spec
 
 from grace_bench import checkpoints, evaluation, execution, records, stream
 from grace_bench.assets import make_assets
@@ -26,7 +26,6 @@ from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.lease import Lease
 from grace_bench.pipeline import checked_spec
 from grace_bench.records import read_json, read_parquet
-from grace_bench.tasks.question_answering import QuestionAnswering
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,19 +53,11 @@ PLACES = (stream, evaluation, checkpoints, records, execution)
 """Modules whose calls are the moments."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _short_answers():
-    """An untrained model never stops by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
-        yield
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Folders of data, model and baseline, and by editor of what it needs before a run."""
-    folder = tmp_path_factory.mktemp("prepared")
-    data, model, baseline = prepare_inputs(folder)
+def prepared(small_inputs, tmp_path_factory):
+    """By editor: folders of data, model and baseline, and of what it needs before a run."""
+    folder = tmp_path_factory.mktemp("assets")
+    data, model, baseline = small_inputs
     mend = checked_spec(spec_of("mend").model_dump(mode="json"), "spec")
     make_assets(mend, data, model, folder / "mend")
     return {e: (data, model, baseline, folder / e if e == "mend" else None) for e in EDITORS}
@@ -180,11 +171,14 @@ def stop_after(step: int, prepared, folder: Path) -> None:
         run_alone("grace", prepared, folder, saving=EVERY_STEP, lease=lease)
 
 
-def test_what_was_trained_ahead_is_not_lost(prepared, undisturbed, tmp_path):
+def test_what_was_trained_ahead_is_not_lost(prepared, undisturbed, tmp_path, monkeypatch):
     """Values are trained in batches before their edits; the interruption falls between them."""
     in_child(lambda: stop_after(2, prepared, tmp_path))
     tensors = load_file(tmp_path / CHECKPOINTS / "00000002" / "tensors.safetensors")
     assert len(tensors["resume.prepared_steps"]) > 0
+    # All six edits were trained ahead; what was not taken over would be trained anew.
+    monkeypatch.setattr(GraceEditor, "prepare", None)
+    monkeypatch.setattr(GraceEditor, "_train_value", None)
     run_alone("grace", prepared, tmp_path)
     assert result_of(tmp_path) == undisturbed["grace"]
 

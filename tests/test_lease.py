@@ -107,6 +107,26 @@ def test_a_damaged_lease_counts_until_it_is_old(tmp_path, content):
         lease.check()
 
 
+def test_a_lease_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, monkeypatch):
+    with Lease(tmp_path) as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "read_lease", lambda _path: None)
+            time.sleep(0.3)
+        time.sleep(0.3)
+        lease.check()
+        assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
+
+
+def test_a_lease_that_somebody_removed_comes_back(tmp_path):
+    with Lease(tmp_path) as lease:
+        (tmp_path / LEASE).unlink()
+        deadline = time.monotonic() + 5
+        while not (tmp_path / LEASE).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
+        lease.check()
+
+
 def is_lost(lease: Lease) -> bool:
     try:
         lease.check()

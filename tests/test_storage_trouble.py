@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from small_runs import Capitals, prepare_inputs, spec
+from small_runs import Capitals, spec
 
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
@@ -23,7 +23,6 @@ from grace_bench.errors import ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.lease import Lease
 from grace_bench.records import PROBES, read_json, read_parquet, write_parquet
-from grace_bench.tasks.question_answering import QuestionAnswering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,23 +79,10 @@ def disk(tmp_path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _short_answers():
-    """An untrained model never stops by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
-        yield
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return prepare_inputs(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared, tmp_path_factory) -> dict[str, bytes]:
+def undisturbed(small_inputs, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_stream(grace(), *prepared, folder)
+    run_stream(grace(), *small_inputs, folder)
     return {name: (folder / name).read_bytes() for name in EQUAL}
 
 
@@ -104,9 +90,9 @@ def grace():
     return spec("grace", hyperparameters={"steps": 2})
 
 
-def do(prepared, folder: Path) -> dict:
+def do(small_inputs, folder: Path) -> dict:
     with Lease(folder) as lease:
-        return run_stream(grace(), *prepared, folder, saving=EVERY_STEP, lease=lease)
+        return run_stream(grace(), *small_inputs, folder, saving=EVERY_STEP, lease=lease)
 
 
 def at_step(monkeypatch, step: int, happen) -> None:
@@ -123,7 +109,7 @@ def at_step(monkeypatch, step: int, happen) -> None:
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
-    prepared, undisturbed, disk, monkeypatch, caplog, trouble
+    small_inputs, undisturbed, disk, monkeypatch, caplog, trouble
 ):
     """Checkpoints are left out from then on; the results cannot be, and none is half-written."""
     begin, end = (disk.fill, disk.free) if trouble == "full" else (disk.forbid, disk.allow)
@@ -132,13 +118,13 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
     with monkeypatch.context() as patch:
         at_step(patch, 3, begin)
         with caplog.at_level("WARNING"), pytest.raises(ResultError, match=sentence):
-            do(prepared, run)
+            do(small_inputs, run)
     assert "no checkpoint at step 3, going on" in caplog.text
     end()
     whole = {f"run/{CHECKPOINTS}/0000000{n}/{name}" for n in (1, 2) for name in checkpoint_files()}
     # A lease cannot be taken back from a disk that takes no changes: it is a dead process's.
     assert {name for name in disk.files() if "lease" not in name} <= whole
-    record = do(prepared, run)
+    record = do(small_inputs, run)
     assert record["restarts"] == [2]
     assert {name: (run / name).read_bytes() for name in EQUAL} == undisturbed
     assert not [name for name in disk.files() if name.endswith(".tmp")]
@@ -150,10 +136,10 @@ def checkpoint_files() -> list[str]:
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_run_does_not_begin_where_nothing_can_be_written(prepared, disk, trouble):
+def test_a_run_does_not_begin_where_nothing_can_be_written(small_inputs, disk, trouble):
     (disk.fill if trouble == "full" else disk.forbid)()
     with pytest.raises(ResultError, match=r"the disk is full|cannot be written"):
-        do(prepared, disk.folder / "run")
+        do(small_inputs, disk.folder / "run")
     assert disk.files() == []
 
 

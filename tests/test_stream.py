@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import MODEL, WIDE, prepare_inputs, spec
+from small_runs import MODEL, WIDE, spec
 
 from grace_bench.config import StreamConfig
 from grace_bench.datasets.base import load_role
@@ -35,25 +35,11 @@ from grace_bench.stream import select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _short_answers():
-    """An untrained model never stops by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
-        yield
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Folders of data, model and baseline."""
-    return prepare_inputs(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def finished(prepared, tmp_path_factory):
+def finished(small_inputs, tmp_path_factory):
     """The folder of one `ft` run with six steps, probes after four and at the end."""
     folder = tmp_path_factory.mktemp("run")
-    run_stream(spec(), *prepared, folder)
+    run_stream(spec(), *small_inputs, folder)
     return folder
 
 
@@ -118,9 +104,9 @@ def test_a_run_writes_its_files_and_their_hashes(finished):
     assert record["counts"] == {"steps": 6, "edits": 6, "keys": None, "edits_per_key": None}
 
 
-def test_every_step_is_told(finished, prepared):
+def test_every_step_is_told(finished, small_inputs):
     steps, _, predictions = tables(finished)
-    expected = select_stream(load_role(prepared[0], "edits"), spec().stream, 0)
+    expected = select_stream(load_role(small_inputs[0], "edits"), spec().stream, 0)
     assert ids(steps) == ids(expected)
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
     edits = 0
@@ -176,12 +162,12 @@ def test_a_probe_has_all_past_edits_and_their_facts_held_out_phrasings(finished)
         assert held_out == {step["fact_id"] for step in past}
 
 
-def test_the_unedited_model_scores_what_the_baseline_says(prepared, tmp_path):
-    run_stream(spec("unedited"), *prepared, tmp_path)
+def test_the_unedited_model_scores_what_the_baseline_says(small_inputs, tmp_path):
+    run_stream(spec("unedited"), *small_inputs, tmp_path)
     steps, probes, predictions = tables(tmp_path)
     baseline = {
         (row["role"], row["example_id"]): row
-        for row in read_parquet(prepared[2] / "predictions.parquet", PREDICTIONS).to_pylist()
+        for row in read_parquet(small_inputs[2] / "predictions.parquet", PREDICTIONS).to_pylist()
     }
     for row in predictions:
         role = "edits" if row["role"] == "edit" else row["role"]
@@ -194,9 +180,9 @@ def test_the_unedited_model_scores_what_the_baseline_says(prepared, tmp_path):
     assert all(step["loss_first"] is None for step in steps)
 
 
-def test_the_baseline_counts_the_errors_the_stream_can_meet(prepared):
-    record = read_json(prepared[2] / "baseline.json")
-    rows = read_parquet(prepared[2] / "predictions.parquet", PREDICTIONS).to_pylist()
+def test_the_baseline_counts_the_errors_the_stream_can_meet(small_inputs):
+    record = read_json(small_inputs[2] / "baseline.json")
+    rows = read_parquet(small_inputs[2] / "predictions.parquet", PREDICTIONS).to_pylist()
     errors = sum(row["exact_match"] < 1 for row in rows if row["role"] == "edits")
     assert record["averages"]["edits"]["errors"] == errors
     assert {role: found["n"] for role, found in record["averages"].items()} == {
@@ -207,10 +193,10 @@ def test_the_baseline_counts_the_errors_the_stream_can_meet(prepared):
     }
 
 
-def test_the_same_seed_gives_the_same_bytes(finished, prepared, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(finished, small_inputs, tmp_path):
     torch.manual_seed(4321)
     random.seed(4321)
-    run_stream(spec(), *prepared, tmp_path)
+    run_stream(spec(), *small_inputs, tmp_path)
     for name in ("predictions.parquet", "probes.parquet", "editor.safetensors"):
         assert sha256_of(tmp_path / name) == sha256_of(finished / name), name
     first, again = tables(finished)[0], tables(tmp_path)[0]
@@ -219,8 +205,8 @@ def test_the_same_seed_gives_the_same_bytes(finished, prepared, tmp_path):
     assert first == again
 
 
-def test_another_seed_gives_another_order(finished, prepared, tmp_path):
-    run_stream(spec(seed=1), *prepared, tmp_path)
+def test_another_seed_gives_another_order(finished, small_inputs, tmp_path):
+    run_stream(spec(seed=1), *small_inputs, tmp_path)
     assert ids(tables(tmp_path)[0]) != ids(tables(finished)[0])
     weights = [
         load_file(folder / "editor.safetensors")["weight"] for folder in (finished, tmp_path)
@@ -228,34 +214,34 @@ def test_another_seed_gives_another_order(finished, prepared, tmp_path):
     assert not torch.equal(*weights)
 
 
-def test_the_saved_state_is_the_edited_layer(finished, prepared):
-    original = load_model(prepared[1], "question_answering").model
+def test_the_saved_state_is_the_edited_layer(finished, small_inputs):
+    original = load_model(small_inputs[1], "question_answering").model
     state = load_file(finished / base.STATE_FILE)
     layer = original.get_submodule(MODEL["layer"])
     assert state["weight"].shape == layer.weight.shape
     assert not torch.equal(state["weight"], layer.weight)
 
 
-def test_the_prepared_tokenizer_is_the_one_the_model_was_trained_with(prepared):
-    rows = load_role(prepared[0], "train")
+def test_the_prepared_tokenizer_is_the_one_the_model_was_trained_with(small_inputs):
+    rows = load_role(small_inputs[0], "train")
     texts = [row[key] for row in rows for key in ("text", "label")]
     fresh = train_tokenizer("t5", texts, MODEL["source"]["vocabulary_size"])
-    loaded = load_model(prepared[1], "question_answering").tokenizer
+    loaded = load_model(small_inputs[1], "question_answering").tokenizer
     for text in (*texts, "Unseen words, 3.14!"):
         assert loaded(text)["input_ids"] == fresh(text)["input_ids"]
 
 
-def test_no_more_edits_than_asked_for(prepared, tmp_path):
+def test_no_more_edits_than_asked_for(small_inputs, tmp_path):
     stream_config = {"facts": None, "max_edits": 3}
-    record = run_stream(spec("unedited", stream=stream_config), *prepared, tmp_path)
+    record = run_stream(spec("unedited", stream=stream_config), *small_inputs, tmp_path)
     steps, probes, _ = tables(tmp_path)
     assert record["counts"]["edits"] == steps[-1]["n_edits"] == 3
     assert steps[-1]["edited"]
     assert {p["n_edits"] for p in probes} == {0, 1, 2, 3}
 
 
-def test_a_probe_at_the_last_step_is_made_once(prepared, tmp_path):
-    run_stream(spec("unedited", probes={"every": 3}), *prepared, tmp_path)
+def test_a_probe_at_the_last_step_is_made_once(small_inputs, tmp_path):
+    run_stream(spec("unedited", probes={"every": 3}), *small_inputs, tmp_path)
     _, probes, predictions = tables(tmp_path)
     assert sorted({p["step"] for p in predictions if p["role"] == "upstream"}) == [0, 3, 6]
     assert len({(p["step"], p["metric"], p["measure"]) for p in probes}) == len(probes)
@@ -263,9 +249,9 @@ def test_a_probe_at_the_last_step_is_made_once(prepared, tmp_path):
     assert len(set(keys)) == len(keys)
 
 
-def test_with_a_codebook_averages_are_exact_after_every_edit(prepared, tmp_path):
-    run_stream(spec("grace", probes={"every": 4, "batch_size": 8}), *prepared, tmp_path / "one")
-    run_stream(spec("grace", probes={"every": 1, "batch_size": 8}), *prepared, tmp_path / "two")
+def test_with_a_codebook_averages_are_exact_after_every_edit(small_inputs, tmp_path):
+    run_stream(spec("grace", probes={"every": 4, "batch_size": 8}), *small_inputs, tmp_path / "one")
+    run_stream(spec("grace", probes={"every": 1, "batch_size": 8}), *small_inputs, tmp_path / "two")
     every_fourth, every = tables(tmp_path / "one"), tables(tmp_path / "two")
     assert every_fourth[1] == every[1]
     assert {p["n_edits"] for p in every[1]} == set(range(every[0][-1]["n_edits"] + 1))
@@ -275,11 +261,11 @@ def test_with_a_codebook_averages_are_exact_after_every_edit(prepared, tmp_path)
 
 
 @pytest.mark.parametrize("engine", ["lean", "replay"])
-def test_the_quick_ways_find_what_the_direct_one_finds(prepared, tmp_path, engine):
+def test_the_quick_ways_find_what_the_direct_one_finds(small_inputs, tmp_path, engine):
     ways = {"direct": 1, engine: 3}
     for way, at_once in ways.items():
         compute = {"device": "cpu", "engine": way, "edits_at_once": at_once}
-        run_stream(spec("grace", compute=compute), *prepared, tmp_path / way)
+        run_stream(spec("grace", compute=compute), *small_inputs, tmp_path / way)
     direct, quick = tables(tmp_path / "direct"), tables(tmp_path / engine)
     names = ("step", "example_id", "branch", "key", "nearest_key", "distance", "es", "n_keys")
     for one, other in zip(direct[0], quick[0], strict=True):
@@ -293,9 +279,9 @@ def test_the_quick_ways_find_what_the_direct_one_finds(prepared, tmp_path, engin
 
 
 @pytest.mark.parametrize("engine", ["lean", "direct"])
-def test_a_prediction_names_the_key_that_answered_it(prepared, tmp_path, engine):
+def test_a_prediction_names_the_key_that_answered_it(small_inputs, tmp_path, engine):
     compute = {"device": "cpu", "engine": engine}
-    run_stream(spec("grace", 0, WIDE, compute=compute), *prepared, tmp_path)
+    run_stream(spec("grace", 0, WIDE, compute=compute), *small_inputs, tmp_path)
     steps, _, predictions = tables(tmp_path)
     after = [p for p in predictions if p["role"] == "edit"]
     assert [p["key"] for p in after] == [step["key"] for step in steps if step["edited"]]
@@ -308,10 +294,10 @@ def test_without_a_codebook_no_key_answers(finished):
 
 
 @pytest.mark.parametrize("editor", ["grace", "ft", "memory"])
-def test_timing_inputs_changes_no_result(prepared, tmp_path, editor):
+def test_timing_inputs_changes_no_result(small_inputs, tmp_path, editor):
     timed = {**spec().probes.model_dump(), "latency": 2}
-    run_stream(spec(editor), *prepared, tmp_path / "plain")
-    record = run_stream(spec(editor, probes=timed), *prepared, tmp_path / "timed")
+    run_stream(spec(editor), *small_inputs, tmp_path / "plain")
+    record = run_stream(spec(editor, probes=timed), *small_inputs, tmp_path / "timed")
     for name in ("predictions.parquet", "probes.parquet"):
         assert sha256_of(tmp_path / "timed" / name) == sha256_of(tmp_path / "plain" / name)
     rows = read_parquet(tmp_path / "timed" / "latency.parquet", LATENCY).to_pylist()
@@ -331,16 +317,16 @@ def test_only_a_run_that_times_inputs_has_another_identity():
     assert "latency" not in plain.model_dump(mode="json")["probes"]
 
 
-def test_probes_take_no_more_examples_than_asked_for(prepared, tmp_path):
+def test_probes_take_no_more_examples_than_asked_for(small_inputs, tmp_path):
     probes = {"every": 2, "upstream": 2, "holdout": 1, "accurate": 1}
-    run_stream(spec("unedited", probes=probes), *prepared, tmp_path)
+    run_stream(spec("unedited", probes=probes), *small_inputs, tmp_path)
     sizes = {(p["metric"], p["n"]) for p in tables(tmp_path)[1] if p["metric"] != "es"}
     assert sizes >= {("trr", 2), ("arr", 1), ("holdout", 1)}
     assert {n for metric, n in sizes if metric in ("trr", "arr", "holdout")} == {1, 2}
 
 
 @pytest.mark.parametrize("edit", ["errors", "all"])
-def test_what_is_right_is_edited_only_if_all_is(prepared, tmp_path, monkeypatch, edit):
+def test_what_is_right_is_edited_only_if_all_is(small_inputs, tmp_path, monkeypatch, edit):
     seen: list[bool] = []
 
     def every_second(self, prediction) -> bool:
@@ -349,7 +335,7 @@ def test_what_is_right_is_edited_only_if_all_is(prepared, tmp_path, monkeypatch,
 
     monkeypatch.setattr(QuestionAnswering, "is_error", every_second)
     config = {"facts": 3, "edit": edit}
-    record = run_stream(spec("unedited", stream=config), *prepared, tmp_path)
+    record = run_stream(spec("unedited", stream=config), *small_inputs, tmp_path)
     steps, _, _ = tables(tmp_path)
     assert [step["is_error"] for step in steps] == [True, False] * 3
     edited = [True] * 6 if edit == "all" else [True, False] * 3
@@ -358,9 +344,9 @@ def test_what_is_right_is_edited_only_if_all_is(prepared, tmp_path, monkeypatch,
     assert all((step["es"] is None) == (not step["edited"]) for step in steps)
 
 
-def test_a_stream_without_errors_ends_with_a_probe(prepared, tmp_path, monkeypatch):
+def test_a_stream_without_errors_ends_with_a_probe(small_inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
-    record = run_stream(spec("unedited"), *prepared, tmp_path)
+    record = run_stream(spec("unedited"), *small_inputs, tmp_path)
     _, probes, _ = tables(tmp_path)
     assert record["counts"]["edits"] == 0
     assert {(p["step"], p["metric"]) for p in probes} == {
@@ -370,46 +356,46 @@ def test_a_stream_without_errors_ends_with_a_probe(prepared, tmp_path, monkeypat
     assert record["seconds"]["per_edit_mean"] is None
 
 
-def test_an_empty_stream_is_one_sentence(prepared, tmp_path):
-    data = shutil.copytree(prepared[0], tmp_path / "data")
+def test_an_empty_stream_is_one_sentence(small_inputs, tmp_path):
+    data = shutil.copytree(small_inputs[0], tmp_path / "data")
     write_parquet(data / "edits.parquet", [], EXAMPLES)
     with pytest.raises(DataError, match="the edit stream is empty; prepare the data set again"):
-        run_stream(spec(), data, *prepared[1:], tmp_path / "run")
+        run_stream(spec(), data, *small_inputs[1:], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("key", ["model_hash", "data_hash"])
-def test_a_baseline_of_something_else_is_refused(prepared, tmp_path, key):
-    baseline = shutil.copytree(prepared[2], tmp_path / "baseline")
+def test_a_baseline_of_something_else_is_refused(small_inputs, tmp_path, key):
+    baseline = shutil.copytree(small_inputs[2], tmp_path / "baseline")
     record = read_json(baseline / "baseline.json")
     write_json(baseline / "baseline.json", {**record, key: "0" * 64})
     with pytest.raises(DataError, match="baseline was made with other data or another model"):
-        run_stream(spec(), *prepared[:2], baseline, tmp_path / "run")
+        run_stream(spec(), *small_inputs[:2], baseline, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("missing", ["manifest.json", "edits.parquet"])
-def test_missing_data_is_one_sentence(prepared, tmp_path, missing):
-    data = shutil.copytree(prepared[0], tmp_path / "data")
+def test_missing_data_is_one_sentence(small_inputs, tmp_path, missing):
+    data = shutil.copytree(small_inputs[0], tmp_path / "data")
     (data / missing).unlink()
     with pytest.raises(DataError, match="no such file; run the step that makes it first"):
-        run_stream(spec(), data, *prepared[1:], tmp_path / "run")
+        run_stream(spec(), data, *small_inputs[1:], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_run_json_comes_last(prepared, tmp_path, monkeypatch):
+def test_run_json_comes_last(small_inputs, tmp_path, monkeypatch):
     def fail(self, folder, model_hash):
         raise RuntimeError("killed")
 
     monkeypatch.setattr(base.Editor, "save", fail)
     with pytest.raises(RuntimeError, match="killed"):
-        run_stream(spec(), *prepared, tmp_path)
+        run_stream(spec(), *small_inputs, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
 @pytest.mark.parametrize("editor", ["grace", "memory"])
-def test_editors_with_other_notions_go_through_the_same_loop(prepared, tmp_path, editor):
-    record = run_stream(spec(editor), *prepared, tmp_path)
+def test_editors_with_other_notions_go_through_the_same_loop(small_inputs, tmp_path, editor):
+    record = run_stream(spec(editor), *small_inputs, tmp_path)
     steps, _, _ = tables(tmp_path)
     assert record["counts"]["edits"] == 6
     if editor == "grace":
@@ -419,18 +405,18 @@ def test_editors_with_other_notions_go_through_the_same_loop(prepared, tmp_path,
         assert all(step["key"] is not None for step in steps)
 
 
-def test_progress_is_told_in_the_log(prepared, tmp_path, caplog):
+def test_progress_is_told_in_the_log(small_inputs, tmp_path, caplog):
     with caplog.at_level("INFO", logger="grace_bench"):
-        run_stream(spec("unedited"), *prepared, tmp_path)
+        run_stream(spec("unedited"), *small_inputs, tmp_path)
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 6/6, 6 edits, ES 0.") and "s left" in line for line in lines)
     assert lines[-1] == "done: tiny/qa/unedited/default/seed-0"
 
 
-def test_a_baseline_of_fewer_examples_is_one_sentence(prepared, tmp_path):
-    baseline = shutil.copytree(prepared[2], tmp_path / "baseline")
+def test_a_baseline_of_fewer_examples_is_one_sentence(small_inputs, tmp_path):
+    baseline = shutil.copytree(small_inputs[2], tmp_path / "baseline")
     rows = read_parquet(baseline / "predictions.parquet", PREDICTIONS).to_pylist()
     fewer = [row for row in rows if row["role"] != "upstream"]
     write_parquet(baseline / "predictions.parquet", fewer, PREDICTIONS)
     with pytest.raises(DataError, match="lacks 5 examples of role 'upstream', 'upstream/0' among"):
-        run_stream(spec(), *prepared[:2], baseline, tmp_path / "run")
+        run_stream(spec(), *small_inputs[:2], baseline, tmp_path / "run")

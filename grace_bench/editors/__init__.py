@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.errors import ConfigError
+from grace_bench.errors import ConfigError, EditorError, GraceBenchError
 from grace_bench.registry import Registry, import_target
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def create_editor(
 
     Raises:
         ConfigError: no editor is called `name`, or the hyperparameters are another editor's.
+        EditorError: the editor's own code fails before any edit.
         ModelError: the model has no such layer, or it is not a linear one.
     """
     import torch
@@ -104,6 +105,14 @@ def create_editor(
             "give it its own hyperparameters."
         )
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    editor = spec.editor_class()(model, layer_name(layer), hyperparameters, generator)
+    try:
+        editor = spec.editor_class()(model, layer_name(layer), hyperparameters, generator)
+    except GraceBenchError:
+        raise
+    except Exception as error:
+        raise EditorError(
+            f"editor '{name}' cannot be made ({type(error).__name__}: {error}); mend its code "
+            "(--debug shows where)."
+        ) from error
     editor.prefix = Prefix(model, engine, leave_out_unread=not editor.rounding_grows)
     return editor

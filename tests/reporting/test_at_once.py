@@ -12,7 +12,7 @@ import pytest
 
 from grace_bench import records
 from grace_bench.cli import main
-from grace_bench.collect import collect
+from grace_bench.reporting.collect import collect
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,6 +184,22 @@ def test_single_run_writes_what_the_rule_writes(finished, smoke_suite, repositor
     assert {name: (folder / name).read_bytes() for name in names} == before
     for path, times in kept.items():
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_two_at_once_in_one_folder(repository, finished, smoke_suite):
+    """The first has a lock; the second says so, and changes nothing."""
+    again = ["--cores", "1", "--configfile", str(smoke_suite), "--forcerun", "report"]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(snakemake, repository, finished, "report", *again)
+        locks = finished / ".snakemake" / "locks"
+        deadline = time.monotonic() + 120
+        while not any(locks.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        second = snakemake(repository, finished, "report", *again)
+        assert first.result().returncode == 0
+    assert second.returncode != 0
+    assert "cannot be locked" in second.stdout + second.stderr
+    assert "Traceback" not in second.stdout + second.stderr
 
 
 def test_wrong_name_in_a_suite_is_one_sentence(repository, tmp_path):

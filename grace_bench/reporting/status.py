@@ -11,7 +11,6 @@ nothing, and the run counts by what the others say.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -22,11 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.checked import check_record
+from grace_bench.checked import read_record, try_read
 from grace_bench.errors import DataError
-from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended
+from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
 from grace_bench.pipeline import baseline_folder, plan
-from grace_bench.records import read_json
+from grace_bench.reporting.run_folder import read_plan
 from grace_bench.runs import RESULTS, expand
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ STATES = {
     "waiting": "was stopped; goes on from its checkpoint when run again",
     "left": "nothing is there yet",
 }
-LARGEST_FILE = 2**26
-TRIES, PAUSE = 3, 0.05  # a file that is being replaced may be missing or cut for a moment
 CHECKPOINT = re.compile(r"[0-9]{8,18}")
 
 
@@ -140,7 +137,7 @@ class _Input:
     def now(self) -> InputStatus:
         state = "present" if _is_file(self.folder / self.record) else "missing"
         if state == "missing" and _heartbeat(self.folder) is not None:
-            holder, age = _read(self.folder / LEASE) or {}, _heartbeat(self.folder)
+            holder, age = read_lease(self.folder / LEASE) or {}, _heartbeat(self.folder)
             state = "missing" if _is_dead(holder, age) else "being made"
         name = self.folder.name
         if self.kind == "assets":
@@ -183,11 +180,10 @@ class Look:
         Raises:
             DataError: the file is missing, damaged or no plan.
         """
-        content = check_record(path, read_json(path), suite=str, runs=list)
+        suite, entries = read_record(path, suite=str)["suite"], read_plan(path)
         inputs: dict[_Input, None] = {}
-        for number, entry in enumerate(content["runs"]):
+        for number, entry in enumerate(entries):
             place = f"{path}: runs[{number}]"
-            check_record(place, entry, id=str, folder=str, content_hash=str)
             parts, folder = entry["id"].split("/"), Path(entry["folder"])
             if len(parts) != 5 or folder.parts[-6:] != ("runs", *parts):
                 raise DataError(f"{place}: folder and id do not belong together; plan again.")
@@ -195,7 +191,7 @@ class Look:
             inputs[_Input("data set", home / "data" / parts[1], "manifest.json")] = None
             inputs[_Input("model", home / "models" / pair, "training.json")] = None
             inputs[_Input("baseline", home / "baselines" / pair, "baseline.json")] = None
-        return cls(content["suite"], content["runs"], sorted(inputs, key=_input_order))
+        return cls(suite, entries, sorted(inputs, key=_input_order))
 
     def now(self) -> SuiteStatus:
         """Return how the suite is at this moment."""
@@ -210,7 +206,7 @@ class Look:
 def look_at_run(run_id: str, folder: Path, content_hash: str) -> RunStatus:
     """Return the status of one run."""
     run_id, note = _printable(run_id), None
-    record = _read(folder / "run.json")
+    record = try_read(folder / "run.json")
     if record is not None and record.get("status") in ("complete", "failed"):
         if record.get("content_hash") != content_hash:
             note = "what is there was run with other settings"
@@ -218,7 +214,7 @@ def look_at_run(run_id: str, folder: Path, content_hash: str) -> RunStatus:
             return RunStatus(run_id, "finished")
     failed = record is not None and record.get("status") == "failed" and note is None
     age = _heartbeat(folder)
-    holder = _read(folder / LEASE, TRIES) or {} if age is not None else {}
+    holder = read_lease(folder / LEASE) or {} if age is not None else {}
     alive = age is not None and not _is_dead(holder, age)
     if failed and not alive:
         return _failed(run_id, record.get("failure"))
@@ -286,26 +282,6 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
-
-
-def _read(path: Path, tries: int = 1) -> dict[str, Any] | None:
-    """Return a JSON object; None if the file is not there, not whole or no such object."""
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(PAUSE)
-        try:
-            # Not to wait for ever for somebody who writes to a pipe.
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-                found = os.fstat(stream.fileno())
-                if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
-                    return None
-                value = json.loads(stream.read())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError, MemoryError):
-            continue
-        return value if isinstance(value, dict) else None
-    return None
 
 
 def _whole(value: Any) -> int | None:

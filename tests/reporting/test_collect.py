@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from grace_bench.cli import main
-from grace_bench.collect import collect
 from grace_bench.errors import ConfigError, ResultError
 from grace_bench.reporting import copying, locking
+from grace_bench.reporting.collect import collect
 
 if TYPE_CHECKING:
     from pathlib import Path

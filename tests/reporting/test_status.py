@@ -15,8 +15,8 @@ import pytest
 
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.lease import Lease
+from grace_bench.reporting.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
 from grace_bench.reporting.status_text import CLEAR, duration, render, show
-from grace_bench.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,13 @@ def checkpoint(folder: Path, *steps: int) -> None:
         place = folder / "checkpoints" / f"{step:08d}"
         place.mkdir(parents=True)
         (place / "checkpoint.json").write_text("{}")
+
+
+def plan_entry(run_id: str, folder: str) -> dict:
+    """Return what a plan says of a run."""
+    labels = {"model": "M", "dataset": "D", "editor": "E"}
+    entry = {"id": run_id, "folder": folder, "content_hash": HASH}
+    return {**entry, "in_sweep": False, "labels": labels}
 
 
 def look(folder: Path) -> RunStatus:
@@ -200,7 +207,7 @@ def write_plan(tmp_path: Path, n: int = 1) -> Path:
         for seed, state in enumerate(STATES):
             run_id = f"m{number % 2}/d/e{number % 3}/v{number}/seed-{seed}"
             folder = suite / "runs" / run_id
-            runs.append({"id": run_id, "folder": str(folder), "content_hash": HASH})
+            runs.append(plan_entry(run_id, str(folder)))
             if state == "finished":
                 record(folder)
             elif state == "failed":
@@ -267,7 +274,7 @@ class Terminal(io.StringIO):
 def test_watch_goes_on_until_all_is_done_and_clears_only_a_screen(tmp_path, stream):
     folder = tmp_path / "results/s/runs/m/d/e/v/seed-0"
     plan = tmp_path / "plan.json"
-    entry = {"id": "m/d/e/v/seed-0", "folder": str(folder), "content_hash": HASH}
+    entry = plan_entry("m/d/e/v/seed-0", str(folder))
     plan.write_text(json.dumps({"suite": "s", "runs": [entry]}))
     slept = []
 
@@ -312,7 +319,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
         ('{"suite": "s", "runs": [3]}', r"runs\[0\]: must be an object"),
         ('{"suite": "s", "runs": [{"id": "a"}]}', "lacks"),
         (
-            '{"suite": "s", "runs": [{"id": "a", "folder": "b", "content_hash": "c"}]}',
+            json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}),
             "do not belong together",
         ),
     ],

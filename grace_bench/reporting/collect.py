@@ -25,8 +25,8 @@ from grace_bench.reporting.copying import Piece, is_file, place_folder
 from grace_bench.reporting.locking import exclusive
 from grace_bench.reporting.run_folder import RunFolder, read_run_folder
 from grace_bench.reporting.shared_inputs import copy_inputs
+from grace_bench.reporting.status import look_at_run
 from grace_bench.runs import RUN_FILES
-from grace_bench.status import look_at_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
