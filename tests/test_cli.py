@@ -246,7 +246,7 @@ def test_a_result_that_cannot_be_written_is_the_machines_trouble(folder, capsys)
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp", ".hidden", "a/b", ""])
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", ".hidden", "a/b", ""])
 def test_the_ui_is_of_a_suite_and_nothing_else(folder, capsys, name):
     assert main(["ui", name]) == 2
     assert "is no name of a suite" in capsys.readouterr().err

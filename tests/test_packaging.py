@@ -136,7 +136,7 @@ def test_the_source_names_no_device_by_hand(repository):
 
 
 # Put together here, or this file would find itself.
-MACHINE_PATHS = re.compile(r"(?<![\w.~}-])/(" + "|".join(("work", "root", "home")) + r")/")
+MACHINE_PATHS = re.compile(r"(?<![\w.~}-])/(" + "|".join(("work", "root", "home", "tmp")) + r")/")
 
 
 def test_no_file_names_a_path_of_one_machine(repository):

@@ -45,7 +45,7 @@ class Cluster:
 
     def __init__(self, scripts: Path) -> None:
         # Paths of Unix sockets are short.
-        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self._scripts = scripts
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "COVERAGE_"))},
