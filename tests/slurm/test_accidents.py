@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(1800)  # a busy machine
 
 LITERAL = ("snakemake", "--cores", "2", "--profile", "slurm")
+WAITS = "does this already; waiting"
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
 OTHERS = (
     "data/facts-qa/edits.parquet",
@@ -190,7 +191,8 @@ def kill_snakemake(workflow: Workflow, first: tuple, again: tuple) -> None:
     try:
         original = at[0].name.rpartition("-")[2]
         wait_until(lambda: running_edits(workflow, besides=original), 300, "it is submitted again")
-        time.sleep(8)  # time enough for the second process to find the first one at work
+        log = workflow.run_folder(3) / "run.log"
+        wait_until(lambda: WAITS in log.read_text(), 300, "its process waits for the first")
         hold.unlink()
         assert second.wait(600) == 0, workflow.said("again.log")[-6000:]
     finally:
@@ -262,7 +264,7 @@ def test_a_lost_snakemake_costs_one_job_that_waits_for_the_first(jobs, workflow)
     assert states(jobs, 3) == ["COMPLETED", "COMPLETED"]
     assert "Unlocked working directory" in workflow.said("unlock.log")
     log = (workflow.run_folder(3) / "run.log").read_text()
-    assert "does this already; waiting" in log
+    assert WAITS in log
     assert "was done by the other process" in log
 
 

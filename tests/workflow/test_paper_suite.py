@@ -129,6 +129,7 @@ def test_every_editor_has_its_rows_and_stands_beside_the_paper(finished):
     assert len(runs) == 3 * len(EDITORS) + 1
     for run in runs:
         record = read_json(finished / run["folder"] / "run.json")
+        assert f"done: {run['id']}" in (finished / run["folder"] / "run.log").read_text()
         assert (record["status"], record["counts"]["edits"]) == ("complete", 5), run["id"]
     with open(results / "tables" / "main.csv", encoding="utf-8") as stream:
         main = list(csv.DictReader(stream))

@@ -187,15 +187,17 @@ def test_single_run_writes_what_the_rule_writes(finished, smoke_suite, repositor
 
 
 def test_two_at_once_in_one_folder(repository, finished, smoke_suite):
-    """The first has a lock; the second says so, and changes nothing."""
-    again = ["--cores", "1", "--configfile", str(smoke_suite), "--forcerun", "report"]
+    """The first has a lock while it does three runs; the second says so, and does nothing."""
+    runs = read_json(finished / "results/smoke/plan.json")["runs"][:3]
+    again = [*(f"{run['folder']}/run.json" for run in runs), "--forcerun", "edit"]
+    again += ["--cores", "1", "--configfile", str(smoke_suite)]
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(snakemake, repository, finished, "report", *again)
+        first = pool.submit(snakemake, repository, finished, *again)
         locks = finished / ".snakemake" / "locks"
         deadline = time.monotonic() + 120
-        while not any(locks.iterdir()) and time.monotonic() < deadline:
+        while not any(locks.glob("*")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        second = snakemake(repository, finished, "report", *again)
+        second = snakemake(repository, finished, *again)
         assert first.result().returncode == 0
     assert second.returncode != 0
     assert "cannot be locked" in second.stdout + second.stderr

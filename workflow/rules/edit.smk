@@ -22,7 +22,7 @@ rule prepare_editor:
     message:
         "{wildcards.assets} for {wildcards.model} on {wildcards.dataset}"
     shell:
-        "python -m grace_bench prepare-editor --spec {params.spec:q} >> {log} 2>&1"
+        "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
 
 
 if SUITE.bundle == 1:
@@ -55,7 +55,7 @@ if SUITE.bundle == 1:
         message:
             "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
         shell:
-            "python -m grace_bench edit --spec {params.spec:q} >> {log} 2>&1"
+            "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"
 
 else:
 
@@ -84,7 +84,7 @@ else:
         message:
             "runs of {wildcards.model} on {wildcards.dataset}, bundle {wildcards.bundle}"
         shell:
-            "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} >> {log} 2>&1"
+            "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} > {log} 2>&1"
 
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""
@@ -97,7 +97,8 @@ else:
             predictions=f"{RUN}/predictions.parquet",
             run=f"{RUN}/run.json",
         log:
-            f"{RUN}/run.log",
+            # Not run.log, which is the bundle's: Snakemake removes a rule's log before each job.
+            f"{RUN}/bundle.log",
         localrule: True
         conda:
             "../../environment.yml"

@@ -24,7 +24,7 @@ rule prepare_model:
     message:
         "base model {wildcards.model} on {wildcards.dataset}"
     shell:
-        "python -m grace_bench prepare-model --spec {params.spec:q} >> {log} 2>&1"
+        "python -m grace_bench prepare-model --spec {params.spec:q} > {log} 2>&1"
 
 
 rule baseline:
