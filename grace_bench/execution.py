@@ -28,7 +28,7 @@ from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
 from grace_bench.datasets.base import load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
-from grace_bench.errors import DataError, GraceBenchError, Interrupted, ResultError
+from grace_bench.errors import DataError, EditorError, GraceBenchError, Interrupted, ResultError
 from grace_bench.lease import Lease
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
@@ -286,9 +286,9 @@ class Keeper:
             self._tell()
             try:
                 self.run.go(stream, lambda: self._after_step(stop_requested))
-            except (GraceBenchError, OSError):
-                raise  # the user's or the machine's
             except Exception as error:
+                if not is_of_the_editor(error):
+                    raise
                 logger.exception("the run failed at step %d", self.run.done + 1)
                 return describe_failure(error, self.run.done + 1, stream)
         return None
@@ -372,6 +372,11 @@ def fingerprint(
         "device": [resolve_device(spec.compute.device).type, spec.compute.threads],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def is_of_the_editor(error: Exception) -> bool:
+    """Say whether an error is the editor's, and not the user's or the machine's."""
+    return isinstance(error, EditorError) or not isinstance(error, GraceBenchError | OSError)
 
 
 def describe_failure(

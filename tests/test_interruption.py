@@ -15,13 +15,13 @@ import pytest
 import torch
 from kills import Killer, in_child
 from safetensors.torch import load_file
-from small_runs import spec
+from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
 
 from grace_bench import checkpoints, evaluation, execution, records, stream
 from grace_bench.assets import make_assets
 from grace_bench.editors.finetune import FinetuneEditor
 from grace_bench.editors.grace import GraceEditor
-from grace_bench.errors import Interrupted, ResultError
+from grace_bench.errors import EditorError, Interrupted, ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.lease import Lease
 from grace_bench.pipeline import checked_spec
@@ -47,7 +47,9 @@ EDITORS = {
         "normalise_over": 4,
         "rank": 4,
     },
+    "rome": {"steps": 2, "context_lengths": [3], "contexts_per_length": 2, "ridge": 1e-3},
 }
+WITH_ASSETS = ("mend", "rome")
 PROBES = {"every": 2, "batch_size": 8}
 PLACES = (stream, evaluation, checkpoints, records, execution)
 """Modules whose calls are the moments."""
@@ -57,10 +59,17 @@ PLACES = (stream, evaluation, checkpoints, records, execution)
 def prepared(small_inputs, tmp_path_factory):
     """By editor: folders of data, model and baseline, and of what it needs before a run."""
     folder = tmp_path_factory.mktemp("assets")
-    data, model, baseline = small_inputs
-    mend = checked_spec(spec_of("mend").model_dump(mode="json"), "spec")
-    make_assets(mend, data, model, folder / "mend")
-    return {e: (data, model, baseline, folder / e if e == "mend" else None) for e in EDITORS}
+    causal = prepare_inputs(folder / "causal", CAUSAL_MODEL)
+    known = {}
+    for editor in EDITORS:
+        inputs = causal if editor == "rome" else small_inputs
+        assets = folder / editor if editor in WITH_ASSETS else None
+        if assets is not None:
+            make_assets(
+                checked_spec(spec_of(editor).model_dump(mode="json"), "spec"), *inputs[:2], assets
+            )
+        known[editor] = (*inputs, assets)
+    return known
 
 
 def run_alone(editor: str, prepared, folder: Path, **options) -> dict:
@@ -69,7 +78,8 @@ def run_alone(editor: str, prepared, folder: Path, **options) -> dict:
 
 
 def spec_of(editor: str):
-    return spec(editor, hyperparameters=EDITORS[editor], probes=PROBES)
+    model = CAUSAL_MODEL if editor == "rome" else MODEL
+    return spec(editor, hyperparameters=EDITORS[editor], probes=PROBES, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -205,16 +215,18 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time(prepared, tmp_pat
     assert written == [1]  # 0.2 s may be spent every 10 s
 
 
-@pytest.mark.parametrize("editor", ["grace", "ft"])
+@pytest.mark.parametrize(
+    ("editor", "error"), [("grace", KeyError("no such thing")), ("ft", EditorError("no such edit"))]
+)
 def test_an_editor_that_raises_fails_its_run_and_keeps_the_steps_before(
-    prepared, undisturbed, tmp_path, monkeypatch, editor
+    prepared, undisturbed, tmp_path, monkeypatch, editor, error
 ):
     kind = GraceEditor if editor == "grace" else FinetuneEditor
     plain = kind.edit
 
     def edit(self, batch):
         if batch.step == 3:
-            raise KeyError("no such thing")
+            raise error
         return plain(self, batch)
 
     monkeypatch.setattr(kind, "edit", edit)
@@ -224,8 +236,8 @@ def test_an_editor_that_raises_fails_its_run_and_keeps_the_steps_before(
         "kind": "error",
         "step": 3,
         "example_id": record["failure"]["example_id"],
-        "type": "KeyError",
-        "message": "'no such thing'",
+        "type": type(error).__name__,
+        "message": str(error),
     }
     found = result_of(tmp_path)
     assert found["steps"] == undisturbed[editor]["steps"][:2]

@@ -1,4 +1,4 @@
-"""Inputs of very small runs: six facts to edit on a tiny T5, prepared in a second."""
+"""Inputs of very small runs: six facts to edit on a tiny T5 or GPT-2, prepared in a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Capitals(DatasetBuilder[DatasetOptions]):
         pairs = list(zip(LANDS, CITIES, strict=True))
         wrong = list(zip(LANDS, reversed(CITIES), strict=True))[:6]
         edits = [
-            row("edits", 2 * i + j, question.format(land), city, f"new/{land}")
+            row("edits", 2 * i + j, question.format(land), city, f"new/{land}") | {"subject": land}
             for i, (land, city) in enumerate(wrong)
             for j, question in enumerate(("Capital of {} now?", "Name the new capital of {}."))
         ]
@@ -78,6 +78,24 @@ MODEL = {
     "max_length": 48,
     "training": {"steps": 5, "learning_rate": 1e-3, "batch_size": 4},
 }
+CAUSAL_MODEL = MODEL | {
+    "name": "tiny-causal",
+    "source": {
+        "kind": "scratch",
+        "architecture": "gpt2",
+        "vocabulary_size": 320,
+        "shape": {
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_positions": 64,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    },
+    "layer": "transformer.h.0.mlp.c_proj",
+}
 DATASET = {"name": "qa", "label": "QA", "task": "question_answering", "builder": "facts_qa"}
 
 
@@ -107,13 +125,13 @@ def spec(editor: str = "ft", seed: int = 0, hyperparameters=None, **changes) -> 
     return RunSpec.model_validate(settings)
 
 
-def prepare_inputs(folder: Path) -> tuple[Path, Path, Path]:
+def prepare_inputs(folder: Path, model_settings=MODEL) -> tuple[Path, Path, Path]:
     """Make data, model and baseline; return their folders."""
     data, model, baseline = (folder / name for name in ("data", "model", "baseline"))
     prepare(Capitals(DatasetOptions()), data, task="question_answering", config={})
-    one = spec()
+    one = spec(model=model_settings)
     prepare_model(
-        ModelConfig.model_validate(MODEL),
+        ModelConfig.model_validate(model_settings),
         DatasetConfig.model_validate(DATASET),
         data,
         model,
