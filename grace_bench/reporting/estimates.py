@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import records
+from grace_bench.config import NAME_PATTERN
 from grace_bench.errors import DataError
 from grace_bench.reporting import failures
 from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY
@@ -117,13 +119,16 @@ class Summary:
         """Read the file.
 
         Raises:
-            DataError: it is missing, damaged or empty.
+            DataError: it is missing, damaged or empty, or has names that no suite can have.
         """
         table = records.read_parquet(path, SUMMARY)
         if table.num_rows == 0:
             raise DataError(f"{path}: holds no results; run the summarise step again.")
         self.provenance = read_provenance(table)
         rows = table.to_pylist()
+        for name in sorted({row[key] for row in rows for key in ("model", "dataset", "editor")}):
+            if not re.fullmatch(NAME_PATTERN, name):  # files are called by them
+                raise DataError(f"{path}: {name!r} is no name; run the summarise step again.")
         measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
         self._values: dict[tuple[Setting, str, str | None], Estimate] = {}
         self._failures: dict[Setting, list[Failure]] = {}

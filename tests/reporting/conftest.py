@@ -80,6 +80,7 @@ def write_run(
     in_sweep: bool = False,
     suite: str = "synthetic",
     name: str | None = None,
+    label: str | None = None,
     shift: float = 0.0,
     gradient_steps: int = 10,
     block: int | None = None,
@@ -246,7 +247,7 @@ def write_run(
                 "dataset": {"name": dataset, "label": dataset_label, "task": task},
                 "editor": {
                     "name": name,
-                    "label": LABELS[editor] if name == editor else name,
+                    "label": label or (LABELS[editor] if name == editor else name),
                     "editor": editor,
                     "hyperparameters": hyperparameters,
                 },

@@ -174,11 +174,11 @@ def test_tables_compile_and_show_their_numbers(reported, tmp_path):
 
 
 @needs_pdflatex
-def test_awkward_names_wide_suites_and_huge_perplexities_compile(tmp_path, make_run):
+def test_awkward_labels_wide_suites_and_huge_perplexities_compile(tmp_path, make_run):
     folders = [
-        make_run(tmp_path, task, editor, name=name, shift=shift)
+        make_run(tmp_path, task, editor, label=label, shift=shift)
         for task in ("question_answering", "classification", "language_modelling")
-        for editor, name, shift in (
+        for editor, label, shift in (
             ("unedited", None, 0.0),
             ("ft", "ft_100%&#", -0.9),
             ("grace", "\u03b5~^{x}\\|<$>", 0.0),

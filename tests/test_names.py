@@ -1,0 +1,112 @@
+"""Names that would lead out of the results folder, given to every command: one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from fuzzing import Fence
+from small_runs import DATASET, MODEL, spec
+
+from grace_bench.cli import build_parser, main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = ("../../x", "..", ".", "", ".hidden", "a/b", "a\\b", "a\0b", "a\nb", "~", "x" * 300)
+RUN_COMMANDS = ("prepare-data", "prepare-model", "baseline", "prepare-editor", "edit")
+PARTS = ("suite", "model", "dataset", "editor")
+
+
+@pytest.fixture
+def fence(tmp_path, monkeypatch) -> Iterator[Fence]:
+    """A working folder that must stay empty, as all beside it must stay what it is."""
+    fence = Fence(tmp_path / "outer")
+    monkeypatch.chdir(fence.inside)
+    yield fence
+    fence.check()
+
+
+@pytest.fixture(params=[*NAMES, "absolute"])
+def name(request, fence) -> str:
+    return str(fence.secret / "x") if request.param == "absolute" else request.param
+
+
+def named(part: str, name: str) -> dict:
+    """Return a run as JSON in which one part has the name."""
+    run = spec("ft").model_dump(mode="json")
+    if part == "suite":
+        return {**run, "suite": name}
+    return {**run, part: {**run[part], "name": name}}
+
+
+def refused(capsys, *command: str) -> str:
+    """Do a command that must end with 2, one sentence and nothing written; return the sentence."""
+    before = sorted(os.listdir())
+    assert main(list(command)) == 2, command
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    assert sorted(os.listdir()) == before
+    return said.err
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_in_a_run_as_json(capsys, name, part):
+    text = json.dumps(named(part, name))
+    key = part if part == "suite" else f"{part}.name"
+    for command in RUN_COMMANDS:
+        assert f"--spec: {key}: " in refused(capsys, command, "--spec", text)
+    bundle = (
+        "edit-bundle",
+        "--specs",
+        f'{{"first": {text}, "others": []}}',
+        "--output",
+        "bundle.json",
+    )
+    assert "string should match pattern" in refused(capsys, *bundle)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_in_a_suite(capsys, name, part):
+    run = named(part, name)
+    suite = {
+        "name": run["suite"],
+        "experiments": [{"model": run["model"], "dataset": run["dataset"]}],
+        "editors": [run["editor"]],
+    }
+    for command in ("plan", "status"):
+        refused(capsys, command, "--suite-json", json.dumps(suite))
+
+
+@pytest.mark.parametrize("part", ["model", "dataset", "editor"])
+def test_as_an_option(capsys, fence, name, part):
+    """Not even a good file is read that lies outside of the folder of its kind."""
+    files = {"model": MODEL, "dataset": DATASET, "editor": {"name": "ft", "editor": "ft"}}
+    for kind, content in files.items():
+        folder = fence.inside / "config" / f"{kind}s"
+        folder.mkdir(parents=True)
+        (folder / f"{content['name']}.yaml").write_text(yaml.safe_dump(content))
+    for place in ("x.yaml", "config/x.yaml"):
+        (fence.inside / place).write_text(yaml.safe_dump(files[part]))
+    (fence.inside / "config/config.yaml").write_text("name: small\nexperiments: []\neditors: []\n")
+    given = {"model": "tiny", "dataset": "qa", "editor": "ft", part: name}
+    options = [f"--{key}={value}" for key, value in given.items()]
+    for command in RUN_COMMANDS:
+        refused(capsys, command, *options)
+
+
+def test_of_a_suite_for_the_ui(capsys, name):
+    assert "is no name of a suite" in refused(capsys, "ui", name)
+
+
+def test_every_command_is_here_or_takes_no_names():
+    [commands] = [a for a in build_parser()._actions if a.dest == "command"]
+    here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "ui"}
+    # Names in runs and in summaries: tests/fuzz/test_records.py and tests/reporting.
+    elsewhere = {"collect", "summarise", "tables", "figures", "report", "paper-figures", "track"}
+    assert set(commands.choices) - here - elsewhere == {"cluster", "toy", "reference"}
