@@ -25,7 +25,9 @@ from grace_bench.plain import check_plain, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
+"""Of suites, models, data sets and editors. Slurm's logs of a run lie in a folder called by all of
+them, its variant and its seed, and no file system takes more than 255 bytes."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 MOST_MISTAKES = 20

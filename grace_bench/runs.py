@@ -45,8 +45,12 @@ LONGEST_VARIANT = 80
 MOST_RUNS = 100_000
 """Runs of a suite; a workflow of more cannot be planned."""
 
-UNFIT_FOR_FOLDERS = re.compile(r"[^ -~]|[/\\{}]")
-"""What a variant's name is rid of: all but printable ASCII, separators, Snakemake's braces."""
+UNFIT_FOR_NAMES = re.compile(r"[^A-Za-z0-9_.=+-]")
+"""What a variant's name is rid of.
+
+Folders of every system can be called by the rest, no shell sees more in it, and Snakemake, which
+tells its jobs on a cluster their wildcards with commas between them, reads it as it is.
+"""
 
 RUN_FILES = ("run.json", "steps.parquet", "probes.parquet", "predictions.parquet")
 """What every run writes; codebook editors add codebook.*, weight editors editor.safetensors."""
@@ -93,7 +97,7 @@ class Run:
 
     @cached_property
     def variant(self) -> str:
-        """The hyperparameters that differ from the editor's defaults: "radius=3.0,steps=50"."""
+        """The hyperparameters that differ from the editor's defaults: "radius=3.0+steps=50"."""
         return variant_name(self.spec.editor)
 
     @property
@@ -279,8 +283,8 @@ def resolve_editor(editor: EditorConfig) -> EditorConfig:
 def variant_name(editor: EditorConfig) -> str:
     """Return the settings that differ from the class's defaults, as a folder name.
 
-    Names over 80 characters, and those with characters that folders of every system cannot have,
-    are cut and end in a hash of all settings.
+    Names over 80 characters, and those with characters that are unfit for names, are cut and end
+    in a hash of all settings.
     """
     schema = EDITORS.get(editor.editor).hyperparameters_class()
     rules = {k: v for k, v in editor.hyperparameters.items() if k == "rules"}
@@ -291,8 +295,8 @@ def variant_name(editor: EditorConfig) -> str:
         for key, value in sorted(editor.hyperparameters.items())
         if value != (base if key == "rules" else defaults).get(key)
     ]
-    name = ",".join(parts) or "default"
-    readable = UNFIT_FOR_FOLDERS.sub("_", name)
+    name = "+".join(parts) or "default"
+    readable = UNFIT_FOR_NAMES.sub("_", name)
     if len(name) <= LONGEST_VARIANT and readable == name:
         return name
     readable = readable[: LONGEST_VARIANT - 13]

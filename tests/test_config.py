@@ -325,7 +325,7 @@ def test_strings_from_the_command_line_become_what_the_key_takes(repository):
     runs = expand(load_suite(raw, repository / "config"))
     assert [run.spec.seed for run in runs] == [0, 2]
     assert runs[0].spec.stream.facts == 8
-    assert runs[0].variant == "learning_rate=0.0001,steps=5"
+    assert runs[0].variant == "learning_rate=0.0001+steps=5"
 
 
 def test_a_mapping_without_experiments_is_laid_over_the_default_suite(repository):

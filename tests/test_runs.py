@@ -43,10 +43,10 @@ def test_golden_ids():
     grace = {**GRACE, "hyperparameters": {"radius": 3}, "sweep": {"steps": [10, 50]}}
     found = expanded([PLAIN, grace], seeds=[0, 11])
     assert [run.id for run in found] == [
-        "tiny/qa/g/radius=3.0,steps=10/seed-0",
-        "tiny/qa/g/radius=3.0,steps=10/seed-11",
-        "tiny/qa/g/radius=3.0,steps=50/seed-0",
-        "tiny/qa/g/radius=3.0,steps=50/seed-11",
+        "tiny/qa/g/radius=3.0+steps=10/seed-0",
+        "tiny/qa/g/radius=3.0+steps=10/seed-11",
+        "tiny/qa/g/radius=3.0+steps=50/seed-0",
+        "tiny/qa/g/radius=3.0+steps=50/seed-11",
         "tiny/qa/g/radius=3.0/seed-0",
         "tiny/qa/g/radius=3.0/seed-11",
         "tiny/qa/u/default/seed-0",
@@ -63,10 +63,10 @@ def test_golden_ids():
         ({}, "default"),
         ({"radius": 1}, "default"),  # what the class says anyway
         ({"rules": "released"}, "rules=released"),  # not its every switch
-        ({"rules": "released", "split": "shrink"}, "rules=released,split=shrink"),
+        ({"rules": "released", "split": "shrink"}, "rules=released+split=shrink"),
         ({"rules": "released", "split": "half"}, "rules=released"),
         ({"learning_rate": 1e-5}, "learning_rate=1e-05"),
-        ({"replace_query": False, "query_position": -1}, "query_position=-1,replace_query=False"),
+        ({"replace_query": False, "query_position": -1}, "query_position=-1+replace_query=False"),
     ],
 )
 def test_a_variant_names_what_differs_from_the_defaults(hyperparameters, variant):
@@ -85,7 +85,7 @@ def test_three_and_three_point_zero_are_one_run():
 def test_a_sweep_is_a_product_beside_the_setting_itself():
     entry = {**GRACE, "hyperparameters": {"radius": 2}, "sweep": {"radius": [1, 2], "steps": [5]}}
     found = {run.variant: run.in_sweep for run in expanded([entry])}
-    assert found == {"radius=2.0": False, "steps=5": True, "radius=2.0,steps=5": True}
+    assert found == {"radius=2.0": False, "steps=5": True, "radius=2.0+steps=5": True}
 
 
 def test_a_setting_inside_its_own_sweep_is_one_run_and_counts_as_the_setting():
@@ -131,7 +131,7 @@ def test_a_long_variant_is_cut_and_ends_in_a_hash():
         assert len(run.variant) == runs.LONGEST_VARIANT
         readable, _, ending = run.variant.rpartition("-")
         assert ending == digest(run.spec.editor.hyperparameters)
-        assert readable.startswith("early_stop=loss,early_stop_loss=0.125,")
+        assert readable.startswith("early_stop=loss+early_stop_loss=0.125+")
 
 
 def test_two_different_runs_with_one_id_are_refused():
