@@ -30,8 +30,8 @@ smoke: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs --configfile config/suites/smoke.yaml
 
 test: install
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --cov --cov-report=term:skip-covered \
-		--cov-fail-under=85 $(PYTEST)
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def uncounted():
+    """Count no lines meanwhile, which makes thousands of cases take three times as long.
+
+    The plugin's own `no_cover` does nothing in a process of several (`-n`).
+    """
+    trace = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +81,12 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def pytest_collection_modifyitems(items):
+    """Let the longest begin first: those that wait for a cluster, then whole workflows."""
+    order = {"slurm": 0, "workflow": 1}
+    items.sort(key=lambda item: order.get(item.path.parent.name, 2))
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -50,7 +50,7 @@ EDITORS = {
     "rome": {"steps": 2, "context_lengths": [3], "contexts_per_length": 2, "ridge": 1e-3},
 }
 WITH_ASSETS = ("mend", "rome")
-PROBES = {"every": 2, "batch_size": 8}
+PROBES = {"every": 3, "batch_size": 8}
 PLACES = (stream, evaluation, checkpoints, records, execution)
 """Modules whose calls are the moments."""
 
@@ -112,6 +112,7 @@ def do(editor: str, prepared, folder: Path) -> None:
         run_alone(editor, prepared, folder, saving=EVERY_STEP, lease=lease)
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
 def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(

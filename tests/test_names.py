@@ -91,8 +91,10 @@ def test_as_an_option(capsys, fence, name, part):
     (fence.inside / "config/config.yaml").write_text("name: small\nexperiments: []\neditors: []\n")
     given = {"model": "tiny", "dataset": "qa", "editor": "ft", part: name}
     options = [f"--{key}={value}" for key, value in given.items()]
+    wanted = {"model": "unknown model", "dataset": "unknown data set", "editor": "unknown editor"}
     for command in RUN_COMMANDS:
-        refused(capsys, command, *options)
+        said = refused(capsys, command, *options)
+        assert wanted[part] in said or "is no text that can be written" in said
 
 
 def test_of_a_suite_for_the_ui(capsys, name):

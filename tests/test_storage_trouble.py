@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from small_runs import Capitals, spec
 
+from grace_bench import lease
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
@@ -122,7 +123,9 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
     assert "no checkpoint at step 3, going on" in caplog.text
     end()
     whole = {f"run/{CHECKPOINTS}/0000000{n}/{name}" for n in (1, 2) for name in checkpoint_files()}
-    # A lease cannot be taken back from a disk that takes no changes: it is a dead process's.
+    # A lease cannot be taken back from a disk that takes no changes: it is a dead process's. How
+    # long that takes to be sure of is a matter of tests/test_lease.py.
+    monkeypatch.setattr(lease, "DEAD_AFTER_SECONDS", 2.0)
     assert {name for name in disk.files() if "lease" not in name} <= whole
     record = do(small_inputs, run)
     assert record["restarts"] == [2]

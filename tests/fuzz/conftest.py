@@ -19,7 +19,7 @@ def fence(tmp_path_factory) -> Fence:
 
 
 @pytest.fixture(autouse=True)
-def _within_memory():
+def _within_memory(uncounted):
     """Refuse more memory than any of these small files is worth: a lying size cannot be taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as stream:

@@ -147,6 +147,7 @@ def checkpoints_in(folder) -> set[str]:
     return {path.name for path in folder.glob(".training/0*")}
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
 def test_trainings_killed_at_fifty_random_moments_end_with_the_same_bytes(

@@ -48,7 +48,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self._scripts = scripts
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "COVERAGE_"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "PATH": f"{self.folder / 'bin'}:{BIN}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",

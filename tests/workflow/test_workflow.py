@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from grace_bench.cli import main
 from grace_bench.records import read_json
 
 if TYPE_CHECKING:
@@ -164,6 +165,15 @@ def test_tables_come_back_from_the_parquet_files_alone(repository, finished, smo
     assert again.returncode == 0, again.stderr
 
 
+def test_collected_results_need_nothing_but_the_aggregation(
+    repository, finished, smoke_suite, tmp_path
+):
+    sources = ["collect", str(finished / "results/smoke"), "--with-models"]
+    assert main([*sources, "--output", str(tmp_path / "results")]) == 0
+    jobs = planned_jobs(repository, tmp_path, "--configfile", str(smoke_suite))
+    assert jobs.keys() == AGGREGATION
+
+
 def test_single_run_writes_what_the_rule_writes(finished, smoke_suite, repository):
     run = next(
         r
@@ -187,9 +197,9 @@ def test_single_run_writes_what_the_rule_writes(finished, smoke_suite, repositor
 
 
 def test_two_at_once_in_one_folder(repository, finished, smoke_suite):
-    """The first has a lock while it does three runs; the second says so, and does nothing."""
-    runs = read_json(finished / "results/smoke/plan.json")["runs"][:3]
-    again = [*(f"{run['folder']}/run.json" for run in runs), "--forcerun", "edit"]
+    """The first has a lock while it does a run; the second says so, and does nothing."""
+    run = read_json(finished / "results/smoke/plan.json")["runs"][0]
+    again = [f"{run['folder']}/run.json", "--forcerun", "edit"]
     again += ["--cores", "1", "--configfile", str(smoke_suite)]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(snakemake, repository, finished, *again)
