@@ -5,6 +5,7 @@ What a moment is, see `kills.py`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -17,8 +18,8 @@ from kills import Killer, in_child
 from safetensors.torch import load_file
 from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
 
-from grace_bench import checkpoints, evaluation, execution, records, stream
-from grace_bench.assets import make_assets
+from grace_bench import assets, checkpoints, evaluation, execution, records, stream
+from grace_bench.editors import mend_training
 from grace_bench.editors.finetune import FinetuneEditor
 from grace_bench.editors.grace import GraceEditor
 from grace_bench.errors import EditorError, Interrupted, ResultError
@@ -63,18 +64,17 @@ def prepared(small_inputs, tmp_path_factory):
     known = {}
     for editor in EDITORS:
         inputs = causal if editor == "rome" else small_inputs
-        assets = folder / editor if editor in WITH_ASSETS else None
-        if assets is not None:
-            make_assets(
-                checked_spec(spec_of(editor).model_dump(mode="json"), "spec"), *inputs[:2], assets
-            )
-        known[editor] = (*inputs, assets)
+        made = folder / editor if editor in WITH_ASSETS else None
+        if made is not None:
+            checked = checked_spec(spec_of(editor).model_dump(mode="json"), "spec")
+            assets.make_assets(checked, *inputs[:2], made)
+        known[editor] = (*inputs, made)
     return known
 
 
 def run_alone(editor: str, prepared, folder: Path, **options) -> dict:
-    *inputs, assets = prepared[editor]
-    return run_stream(spec_of(editor), *inputs, folder, assets, **options)
+    *inputs, made = prepared[editor]
+    return run_stream(spec_of(editor), *inputs, folder, made, **options)
 
 
 def spec_of(editor: str):
@@ -131,6 +131,33 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
     assert killer.kills == 50
     assert restarts > killer.kills / 3
     assert set(killer.met) == {module.__name__ for module in PLACES}
+
+
+@pytest.mark.usefixtures("uncounted")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
+def test_killed_trainings_of_mend_end_with_the_same_bytes(
+    prepared, tmp_path, monkeypatch, number, ends
+):
+    monkeypatch.setattr(mend_training, "CHECKPOINT_MINUTES", 0)
+    settings = {**EDITORS["mend"], "training_steps": 6}
+    mend = checked_spec(spec("mend", hyperparameters=settings).model_dump(mode="json"), "spec")
+    places = (mend_training, assets, checkpoints, records)
+    killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
+    make = functools.partial(assets.make_assets, mend, *prepared["mend"][:2])
+    make(wanted)
+    killer.learn("mend", lambda: make(tmp_path / "counted"))
+    while killer.kills < killer.most:
+        folder = tmp_path / f"training-{killer.kills}"
+        killer.work_until_done("mend", functools.partial(make, folder), ends)
+        files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
+        assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == files
+        assert (
+            read_json(folder / "assets.json")["told"] == read_json(wanted / "assets.json")["told"]
+        )
+        assert {path.name for path in folder.iterdir()} == {*files, "assets.json"}
+    assert killer.kills == 25
+    assert set(killer.met) == {module.__name__ for module in places}
 
 
 def test_a_stopped_run_says_where_it_stopped(prepared, tmp_path):
