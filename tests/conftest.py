@@ -51,11 +51,11 @@ def uncounted():
 
 @pytest.fixture(scope="module")
 def short_answers():
-    """Let no answer have more than three tokens: an untrained model never stops by itself."""
+    """Let no answer have more than one token: an untrained model never stops by itself."""
     from grace_bench.tasks.question_answering import QuestionAnswering
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuestionAnswering, "max_new_tokens", 3)
+        patch.setattr(QuestionAnswering, "max_new_tokens", 1)
         yield
 
 
