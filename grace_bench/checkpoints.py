@@ -22,7 +22,7 @@ import shutil
 import signal
 import threading
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,14 @@ from safetensors import SafetensorError
 
 from grace_bench.checked import check_record, is_plain_name, read_record
 from grace_bench.errors import DataError, GraceBenchError, ResultError
-from grace_bench.records import as_os_error, describe_os_error, read_json, sha256_of
+from grace_bench.records import (
+    as_os_error,
+    describe_os_error,
+    discard,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,11 +112,11 @@ class Checkpoints:
         try:
             temporary.mkdir(parents=True)
             self._fill(temporary, number, tensors, state, records or {})
-            _discard(target)
+            discard(target)
             os.replace(temporary, target)
             older = [n for n in self._numbers() if n < number]
             for n in older[: max(0, len(older) - (self.keep - 1))]:
-                _discard(self.folder / f"{n:08d}")
+                discard(self.folder / f"{n:08d}")
         except (OSError, SafetensorError) as error:
             raise ResultError(describe_os_error(target, as_os_error(error))) from error
         finally:
@@ -144,9 +151,7 @@ class Checkpoints:
         Newer ones that are damaged or of other work are renamed to `<number>.unusable`; the log
         says which and why.
         """
-        for left in self.folder.glob(".*.tmp"):
-            with suppress(OSError):
-                _discard(left)
+        remove_leftovers(self.folder)
         for number in reversed(self._numbers()):
             place = self.folder / f"{number:08d}"
             try:
@@ -204,7 +209,7 @@ class Checkpoints:
         aside = place.with_name(place.name + UNUSABLE)
         logger.warning("%s It is set aside as %s.", reason, aside.name)
         try:
-            _discard(aside)
+            discard(aside)
             place.rename(aside)
         except OSError as error:
             raise ResultError(describe_os_error(aside, error)) from error
@@ -236,14 +241,6 @@ def _check_file(place: Path, name: str, expected: Any) -> None:
         raise DataError(f"{path}: missing, or no file of its own.")
     if sha256_of(path) != expected:
         raise DataError(f"{path}: changed since it was written.")
-
-
-def _discard(path: Path) -> None:
-    """Remove a folder, a file or a link, if it is there; never what a link leads to."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

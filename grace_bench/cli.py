@@ -11,13 +11,12 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.config import NAME_PATTERN
+from grace_bench.config import is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
@@ -406,6 +405,6 @@ def ui(options: argparse.Namespace) -> None:
     from grace_bench.reporting.tracking import tracking_uri_for
     from grace_bench.reporting.tracking import ui as serve
 
-    if not re.fullmatch(NAME_PATTERN, options.suite):
+    if not is_name(options.suite):
         raise ConfigError(f"'{options.suite}' is no name of a suite; give one of results/.")
     serve(tracking_uri_for(RESULTS / options.suite, options.uri), options.host, options.port)

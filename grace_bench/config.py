@@ -6,6 +6,7 @@ Torch-free: the Snakefile reads suites through both at every parse.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
 """Of suites, models, data sets and editors. Slurm's logs of a run lie in a folder called by all of
 them, its variant and its seed, and no file system takes more than 255 bytes."""
+
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 MOST_MISTAKES = 20
@@ -35,6 +37,11 @@ MOST_MISTAKES = 20
 
 SHARED_KEYS = ("stream", "probes", "set")
 """Keys of a suite's file that go into its experiments and editors."""
+
+
+def is_name(text: str) -> bool:
+    """Say whether a suite, a model, a data set or an editor can be called so."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 class Section(BaseModel):

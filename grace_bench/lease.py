@@ -7,7 +7,8 @@
 
 After Snakemake was killed, its jobs run on; started again, it submits them a second time. The lease
 is a file, `lease.json`, that its holder renews every few seconds and that tells how far the work
-is. A lease that was not renewed for a minute is that of a dead process, and is taken over.
+is. A lease that was not renewed for a minute is that of a dead process, and is taken over; what
+that process had half written is removed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from grace_bench.checked import try_read
 from grace_bench.errors import ResultError
-from grace_bench.records import describe_os_error
+from grace_bench.records import describe_os_error, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Lease:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
+            remove_leftovers(folder, sparing=LEASE)  # those are of processes that want it, too
         except OSError as error:
             raise ResultError(describe_os_error(self.path, error)) from error
         self._renewer.start()

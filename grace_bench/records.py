@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import uuid
 from contextlib import contextmanager, suppress
@@ -155,6 +156,27 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, a file or a link, if it is there; never what a link leads to."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
+def remove_leftovers(folder: Path, sparing: str = "") -> None:
+    """Remove what writers that were killed left in a folder: all that has a temporary name.
+
+    Args:
+        folder: nobody else may be writing there.
+        sparing: names that contain this stay.
+    """
+    for left in folder.glob(".*.tmp"):
+        if not sparing or sparing not in left.name:
+            with suppress(OSError):
+                discard(left)
 
 
 def as_os_error(error: OSError | SafetensorError) -> OSError:

@@ -51,7 +51,7 @@ EDITORS = {
     "rome": {"steps": 2, "context_lengths": [3], "contexts_per_length": 2, "ridge": 1e-3},
 }
 WITH_ASSETS = ("mend", "rome")
-PROBES = {"every": 3, "batch_size": 8}
+PROBES = {"every": 2, "batch_size": 8}
 PLACES = (stream, evaluation, checkpoints, records, execution)
 """Modules whose calls are the moments."""
 
@@ -119,17 +119,18 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
     prepared, undisturbed, tmp_path, number, ends
 ):
     """Each is killed again and again: during edits, evaluations, checkpoints, the last writes."""
-    killer, restarts = Killer(PLACES, number), 0
+    killer = Killer(PLACES, number)
     editors = itertools.cycle(["grace", *reversed(EDITORS)])
     while killer.kills < killer.most:
         editor, folder = next(editors), tmp_path / f"run-{killer.kills}"
         killer.learn(editor, lambda e=editor: do(e, prepared, tmp_path / e))
-        killer.work_until_done(editor, lambda e=editor, f=folder: do(e, prepared, f), ends)
+        work = functools.partial(do, editor, prepared, folder)
+        resumed = killer.work_until_done(editor, work, ends, folder / CHECKPOINTS)
         assert result_of(folder) == undisturbed[editor], editor
-        restarts += len(read_json(folder / "run.json")["restarts"])
-    print(f"{killer.kills} kills by signal {number}, {restarts} restarts; met: {dict(killer.met)}")
+        assert read_json(folder / "run.json")["restarts"] or not resumed
+    print(f"{killer.kills} kills by signal {number}, {killer.resumed} resumed; {dict(killer.met)}")
     assert killer.kills == 50
-    assert restarts > killer.kills / 3
+    assert killer.resumed > killer.kills / 2
     assert set(killer.met) == {module.__name__ for module in PLACES}
 
 
@@ -146,18 +147,37 @@ def test_killed_trainings_of_mend_end_with_the_same_bytes(
     killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
     make = functools.partial(assets.make_assets, mend, *prepared["mend"][:2])
     make(wanted)
+    files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
     killer.learn("mend", lambda: make(tmp_path / "counted"))
     while killer.kills < killer.most:
         folder = tmp_path / f"training-{killer.kills}"
-        killer.work_until_done("mend", functools.partial(make, folder), ends)
-        files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
+        work = functools.partial(make, folder)
+        killer.work_until_done("mend", work, ends, folder / mend_training.CHECKPOINTS)
         assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == files
-        assert (
-            read_json(folder / "assets.json")["told"] == read_json(wanted / "assets.json")["told"]
-        )
+        told, expected = (read_json(path / "assets.json")["told"] for path in (folder, wanted))
+        assert told == expected
         assert {path.name for path in folder.iterdir()} == {*files, "assets.json"}
     assert killer.kills == 25
+    assert killer.resumed > killer.kills / 3  # half of its modules' calls come before the training
     assert set(killer.met) == {module.__name__ for module in places}
+
+
+def test_what_was_half_written_when_a_run_was_killed_goes_when_it_goes_on(
+    prepared, undisturbed, tmp_path
+):
+    def killed_while_writing():
+        def write_table(_table, path, **_settings):
+            path.write_bytes(b"half of a table")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        records.pq.write_table = write_table  # in the child alone
+        do("grace", prepared, tmp_path)
+
+    assert in_child(killed_while_writing)[0] == -signal.SIGKILL
+    assert list(tmp_path.glob(".*.tmp"))
+    do("grace", prepared, tmp_path)
+    assert list(tmp_path.glob(".*")) == []
+    assert result_of(tmp_path) == undisturbed["grace"]
 
 
 def test_a_stopped_run_says_where_it_stopped(prepared, tmp_path):

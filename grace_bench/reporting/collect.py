@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench.checked import check_record, is_plain_name
-from grace_bench.config import NAME_PATTERN
+from grace_bench.config import is_name
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.records import sha256_of
 from grace_bench.reporting.copying import Piece, is_file, place_folder
@@ -35,7 +35,6 @@ LOCK = ".collect.lock"
 TIMED = ("steps.parquet", "latency.parquet")
 """Files that hold seconds: no two machines write the same."""
 
-NAME = re.compile(NAME_PATTERN)
 SEED = re.compile(r"seed-[0-9]{1,18}")
 
 
@@ -177,7 +176,7 @@ def _read(folder: Path) -> RunFolder:
     spec, parts = run.spec, folder.parts[-5:]
     named = [spec[part]["name"] for part in ("model", "dataset", "editor")]
     names = (*parts[:3], spec["suite"])
-    if not all(NAME.fullmatch(name) for name in names) or not SEED.fullmatch(parts[4]):
+    if not all(map(is_name, names)) or not SEED.fullmatch(parts[4]):
         raise DataError(f"{path}: the names of the run are not those that a suite can have.")
     if run.id != "/".join(parts) or named != list(parts[:3]) or parts[4] != f"seed-{spec['seed']}":
         raise DataError(f"{path}: belongs to the run {run.id[:200]!r}, not to this folder.")

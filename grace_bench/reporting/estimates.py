@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import records
-from grace_bench.config import NAME_PATTERN
+from grace_bench.config import is_name
 from grace_bench.errors import DataError
 from grace_bench.reporting import failures
 from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY
@@ -127,7 +126,7 @@ class Summary:
         self.provenance = read_provenance(table)
         rows = table.to_pylist()
         for name in sorted({row[key] for row in rows for key in ("model", "dataset", "editor")}):
-            if not re.fullmatch(NAME_PATTERN, name):  # files are called by them
+            if not is_name(name):  # files are called by them
                 raise DataError(f"{path}: {name!r} is no name; run the summarise step again.")
         measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
         self._values: dict[tuple[Setting, str, str | None], Estimate] = {}

@@ -21,6 +21,7 @@ from grace_bench.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import ModuleType
 
 
@@ -102,13 +103,18 @@ class Killer:
         places: modules whose calls are the moments.
         number: the signal.
         most: after so many kills, nothing happens any more.
+
+    Attributes:
+        kills: so far.
+        met: how many of them each module met.
+        resumed: attempts that found a checkpoint to go on from.
     """
 
     def __init__(self, places: Sequence[ModuleType], number: int, most: int = 50) -> None:
         self.places = places
         self.number = number
         self.most = most
-        self.kills = 0
+        self.kills = self.resumed = 0
         self.met: Counter[str] = Counter()
         self._generator = random.Random(f"{number}")
         self._calls: dict[str, Counter] = {}
@@ -119,15 +125,25 @@ class Killer:
             code, self._calls[name] = in_child(work, self.places)
             assert code == 0
 
-    def work_until_done(self, name: str, work: Callable[[], object], ends: set[int]) -> None:
-        """Do the work again and again, killed at random moments, until it is done."""
+    def work_until_done(
+        self, name: str, work: Callable[[], object], ends: set[int], checkpoints: Path
+    ) -> bool:
+        """Do the work again and again, killed at random moments, until it is done.
+
+        Returns:
+            Whether there was a checkpoint in the folder when the last attempt began.
+        """
         code = None
         while code != 0:
             place = self._generator.choice(self.places)
             calls = self._calls[name][place.__name__]
-            at = self._generator.randint(1, calls) if self.kills < self.most else None
+            # A share of the calls, not a number: one call more in the code moves no other moment.
+            at = 1 + int(calls * self._generator.random()) if self.kills < self.most else None
+            found = any(checkpoints.glob("[0-9]*"))
+            self.resumed += found
             code, _ = in_child(work, self.places, place, at, self.number)
             if code != 0:
                 assert code in ends
                 self.kills += 1
                 self.met[place.__name__] += 1
+        return found

@@ -197,9 +197,9 @@ def test_single_run_writes_what_the_rule_writes(finished, smoke_suite, repositor
 
 
 def test_two_at_once_in_one_folder(repository, finished, smoke_suite):
-    """The first has a lock while it does a run; the second says so, and does nothing."""
-    run = read_json(finished / "results/smoke/plan.json")["runs"][0]
-    again = [f"{run['folder']}/run.json", "--forcerun", "edit"]
+    """The first has a lock while it does two runs; the second says so, and does nothing."""
+    runs = read_json(finished / "results/smoke/plan.json")["runs"][:2]
+    again = [*(f"{run['folder']}/run.json" for run in runs), "--forcerun", "edit"]
     again += ["--cores", "1", "--configfile", str(smoke_suite)]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(snakemake, repository, finished, *again)
