@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 BIN = Path(sys.executable).parent
+REMEMBERED = 7200
+"""Seconds (MinJobAge) for which Slurm can list a job that ended: longer than all tests take."""
 NEEDED = ("Snakefile", "slurm", "workflow", "config", "grace_bench", "environment.yml")
 
 
@@ -55,7 +57,7 @@ class Cluster:
         }
 
     def start(self) -> None:
-        size = {"NODES": 2, "CPUS": 2, "MEM": 8000, "GPUS": 1}
+        size = {"NODES": 2, "CPUS": 2, "MEM": 8000, "GPUS": 1, "MINAGE": REMEMBERED}
         settings = {f"SLURM_TEST_{name}": str(value) for name, value in size.items()}
         command = ["bash", str(self._scripts / "start.sh"), str(self.folder)]
         self._run(command, {**os.environ, **settings}, 60)

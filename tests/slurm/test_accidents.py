@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from loopback import Cluster, Job, Workflow, wait_until
+from loopback import REMEMBERED, Cluster, Job, Workflow, wait_until
 
 from grace_bench.records import read_json
 
@@ -308,7 +308,7 @@ def test_the_check_says_what_is_right_for_this_cluster(cluster):
         check=True,
     )
     assert "sacct is of no use" in done.stdout
-    assert "the profile uses squeue. It remembers a job for 600 s" in done.stdout
+    assert f"the profile uses squeue. It remembers a job for {REMEMBERED} s" in done.stdout
     assert "Partition: the default one, main" in done.stdout
     assert "gpu:1" in done.stdout
     assert "SLURM_CONF is" not in done.stdout  # start.sh has put a srun on PATH that sets it
