@@ -200,6 +200,7 @@ def place_labels(
     dots = axes.transData.transform(points)
     frame = axes.get_window_extent(renderer)
     per_point = figure.dpi / 72
+    apart = 4 * per_point  # names side by side must not read as one
     taken: list[tuple[float, float, float, float]] = [
         (x - 5 * per_point, y - 5 * per_point, x + 5 * per_point, y + 5 * per_point)
         for x, y in dots
@@ -242,7 +243,7 @@ def place_labels(
         _, x, y, box = best
         offset = ((x - dots[index][0]) / per_point, (y - dots[index][1]) / per_point)
         text.set_position(offset)
-        taken.append(box)
+        taken.append((box[0] - apart, box[1], box[2] + apart, box[3]))
         gap = max(abs(offset[0]) - width / per_point / 2, abs(offset[1]) - height / per_point / 2)
         if gap > 8:
             edge = (
