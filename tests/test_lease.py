@@ -49,7 +49,7 @@ def write_lease(folder, seconds_old, **content):
 def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
     with Lease(tmp_path / "run") as lease:
         lease.tell(state="running", step=3, steps=10)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while "step" not in (found := read_lease(tmp_path / "run" / LEASE) or {}):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -69,7 +69,7 @@ def test_folders_with_something_in_them_stay(tmp_path):
 def test_the_second_process_waits_for_the_first(tmp_path):
     process = hold_in_another_process(tmp_path, 1.0)
     with Lease(tmp_path) as lease:
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
         assert lease.waited
 
 
@@ -86,7 +86,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
     process.wait()
     started = time.monotonic()
     with Lease(tmp_path, wait_minutes=1):
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("sign", [1, -1])  # renewed long ago, or by a clock that is far ahead
@@ -120,7 +120,7 @@ def test_a_lease_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, monkeypa
 def test_a_lease_that_somebody_removed_comes_back(tmp_path):
     with Lease(tmp_path) as lease:
         (tmp_path / LEASE).unlink()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not (tmp_path / LEASE).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
@@ -138,7 +138,7 @@ def is_lost(lease: Lease) -> bool:
 def test_a_process_that_slept_too_long_notices_that_its_lease_is_gone(tmp_path):
     with Lease(tmp_path) as lease:
         write_lease(tmp_path, seconds_old=0)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not is_lost(lease) and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(ResultError, match="another one has taken the work over"):

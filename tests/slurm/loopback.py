@@ -153,7 +153,7 @@ class Workflow:
         """Start a command in the repository's root; what it says goes to a file beside it."""
         with open(self.folder.parent / log, "a", encoding="utf-8") as stream:
             return subprocess.Popen(
-                ["timeout", "-k", "5", "1200", *command],
+                ["timeout", "-k", "5", "2400", *command],
                 cwd=self.folder,
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,

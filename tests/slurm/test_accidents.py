@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(1800)  # a busy machine
+pytestmark = pytest.mark.timeout(3600)  # a busy machine
 
 LITERAL = ("snakemake", "--cores", "2", "--profile", "slurm")
 WAITS = "does this already; waiting"
@@ -146,9 +146,9 @@ def done(workflow) -> Accidents:
     accidents = Accidents(workflow)
     first = workflow.start(*quick, *suite, *SOON, *targets(workflow, 0, 1, 2), log="first.log")
     try:
-        accidents.happen(first, 1000)
+        accidents.happen(first, 2000)
         assert first.returncode == 0, workflow.said("first.log")[-6000:]
-        assert local.wait(600) == 0, workflow.said("local.log")[-3000:]
+        assert local.wait(1200) == 0, workflow.said("local.log")[-3000:]
         kill_snakemake(workflow, (*quick, *suite, *SOON, "tables"), (*LITERAL, *suite))
     finally:
         for process in (first, local):
@@ -194,7 +194,7 @@ def kill_snakemake(workflow: Workflow, first: tuple, again: tuple) -> None:
         log = workflow.run_folder(3) / "run.log"
         wait_until(lambda: WAITS in log.read_text(), 300, "its process waits for the first")
         hold.unlink()
-        assert second.wait(600) == 0, workflow.said("again.log")[-6000:]
+        assert second.wait(1200) == 0, workflow.said("again.log")[-6000:]
     finally:
         end(second)
 

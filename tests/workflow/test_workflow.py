@@ -19,6 +19,8 @@ from grace_bench.records import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
+
 AGGREGATION = {"all", "plan", "summarise", "tables", "figures", "paper_figures", "report", "track"}
 
 
@@ -30,7 +32,7 @@ def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.Com
         [*command, "--directory", str(folder), *arguments],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1400,
         env=environment,
         check=False,
     )
