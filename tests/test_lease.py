@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from waiting import wait_until
 
 from grace_bench import lease as module
 from grace_bench.errors import ResultError
@@ -49,10 +50,9 @@ def write_lease(folder, seconds_old, **content):
 def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
     with Lease(tmp_path / "run") as lease:
         lease.tell(state="running", step=3, steps=10)
-        deadline = time.monotonic() + 60
-        while "step" not in (found := read_lease(tmp_path / "run" / LEASE) or {}):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        path = tmp_path / "run" / LEASE
+        wait_until(lambda: "step" in (read_lease(path) or {}), 60, "it is renewed")
+        found = read_lease(path)
         assert (found["pid"], found["state"], found["steps"]) == (os.getpid(), "running", 10)
         lease.check()
         assert not lease.waited
@@ -84,9 +84,8 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
     process = hold_in_another_process(tmp_path, 60)
     process.kill()
     process.wait()
-    started = time.monotonic()
-    with Lease(tmp_path, wait_minutes=1):
-        assert time.monotonic() - started < 30
+    with Lease(tmp_path, wait_minutes=1) as lease:
+        assert not lease.waited
 
 
 @pytest.mark.parametrize("sign", [1, -1])  # renewed long ago, or by a clock that is far ahead
@@ -120,9 +119,7 @@ def test_a_lease_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, monkeypa
 def test_a_lease_that_somebody_removed_comes_back(tmp_path):
     with Lease(tmp_path) as lease:
         (tmp_path / LEASE).unlink()
-        deadline = time.monotonic() + 60
-        while not (tmp_path / LEASE).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((tmp_path / LEASE).exists, 60, "it is renewed")
         assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
         lease.check()
 
@@ -138,9 +135,7 @@ def is_lost(lease: Lease) -> bool:
 def test_a_process_that_slept_too_long_notices_that_its_lease_is_gone(tmp_path):
     with Lease(tmp_path) as lease:
         write_lease(tmp_path, seconds_old=0)
-        deadline = time.monotonic() + 60
-        while not is_lost(lease) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: is_lost(lease), 60, "it is known to be lost")
         with pytest.raises(ResultError, match="another one has taken the work over"):
             lease.check()
     assert read_lease(tmp_path / LEASE)["token"] == "other"  # not ours to remove

@@ -7,13 +7,13 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 
 import pytest
 import torch
 from capitals import CPU, Capitals, dataset_config, model_config, trained
 from kills import Killer
 from safetensors.torch import load_file
+from waiting import wait_until
 
 from grace_bench import checkpoints, records
 from grace_bench.checkpoints import Checkpoints
@@ -172,9 +172,7 @@ def test_trainings_killed_at_fifty_random_moments_end_with_the_same_bytes(
 
 def test_a_terminated_process_has_an_exit_code_of_its_own(data, tmp_path):
     process = run_in_a_process(data, tmp_path / "m")
-    until = time.monotonic() + 60
-    while not checkpoints_in(tmp_path / "m") and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: checkpoints_in(tmp_path / "m"), 60, "it writes a checkpoint")
     process.terminate()
     process.join()
     assert process.exitcode == Interrupted.exit_code == 143

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from waiting import wait_until
 
 if TYPE_CHECKING:
     import signal
@@ -116,15 +117,6 @@ class Cluster:
         wait_until(lambda: name in Path(f"/proc/{pid}/comm").read_text(), 10, f"{daemon} runs")
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         (self.folder / "run" / f"{daemon}.pid").write_text(f"{pid} {started}\n")
-
-
-def wait_until(condition, seconds: float, what: str):
-    """Return what `condition` returns once that is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
-    return found
 
 
 class Workflow:

@@ -17,7 +17,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from loopback import REMEMBERED, Cluster, Job, Workflow, wait_until
+from loopback import REMEMBERED, Cluster, Job, Workflow
+from waiting import wait_until
 
 from grace_bench.records import read_json
 
@@ -190,13 +191,26 @@ def kill_snakemake(workflow: Workflow, first: tuple, again: tuple) -> None:
     second = workflow.start(*again, *SOON, "tables", log="again.log")
     try:
         original = at[0].name.rpartition("-")[2]
-        wait_until(lambda: running_edits(workflow, besides=original), 300, "it is submitted again")
+        wait_until(
+            lambda: running_edits(workflow, besides=original),
+            300,
+            "it is submitted again",
+            every=0.2,  # each question is two commands of Slurm
+        )
         log = workflow.run_folder(3) / "run.log"
-        wait_until(lambda: WAITS in log.read_text(), 300, "its process waits for the first")
+        wait_until(lambda: WAITS in text_of(log), 300, "its process waits for the first")
         hold.unlink()
         assert second.wait(1200) == 0, workflow.said("again.log")[-6000:]
     finally:
         end(second)
+
+
+def text_of(log: Path) -> str:
+    """Return what stands in a log; nothing while Snakemake has removed it for the next attempt."""
+    try:
+        return log.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def running_edits(workflow: Workflow, besides: str) -> list[Job]:

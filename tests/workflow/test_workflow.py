@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from waiting import wait_until
 
 from grace_bench.cli import main
 from grace_bench.records import read_json
@@ -206,9 +206,7 @@ def test_two_at_once_in_one_folder(repository, finished, smoke_suite):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(snakemake, repository, finished, *again)
         locks = finished / ".snakemake" / "locks"
-        deadline = time.monotonic() + 120
-        while not any(locks.glob("*")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: any(locks.glob("*")), 120, "the first has the lock")
         second = snakemake(repository, finished, *again)
         assert first.result().returncode == 0
     assert second.returncode != 0
