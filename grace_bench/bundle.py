@@ -1,6 +1,6 @@
 """Several runs of one model on one data set in one process: the model is loaded once.
 
-    record = run_bundle(runs, baseline_folder)
+    record = run_bundle(runs)
 
 Each run writes its own folder, has its own log, its own checkpoints and its own failure, and comes
 out as it would alone. What is finished is also kept, as links, in `<run folder>/kept/`: Snakemake
@@ -37,16 +37,13 @@ KEPT = "kept"
 LOG = "run.log"
 
 
-def run_bundle(
-    runs: Sequence[Run], baseline_folder: Path, saving: Saving | None = None
-) -> dict[str, Any]:
+def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, Any]:
     """Do all runs that are not done yet, one after the other; return the bundle's record.
 
     A run that its user must mend (a wrong layer, say) does not keep the others from being done.
 
     Args:
-        runs: of one model on one data set.
-        baseline_folder: of their unedited predictions.
+        runs: of one base model.
         saving: how often a run writes a checkpoint.
 
     Raises:
@@ -67,7 +64,7 @@ def run_bundle(
             try:
                 if loaded is None:
                     loaded = load_model(run.model_folder, spec.dataset.task, set_up(spec.compute))
-                record = do_run(run, baseline_folder, saving, loaded)
+                record = do_run(run, saving, loaded)
             except (Interrupted, ResultError):
                 raise
             except GraceBenchError as error:

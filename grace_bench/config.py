@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -68,7 +69,12 @@ class TrainingConfig(Section):
         0.0, ge=0, lt=1, description="keeps a small model from being certain of everything"
     )
     freeze: tuple[str, ...] = Field((), description="name prefixes of parameters kept as they are")
-    seed: int = Field(0, ge=0, description="seed of weights and of the order of examples")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="seed of new weights and of the order of examples; null: that of the run, so "
+        "that each seed of a suite has its own base model; a number: one for all seeds",
+    )
     checkpoint_minutes: float = Field(
         5.0,
         ge=0,
@@ -224,13 +230,33 @@ class RunSpec(Section):
     """All that a run depends on: model x data set x editor x hyperparameters x seed."""
 
     suite: Name
+    seed: int = Field(ge=0)
     model: ModelConfig
     dataset: DatasetConfig
     editor: EditorConfig
-    seed: int = Field(ge=0)
     stream: StreamConfig = StreamConfig()
     probes: ProbeConfig = ProbeConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    @field_validator("model")
+    @classmethod
+    def _trained_with_the_seed_of_the_run(
+        cls, model: ModelConfig, info: ValidationInfo
+    ) -> ModelConfig:
+        if model.training is None or model.training.seed is not None:
+            return model
+        training = model.training.model_copy(update={"seed": info.data.get("seed", 0)})
+        return model.model_copy(update={"training": training})
+
+    @property
+    def base_model(self) -> str:
+        """The base model within a suite: "facts-t5-facts-qa/seed-0".
+
+        Its last part says with which seed it was trained; "pretrained": it was not trained here.
+        """
+        training = self.model.training
+        made = "pretrained" if training is None else f"seed-{training.seed}"
+        return f"{self.model.name}-{self.dataset.name}/{made}"
 
 
 class ExperimentConfig(Section):
@@ -345,7 +371,10 @@ class SuiteConfig(Section):
         min_length=1, description="names, or names with overrides; each on every experiment"
     )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="one run each: order of the stream, editor's randomness"
+        [0],
+        min_length=1,
+        description="one run each: order of the stream, editor's randomness, training of the base "
+        "model",
     )
     compute: ComputeConfig = Field(ComputeConfig(), description="where numbers are computed")
     toy: bool = Field(False, description="draw the paper's toy (Fig. 2) beside the suite's figures")

@@ -79,7 +79,6 @@ class Saving:
 
 def do_run(
     run: Run,
-    baseline_folder: Path,
     saving: Saving | None = None,
     loaded: LoadedModel | None = None,
 ) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def do_run(
             run.spec,
             run.dataset_folder,
             run.model_folder,
-            baseline_folder,
+            run.baseline_folder,
             run.folder,
             run.assets_folder,
             saving or Saving(),

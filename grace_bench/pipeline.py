@@ -29,7 +29,6 @@ from grace_bench.runs import (
     digest,
     expand,
     find_builder,
-    find_model,
     resolve_editor,
     without_labels,
 )
@@ -52,12 +51,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATASETS_CACHE = ".cache/datasets"
-
-
-def baseline_folder(run: Run) -> Path:
-    """Return where the unedited model's predictions are."""
-    spec = run.spec
-    return run.results / spec.suite / "baselines" / f"{spec.model.name}-{spec.dataset.name}"
 
 
 def prepare_dataset(dataset: DatasetConfig, folder: Path, results: Path = RESULTS) -> None:
@@ -103,7 +96,7 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     from grace_bench.baseline import run_baseline
 
     run = Run(spec, results)
-    run_baseline(spec, run.dataset_folder, run.model_folder, baseline_folder(run))
+    run_baseline(spec, run.dataset_folder, run.model_folder, run.baseline_folder)
 
 
 def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -143,7 +136,7 @@ def edit(
     run = Run(spec, results)
     if prepare_missing:
         ensure_prepared(run)
-    return do_run(run, baseline_folder(run), saving)
+    return do_run(run, saving)
 
 
 def edit_bundle(
@@ -152,11 +145,11 @@ def edit_bundle(
     results: Path = RESULTS,
     saving: Saving | None = None,
 ) -> None:
-    """Do several runs of one model on one data set in this process, and list them in `output`."""
+    """Do several runs of one base model in this process, and list them in `output`."""
     from grace_bench.bundle import run_bundle
 
     runs = [Run(spec, results) for spec in specs]
-    write_json(output, run_bundle(runs, baseline_folder(runs[0]), saving))
+    write_json(output, run_bundle(runs, saving))
 
 
 def ensure_prepared(run: Run) -> None:
@@ -171,7 +164,7 @@ def ensure_prepared(run: Run) -> None:
         logger.info("preparing model %s", spec.model.name)
         prepare_model(spec, run.results)
     model_hash = _model_hash(run)
-    predicted = baseline_folder(run) / "baseline.json"
+    predicted = run.baseline_folder / "baseline.json"
     if not _made_with(predicted, data_hash=data_hash, model_hash=model_hash):
         logger.info("predicting with the unedited model")
         baseline(spec, run.results)
@@ -196,6 +189,7 @@ def plan(suite: SuiteConfig, results: Path = RESULTS) -> list[dict[str, Any]]:
             "folder": str(run.folder),
             "content_hash": run.content_hash,
             "in_sweep": run.in_sweep,
+            "base_model": run.spec.base_model,
             "labels": {
                 "model": run.spec.model.label,
                 "dataset": run.spec.dataset.label,
@@ -250,9 +244,9 @@ def dataset_spec_json(suite: SuiteConfig, dataset: str) -> str:
     return spec_json(_bare_spec(suite, _NO_MODEL, experiment.dataset))
 
 
-def model_spec_json(suite: SuiteConfig, model: str, dataset: str) -> str:
-    """Return the JSON text of a run in which all but model and data set is a constant."""
-    return spec_json(_bare_spec(suite, *find_model(suite, model, dataset)))
+def model_spec_json(suite: SuiteConfig, run: Run) -> str:
+    """Return the JSON text of a run in which all but base model and data set is a constant."""
+    return spec_json(_bare_spec(suite, run.spec.model, run.spec.dataset))
 
 
 def assets_spec_json(suite: SuiteConfig, run: Run) -> str:

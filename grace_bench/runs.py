@@ -26,7 +26,6 @@ from grace_bench.config import (
     DatasetConfig,
     EditorConfig,
     EditorEntry,
-    ModelConfig,
     RunSpec,
     SuiteConfig,
     validate,
@@ -120,9 +119,12 @@ class Run:
     @property
     def model_folder(self) -> Path:
         """Where the prepared base model is."""
-        return model_folder(
-            self.spec.suite, self.spec.model.name, self.spec.dataset.name, self.results
-        )
+        return self.results / self.spec.suite / "models" / self.spec.base_model
+
+    @property
+    def baseline_folder(self) -> Path:
+        """Where the predictions of the unedited base model are."""
+        return self.results / self.spec.suite / "baselines" / self.spec.base_model
 
     @cached_property
     def assets(self) -> str:
@@ -137,9 +139,7 @@ class Run:
         """Where what the editor needs is, if it needs anything."""
         if not self.assets:
             return None
-        spec = self.spec
-        pair = f"{spec.model.name}-{spec.dataset.name}"
-        return self.results / spec.suite / "assets" / pair / self.assets
+        return self.results / self.spec.suite / "assets" / self.spec.base_model / self.assets
 
     @cached_property
     def content_hash(self) -> str:
@@ -148,13 +148,13 @@ class Run:
 
 
 def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
-    """Return the runs in bundles of one model on one data set, by "model/dataset/000"."""
-    pairs: dict[tuple[str, str], list[Run]] = {}
+    """Return the runs in bundles of one base model, by "facts-t5-facts-qa/seed-0/000"."""
+    shared: dict[str, list[Run]] = {}
     for run in runs:
-        pairs.setdefault((run.spec.model.name, run.spec.dataset.name), []).append(run)
+        shared.setdefault(run.spec.base_model, []).append(run)
     return {
-        f"{model}/{dataset}/{start // size:03d}": some[start : start + size]
-        for (model, dataset), some in pairs.items()
+        f"{base_model}/{start // size:03d}": some[start : start + size]
+        for base_model, some in shared.items()
         for start in range(0, len(some), size)
     }
 
@@ -184,11 +184,6 @@ def without_labels(spec: RunSpec) -> RunSpec:
 def dataset_folder(suite: str, dataset: str, results: Path = RESULTS) -> Path:
     """Return the folder of a prepared data set."""
     return results / suite / "data" / dataset
-
-
-def model_folder(suite: str, model: str, dataset: str, results: Path = RESULTS) -> Path:
-    """Return the folder of a prepared base model; it depends on the data it was trained on."""
-    return results / suite / "models" / f"{model}-{dataset}"
 
 
 def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
@@ -305,11 +300,3 @@ def variant_name(editor: EditorConfig) -> str:
 
 def _plain(value: Any) -> str:
     return str(value).replace(" ", "")
-
-
-def find_model(suite: SuiteConfig, model: str, dataset: str) -> tuple[ModelConfig, DatasetConfig]:
-    """Return the configurations behind one model x data set pair of a suite."""
-    for experiment in suite.experiments:
-        if (experiment.model.name, experiment.dataset.name) == (model, dataset):
-            return experiment.model, experiment.dataset
-    raise ConfigError(f"suite '{suite.name}' has no model '{model}' on data set '{dataset}'.")

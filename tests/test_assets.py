@@ -38,10 +38,12 @@ def smoke(repository):
 def test_runs_share_assets_that_depend_on_the_same_settings(suite):
     folders = {}
     for run in expand(suite):
+        if run.spec.seed > 0:
+            continue  # its base model is another
         key = (run.spec.model.name, run.spec.editor.name)
         folders.setdefault(key, set()).add(run.assets_folder)
     assert folders["facts-t5", "ft"] == {None}
-    assert len(folders["facts-t5", "mend"]) == 2  # training_steps 2 and 3, not once a seed
+    assert len(folders["facts-t5", "mend"]) == 2  # training_steps 2 and 3
     assert len(folders["facts-gpt2", "rome"]) == 1  # the covariance knows no learning rate
     assert folders["facts-t5", "mend"].isdisjoint(folders["facts-gpt2", "mend"])
 

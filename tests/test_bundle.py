@@ -31,7 +31,7 @@ def runs(small_inputs, tmp_path) -> list[Run]:
     """Four runs whose inputs stand where a suite has them."""
     some = [Run(one, tmp_path) for one in SPECS]
     first = some[0]
-    baseline = pipeline.baseline_folder(first)
+    baseline = first.baseline_folder
     for source, target in zip(
         small_inputs, (first.dataset_folder, first.model_folder, baseline), strict=True
     ):
@@ -40,7 +40,7 @@ def runs(small_inputs, tmp_path) -> list[Run]:
 
 
 def do(runs: list[Run]) -> dict:
-    return run_bundle(runs, pipeline.baseline_folder(runs[0]))
+    return run_bundle(runs)
 
 
 def test_a_bundle_gives_what_its_runs_give_alone(small_inputs, runs, tmp_path):
@@ -126,8 +126,8 @@ def test_what_is_not_as_it_was_is_done_again(runs, change):
         manifest = runs[0].dataset_folder / "manifest.json"
         record = manifest.read_text().replace(read_json(manifest)["data_hash"], "0" * 64)
         manifest.write_text(record)
-        (pipeline.baseline_folder(runs[0]) / "baseline.json").write_text(
-            (pipeline.baseline_folder(runs[0]) / "baseline.json")
+        (runs[0].baseline_folder / "baseline.json").write_text(
+            (runs[0].baseline_folder / "baseline.json")
             .read_text()
             .replace(read_json(kept / "run.json")["data_hash"], "0" * 64)
         )
@@ -161,16 +161,16 @@ def test_an_interrupted_bundle_keeps_the_finished_and_goes_on_in_the_middle(
     assert log.index("step 3/6") < log.index("going on from the checkpoint of step 3")
 
 
-def test_runs_are_bundled_by_model_and_data_set():
+def test_runs_are_bundled_by_base_model():
     other = spec("ft").model_copy(
         update={"model": spec().model.model_copy(update={"name": "other"})}
     )
     some = [Run(one) for one in (*SPECS, other)]
     found = bundles(some, 3)
     assert {name: len(members) for name, members in found.items()} == {
-        "tiny/qa/000": 3,
-        "tiny/qa/001": 1,
-        "other/qa/000": 1,
+        "tiny-qa/seed-0/000": 3,
+        "tiny-qa/seed-0/001": 1,
+        "other-qa/seed-0/000": 1,
     }
 
 

@@ -301,9 +301,9 @@ def test_edit_by_names_makes_what_it_needs_and_the_run(finished):
     expected = {
         *(f"small/data/cases/{role}.parquet" for role in roles),
         "small/data/cases/manifest.json",
-        "small/models/tiny-cases/model.safetensors",
-        "small/models/tiny-cases/training.json",
-        "small/baselines/tiny-cases/baseline.json",
+        "small/models/tiny-cases/seed-3/model.safetensors",
+        "small/models/tiny-cases/seed-3/training.json",
+        "small/baselines/tiny-cases/seed-3/baseline.json",
         "small/runs/tiny/cases/ft/steps=2/seed-3/run.json",
     }
     assert expected <= set(made)
@@ -330,10 +330,10 @@ def test_edit_by_spec_writes_the_same_bytes(finished, folder):
 
 def test_what_is_there_is_not_made_again(finished, monkeypatch, caplog):
     monkeypatch.chdir(finished)
-    weights = Path("results/small/models/tiny-cases/model.safetensors")
+    weights = Path("results/small/models/tiny-cases/seed-3/model.safetensors")
     before = weights.stat().st_mtime_ns
     with caplog.at_level(logging.INFO, logger="grace_bench"):
-        assert main(["edit", *RUN, "--editor", "unedited"]) == 0
+        assert main(["edit", *RUN, "--editor", "unedited", "--seed", "3"]) == 0
     assert weights.stat().st_mtime_ns == before
     assert not [r for r in caplog.records if r.getMessage().startswith("prepar")]
 
@@ -346,8 +346,8 @@ def test_a_model_of_older_data_is_made_again(folder):
     assert main([*FT, "--set", changed]) == 0
     small = folder / "results/small"
     data_hash = read_json(small / "data/cases/manifest.json")["data_hash"]
-    assert read_json(small / "models/tiny-cases/training.json")["data_hash"] == data_hash
-    baseline = read_json(small / "baselines/tiny-cases/baseline.json")
+    assert read_json(small / "models/tiny-cases/seed-0/training.json")["data_hash"] == data_hash
+    baseline = read_json(small / "baselines/tiny-cases/seed-0/baseline.json")
     assert baseline["data_hash"] == data_hash
     assert baseline["averages"]["upstream"]["n"] == 5
 

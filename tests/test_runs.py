@@ -54,7 +54,7 @@ def test_golden_ids():
     ]
     assert found[-1].folder == Path("results/s/runs/tiny/qa/u/default/seed-11")
     assert found[0].dataset_folder == Path("results/s/data/qa")
-    assert found[0].model_folder == Path("results/s/models/tiny-qa")
+    assert found[0].model_folder == Path("results/s/models/tiny-qa/seed-0")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_rule_of_the_workflow_gets_only_what_its_output_depends_on():
         chosen = suite(**changes)
         return (
             pipeline.dataset_spec_json(chosen, "qa"),
-            pipeline.model_spec_json(chosen, "tiny", "qa"),
+            pipeline.model_spec_json(chosen, expand(chosen)[0]),
             pipeline.spec_json(expand(chosen)[0].spec),
         )
 
@@ -246,9 +246,24 @@ def test_a_rule_of_the_workflow_gets_only_what_its_output_depends_on():
     assert before == other_label
 
 
-def test_a_pair_that_the_suite_lacks_is_named():
-    with pytest.raises(ConfigError, match="suite 's' has no model 'x' on data set 'qa'"):
-        pipeline.model_spec_json(suite(), "x", "qa")
+def test_each_seed_has_a_base_model_of_its_own():
+    first, second = expand(suite(seeds=[0, 7]))
+    assert [r.spec.model.training.seed for r in (first, second)] == [0, 7]
+    assert [r.model_folder.name for r in (first, second)] == ["seed-0", "seed-7"]
+    assert first.baseline_folder != second.baseline_folder
+
+
+def test_a_number_as_training_seed_is_one_base_model_for_all_seeds():
+    trained = {**MODEL, "training": {**MODEL["training"], "seed": 3}}
+    runs = expand(suite(seeds=[0, 7], experiments=[{"model": trained, "dataset": DATASET}]))
+    assert {run.model_folder.name for run in runs} == {"seed-3"}
+
+
+def test_a_model_that_is_not_trained_is_shared_by_all_seeds():
+    source = {"kind": "folder", "id": "weights"}
+    model = {**MODEL, "training": None, "source": source}
+    runs = expand(suite(seeds=[0, 7], experiments=[{"model": model, "dataset": DATASET}]))
+    assert {run.model_folder.name for run in runs} == {"pretrained"}
 
 
 def test_the_plan_lists_runs_with_labels_and_says_which_only_a_sweep_reaches():

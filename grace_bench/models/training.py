@@ -66,7 +66,7 @@ def prepare_model(
     if not train:
         raise DataError(f"{data_folder}: no rows to train on; prepare the data set again.")
     labels = manifest.get("labels")
-    seed = model_config.training.seed if model_config.training else 0
+    seed = (model_config.training and model_config.training.seed) or 0
     source = model_config.source
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a new classification head is drawn from the global generator

@@ -57,7 +57,7 @@ def train_model(
     """
     run = Training(model, task, examples, training, compute)
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
+        torch.manual_seed(training.seed or 0)
         if checkpoints is not None and (found := checkpoints.latest()) is not None:
             with checkpoints.taking_over(found):
                 run.load_state(found)
@@ -114,7 +114,7 @@ class Training:
         # float16 has no room for small gradients; scaled, they are kept. Otherwise a no-op.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")
         size = settings.batch_size * settings.accumulate
-        self.batches = batches_for_ever(examples, size, settings.seed)
+        self.batches = batches_for_ever(examples, size, settings.seed or 0)
         self.log: list[dict[str, Any]] = []
         self.resumed_from: list[int] = []
         self._seconds_before = 0.0

@@ -51,9 +51,11 @@ class FoundRun:
         return self.run.id
 
     @property
-    def model(self) -> str:
-        """Name of its model."""
-        return self.id.split("/")[0]
+    def base_model(self) -> str:
+        """Its base model, as the folder under models/ is called."""
+        training = self.run.spec["model"].get("training")
+        made = "pretrained" if training is None else f"seed-{training['seed']}"
+        return f"{self.id.split('/')[0]}-{self.dataset}/{made}"
 
     @property
     def dataset(self) -> str:
@@ -198,7 +200,7 @@ def _collect_suite(
     coming = [run for runs in places.values() for run in runs]
     kinds: tuple[tuple[str, str, Callable[[FoundRun], str]], ...] = (
         ("data_hash", "data set", lambda run: run.dataset),
-        ("model_hash", "model", lambda run: f"{run.model}-{run.dataset}"),
+        ("model_hash", "model", lambda run: run.base_model),
     )
     agreed: dict[tuple[str, str], str] = {}
     for key, kind, name_of in kinds:

@@ -297,7 +297,7 @@ def _role_order(item: tuple[str, object]) -> int:
 def _cut_short(folder: Path) -> list[str]:
     """Say of each model and data set how many texts and labels are longer than `max_length`."""
     lines = []
-    for path in sorted((folder / "baselines").glob("*/baseline.json")):
+    for path in sorted((folder / "baselines").glob("*/*/baseline.json")):
         with _reading(path):
             baseline = records.read_json(path)
             cut = ", ".join(
@@ -306,9 +306,8 @@ def _cut_short(folder: Path) -> list[str]:
                 if n["texts"] or n["labels"]
             )
             if cut:
-                lines.append(
-                    f"{path.parent.name}: cut short at max_length {baseline['max_length']}: {cut}."
-                )
+                name = path.parent.relative_to(folder / "baselines").as_posix()
+                lines.append(f"{name}: cut short at max_length {baseline['max_length']}: {cut}.")
     return lines
 
 

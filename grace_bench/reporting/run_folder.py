@@ -166,7 +166,8 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: it is missing or damaged, or an entry lacks something.
     """
-    wanted = {"id": str, "folder": str, "content_hash": str, "in_sweep": bool, "labels": dict}
+    wanted = {"id": str, "folder": str, "content_hash": str, "in_sweep": bool}
+    wanted |= {"base_model": str, "labels": dict}
     entries = read_record(path, runs=list)["runs"]
     for number, entry in enumerate(entries):
         place = f"{path}: runs[{number}]"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.checked import read_record, try_read
 from grace_bench.errors import DataError
 from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
-from grace_bench.pipeline import baseline_folder, plan
+from grace_bench.pipeline import plan
 from grace_bench.reporting.run_folder import read_plan
 from grace_bench.runs import RESULTS, expand
 
@@ -140,8 +140,10 @@ class _Input:
             holder, age = read_lease(self.folder / LEASE) or {}, _heartbeat(self.folder)
             state = "missing" if _is_dead(holder, age) else "being made"
         name = self.folder.name
-        if self.kind == "assets":
+        if self.kind != "data set":
             name = f"{self.folder.parent.name}/{name}"
+        if self.kind == "assets":
+            name = f"{self.folder.parent.parent.name}/{name}"
         return InputStatus(self.kind, _printable(name), state)
 
 
@@ -168,7 +170,7 @@ class Look:
         for run in expand(suite, results):
             inputs[_Input("data set", run.dataset_folder, "manifest.json")] = None
             inputs[_Input("model", run.model_folder, "training.json")] = None
-            inputs[_Input("baseline", baseline_folder(run), "baseline.json")] = None
+            inputs[_Input("baseline", run.baseline_folder, "baseline.json")] = None
             if run.assets_folder is not None:
                 inputs[_Input("assets", run.assets_folder, "assets.json")] = None
         return cls(suite.name, plan(suite, results), sorted(inputs, key=_input_order))
@@ -187,10 +189,13 @@ class Look:
             parts, folder = entry["id"].split("/"), Path(entry["folder"])
             if len(parts) != 5 or folder.parts[-6:] != ("runs", *parts):
                 raise DataError(f"{place}: folder and id do not belong together; plan again.")
-            home, pair = folder.parents[5], f"{parts[0]}-{parts[1]}"
+            home, base_model = folder.parents[5], entry["base_model"]
+            pair, _, made = base_model.partition("/")
+            if pair != f"{parts[0]}-{parts[1]}" or not re.fullmatch(r"pretrained|seed-\d+", made):
+                raise DataError(f"{place}: base model and id do not belong together; plan again.")
             inputs[_Input("data set", home / "data" / parts[1], "manifest.json")] = None
-            inputs[_Input("model", home / "models" / pair, "training.json")] = None
-            inputs[_Input("baseline", home / "baselines" / pair, "baseline.json")] = None
+            inputs[_Input("model", home / "models" / base_model, "training.json")] = None
+            inputs[_Input("baseline", home / "baselines" / base_model, "baseline.json")] = None
         return cls(suite, entries, sorted(inputs, key=_input_order))
 
     def now(self) -> SuiteStatus:

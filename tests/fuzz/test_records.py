@@ -338,6 +338,7 @@ def test_a_plan_with_any_value_anywhere(fence, run, changes):
     folder = fresh(fence, run)
     labels = {"model": "M", "dataset": "D", "editor": "E"}
     entry = {"id": "x", "folder": str(folder), "content_hash": "c", "in_sweep": True}
+    entry |= {"base_model": "m-d/seed-0"}
     plan = changed({"suite": "s", "runs": [{**entry, "labels": labels}]}, changes)
     path = folder / "plan.json"
     path.write_text(json.dumps(plan))

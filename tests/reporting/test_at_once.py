@@ -31,7 +31,7 @@ def write_plan(folders: list[Path], suite: Path) -> None:
         record = json.loads((folder / "run.json").read_text())
         labels = {part: record["spec"][part]["label"] for part in ("model", "dataset", "editor")}
         entry = {key: record[key] for key in ("id", "content_hash", "in_sweep")}
-        runs.append({**entry, "folder": str(folder), "labels": labels})
+        runs.append({**entry, "folder": str(folder), "base_model": "m-d/seed-0", "labels": labels})
     records.write_json(suite / "plan.json", {"suite": "synthetic", "runs": runs})
 
 

@@ -81,15 +81,18 @@ def make_inputs(machine: Path, suite: str = "s", data: bytes = b"data") -> None:
             "data_hash": sha(data),
             "roles": {"train": {"file": "train.parquet", "rows": 1, "sha256": sha(b"rows")}},
         },
-        "models/m-d/model.safetensors": b"weights",
-        "models/m-d/tokenizer.json": b"{}",
-        "models/m-d/.training/00000003/state.json": b"{}",
-        "models/m-d/lease.json": b"{}",
-        "models/m-d/training.json": {"sha256": sha(b"weights"), "data_hash": sha(data)},
-        "baselines/m-d/predictions.parquet": b"predictions",
-        "baselines/m-d/baseline.json": {"model_hash": sha(b"weights"), "data_hash": sha(data)},
-        "assets/m-d/mend-1/mend.safetensors": b"a network",
-        "assets/m-d/mend-1/assets.json": {
+        "models/m-d/pretrained/model.safetensors": b"weights",
+        "models/m-d/pretrained/tokenizer.json": b"{}",
+        "models/m-d/pretrained/.training/00000003/state.json": b"{}",
+        "models/m-d/pretrained/lease.json": b"{}",
+        "models/m-d/pretrained/training.json": {"sha256": sha(b"weights"), "data_hash": sha(data)},
+        "baselines/m-d/pretrained/predictions.parquet": b"predictions",
+        "baselines/m-d/pretrained/baseline.json": {
+            "model_hash": sha(b"weights"),
+            "data_hash": sha(data),
+        },
+        "assets/m-d/pretrained/mend-1/mend.safetensors": b"a network",
+        "assets/m-d/pretrained/mend-1/assets.json": {
             "model_hash": sha(b"weights"),
             "files": {"mend.safetensors": sha(b"a network")},
         },
@@ -129,8 +132,8 @@ def test_runs_and_what_reports_need_come_together(machines):
     assert inputs == {
         "data/d/train.parquet",
         "data/d/manifest.json",
-        "baselines/m-d/predictions.parquet",
-        "baselines/m-d/baseline.json",
+        "baselines/m-d/pretrained/predictions.parquet",
+        "baselines/m-d/pretrained/baseline.json",
     }
 
 
@@ -149,11 +152,11 @@ def test_again_changes_nothing_and_models_come_when_asked_for(machines):
     assert done.inputs == 2
     found = {name for name in tree(out / "s") if name.startswith(("models", "assets"))}
     assert found == {
-        "models/m-d/model.safetensors",
-        "models/m-d/tokenizer.json",
-        "models/m-d/training.json",
-        "assets/m-d/mend-1/mend.safetensors",
-        "assets/m-d/mend-1/assets.json",
+        "models/m-d/pretrained/model.safetensors",
+        "models/m-d/pretrained/tokenizer.json",
+        "models/m-d/pretrained/training.json",
+        "assets/m-d/pretrained/mend-1/mend.safetensors",
+        "assets/m-d/pretrained/mend-1/assets.json",
     }
 
 
@@ -185,7 +188,7 @@ CONFLICTS = {
     ),
     "weights": (
         {"model_hash": "f" * 64},
-        "model m-d: runs were made with different ones: 9a7eb3ff8e91 in {a}/s; "
+        "model m-d/pretrained: runs were made with different ones: 9a7eb3ff8e91 in {a}/s; "
         "ffffffffffff in {b}/s; none of these runs is copied, as their scores do not compare.",
     ),
 }

@@ -13,7 +13,8 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
     folder.mkdir()
     shutil.copy(reported / "summary.parquet", folder)
     (folder / "data/zsre").mkdir(parents=True)
-    (folder / "baselines/tiny-zsre").mkdir(parents=True)
+    baseline = folder / "baselines/tiny-zsre/pretrained/baseline.json"
+    baseline.parent.mkdir(parents=True)
     manifest = {
         "roles": {"train": {"rows": 7}, "edits": {"rows": 3}, "holdout": {"rows": 0}},
         "dropped": {"question repeated": 4, "empty <b>": 1},
@@ -24,7 +25,7 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
         "upstream": {"rows": 5, "texts": 0, "labels": 0},
         "edits": {"rows": 3, "texts": 2, "labels": 1},
     }
-    write_json(folder / "baselines/tiny-zsre/baseline.json", {"truncated": cut, "max_length": 64})
+    write_json(baseline, {"truncated": cut, "max_length": 64})
     write_report(
         folder / "summary.parquet", reported / "tables", reported / "figures", folder / "r.html"
     )
@@ -34,5 +35,6 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
         "&lt;b&gt; 1, question repeated 4.</li>"
     ) in text
     assert (
-        "<li>tiny-zsre: cut short at max_length 64: edits 2 texts and 1 labels of 3 rows.</li>"
+        "<li>tiny-zsre/pretrained: cut short at max_length 64: edits 2 texts and 1 labels of "
+        "3 rows.</li>"
     ) in text

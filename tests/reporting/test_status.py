@@ -64,6 +64,7 @@ def plan_entry(run_id: str, folder: str) -> dict:
     """Return what a plan says of a run."""
     labels = {"model": "M", "dataset": "D", "editor": "E"}
     entry = {"id": run_id, "folder": folder, "content_hash": HASH}
+    entry |= {"base_model": f"{'-'.join(run_id.split('/')[:2])}/seed-0"}
     return {**entry, "in_sweep": False, "labels": labels}
 
 
@@ -218,7 +219,7 @@ def write_plan(tmp_path: Path, n: int = 1) -> Path:
                 checkpoint(folder, 20)
     (suite / "data" / "d").mkdir(parents=True)
     (suite / "data" / "d" / "manifest.json").write_text("{}")
-    lease(suite / "models" / "m0-d")
+    lease(suite / "models" / "m0-d" / "seed-0")
     path = suite / "plan.json"
     path.write_text(json.dumps({"suite": "big", "runs": runs}))
     return path
@@ -240,8 +241,8 @@ def test_totals_groups_inputs_and_lists(tmp_path):
     assert "not heard of for 10 min, goes on after step 20 when run again" in text
     assert "  m0/d/e0/v0/seed-4  goes on after step 20 when run again" in text
     assert "data sets: 1 of 1" in text
-    assert "models: 0 of 2; being made: m0-d; missing: m1-d" in text
-    assert "baselines: 0 of 2; missing: m0-d, m1-d" in text
+    assert "models: 0 of 2; being made: m0-d/seed-0; missing: m1-d/seed-0" in text
+    assert "baselines: 0 of 2; missing: m0-d/seed-0, m1-d/seed-0" in text
 
 
 def test_thousands_of_runs_stay_short_and_quick(tmp_path):
@@ -348,8 +349,8 @@ def test_the_command_needs_neither_torch_nor_pandas(repository, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("suite default: ")
-    assert "models: 0 of 3; missing: " in done.stdout
-    assert "assets: 0 of 3; missing: " in done.stdout
+    assert "models: 0 of 6; missing: " in done.stdout
+    assert "assets: 0 of 6; missing: " in done.stdout
     assert list(tmp_path.iterdir()) == []  # asking leaves nothing behind
 
 

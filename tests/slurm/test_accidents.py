@@ -33,8 +33,8 @@ WAITS = "does this already; waiting"
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
 OTHERS = (
     "data/facts-qa/edits.parquet",
-    "models/facts-t5-facts-qa/model.safetensors",
-    "baselines/facts-t5-facts-qa/predictions.parquet",
+    "models/facts-t5-facts-qa/seed-0/model.safetensors",
+    "baselines/facts-t5-facts-qa/seed-0/predictions.parquet",
     "tables/main.csv",
 )
 # Tests cannot wait as long as people can: looks at jobs often, and at shared storage not for long.

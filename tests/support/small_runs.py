@@ -76,7 +76,7 @@ MODEL = {
     },
     "layer": "encoder.block.0.layer.1.DenseReluDense.wo",
     "max_length": 48,
-    "training": {"steps": 5, "learning_rate": 1e-3, "batch_size": 4},
+    "training": {"steps": 5, "learning_rate": 1e-3, "batch_size": 4, "seed": 0},
 }
 CAUSAL_MODEL = MODEL | {
     "name": "tiny-causal",

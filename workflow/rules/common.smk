@@ -27,6 +27,7 @@ CONFIG_DIR = Path(workflow.basedir) / "config"
 try:
     SUITE = load_suite(dict(config), CONFIG_DIR)
     RUNS = {run.id: run for run in expand_runs(SUITE)}
+    OF_BASE_MODEL = {run.spec.base_model: run for run in RUNS.values()}
     BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}
     BUNDLE_OF = {run.id: name for name, runs in BUNDLES.items() for run in runs}
 except GraceBenchError as error:
@@ -34,10 +35,10 @@ except GraceBenchError as error:
 
 RESULTS = f"results/{SUITE.name}"
 DATA = f"{RESULTS}/data/{{dataset}}"
-MODEL = f"{RESULTS}/models/{{model}}-{{dataset}}"
-BASELINE = f"{RESULTS}/baselines/{{model}}-{{dataset}}"
-ASSETS = f"{RESULTS}/assets/{{model}}-{{dataset}}/{{assets}}"
-BUNDLE = f"{RESULTS}/bundles/{{model}}/{{dataset}}/{{bundle}}.json"
+MODEL = f"{RESULTS}/models/{{base_model}}"
+BASELINE = f"{RESULTS}/baselines/{{base_model}}"
+ASSETS = f"{RESULTS}/assets/{{base_model}}/{{assets}}"
+BUNDLE = f"{RESULTS}/bundles/{{base_model}}/{{bundle}}.json"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 THREADS = SUITE.compute.threads
@@ -48,11 +49,12 @@ CONFIG_JSON = json.dumps(
 
 
 def either(names):
-    """Return the pattern of just these names, so that `model-dataset` splits in one way only."""
+    """Return the pattern of just these names."""
     return "|".join(re.escape(name) for name in sorted(set(names)))
 
 
 wildcard_constraints:
+    base_model=either(OF_BASE_MODEL),
     model=either(run.spec.model.name for run in RUNS.values()),
     dataset=either(run.spec.dataset.name for run in RUNS.values()),
     editor="[^/]+",
@@ -72,7 +74,9 @@ def asks(rule, resource):
     """Return the function that says how much of a resource a rule's jobs ask for."""
 
     def amount(wildcards, attempt):
-        return SUITE.resources.amount(rule, resource, wildcards.get("model"), attempt)
+        shared = rule == "prepare_data"
+        model = None if shared else run_of_base_model(wildcards).spec.model.name
+        return SUITE.resources.amount(rule, resource, model, attempt)
 
     return amount
 
@@ -91,7 +95,7 @@ def run_of(wildcards):
 
 def runs_of_bundle(wildcards):
     """Return the runs of the bundle that the wildcards name."""
-    return BUNDLES["{model}/{dataset}/{bundle}".format(**wildcards)]
+    return BUNDLES["{base_model}/{bundle}".format(**wildcards)]
 
 
 def bundle_specs(wildcards):
@@ -107,8 +111,9 @@ def bundle_assets(wildcards):
 
 def bundle_runtime(wildcards, attempt):
     """Return the minutes that a bundle asks for: those of all its runs."""
-    runs = len(runs_of_bundle(wildcards))
-    return SUITE.resources.amount("edit", "runtime", wildcards.model, attempt, runs)
+    runs = runs_of_bundle(wildcards)
+    model = runs[0].spec.model.name
+    return SUITE.resources.amount("edit", "runtime", model, attempt, len(runs))
 
 
 def bundle_of_run(wildcards):
@@ -137,9 +142,39 @@ def assets_spec(wildcards):
     return pipeline.assets_spec_json(SUITE, run)
 
 
+def run_of_base_model(wildcards):
+    """Return one of the runs that edit the base model that the wildcards name, or will name."""
+    if "base_model" in wildcards.keys():
+        return OF_BASE_MODEL[wildcards.base_model]
+    return run_of(wildcards)
+
+
 def model_spec(wildcards):
     """Return the JSON text of what a base model depends on."""
-    return pipeline.model_spec_json(SUITE, wildcards.model, wildcards.dataset)
+    return pipeline.model_spec_json(SUITE, run_of_base_model(wildcards))
+
+
+def data_files(*roles):
+    """Return the function that names the files of these roles, and the manifest."""
+
+    def files(wildcards):
+        folder = run_of_base_model(wildcards).dataset_folder
+        return [f"{folder}/{role}.parquet" for role in roles] + [
+            f"{folder}/manifest.json"
+        ]
+
+    return files
+
+
+def model_files(wildcards):
+    """Return the files that say what a base model is."""
+    folder = run_of_base_model(wildcards).model_folder
+    return [f"{folder}/training.json", f"{folder}/model.safetensors"]
+
+
+def baseline_file(wildcards):
+    """Return the record of the unedited model's predictions."""
+    return f"{run_of_base_model(wildcards).baseline_folder}/baseline.json"
 
 
 def dataset_spec(wildcards):

@@ -1,10 +1,8 @@
 rule prepare_editor:
     """Make what an editor needs before any run: a trained network, statistics."""
     input:
-        train=f"{DATA}/train.parquet",
-        manifest=f"{DATA}/manifest.json",
-        training=f"{MODEL}/training.json",
-        weights=f"{MODEL}/model.safetensors",
+        data=data_files("train"),
+        model=model_files,
     output:
         f"{ASSETS}/assets.json",
     log:
@@ -20,7 +18,7 @@ rule prepare_editor:
     params:
         spec=assets_spec,
     message:
-        "{wildcards.assets} for {wildcards.model} on {wildcards.dataset}"
+        "{wildcards.assets} for {wildcards.base_model}"
     shell:
         "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
 
@@ -30,11 +28,9 @@ if SUITE.bundle == 1:
     rule edit:
         """Do one run: feed the stream of edits to one editor on one model."""
         input:
-            roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
-            manifest=f"{DATA}/manifest.json",
-            training=f"{MODEL}/training.json",
-            weights=f"{MODEL}/model.safetensors",
-            baseline=f"{BASELINE}/baseline.json",
+            data=data_files(*ROLES),
+            model=model_files,
+            baseline=baseline_file,
             assets=run_assets,
         output:
             steps=f"{RUN}/steps.parquet",
@@ -60,18 +56,16 @@ if SUITE.bundle == 1:
 else:
 
     rule edit_bundle:
-        """Do several runs of one model on one data set, one after the other, in one process."""
+        """Do several runs of one base model, one after the other, in one process."""
         input:
-            roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
-            manifest=f"{DATA}/manifest.json",
-            training=f"{MODEL}/training.json",
-            weights=f"{MODEL}/model.safetensors",
-            baseline=f"{BASELINE}/baseline.json",
+            data=data_files(*ROLES),
+            model=model_files,
+            baseline=baseline_file,
             assets=bundle_assets,
         output:
             BUNDLE,
         log:
-            f"{RESULTS}/logs/edit_bundle/{{model}}/{{dataset}}/{{bundle}}.log",
+            f"{RESULTS}/logs/edit_bundle/{{base_model}}/{{bundle}}.log",
         conda:
             "../../environment.yml"
         threads: THREADS
@@ -82,7 +76,7 @@ else:
         params:
             specs=bundle_specs,
         message:
-            "runs of {wildcards.model} on {wildcards.dataset}, bundle {wildcards.bundle}"
+            "runs of {wildcards.base_model}, bundle {wildcards.bundle}"
         shell:
             "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} > {log} 2>&1"
 

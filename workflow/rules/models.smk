@@ -1,8 +1,7 @@
 rule prepare_model:
     """Build or load one base model, train it on a data set, save it."""
     input:
-        roles=expand("{folder}/{role}.parquet", folder=DATA, role=("train", "upstream")),
-        manifest=f"{DATA}/manifest.json",
+        data=data_files("train", "upstream"),
     output:
         weights=f"{MODEL}/model.safetensors",
         config=f"{MODEL}/config.json",
@@ -10,7 +9,7 @@ rule prepare_model:
         training=f"{MODEL}/training.json",
         steps=f"{MODEL}/training.parquet",
     log:
-        f"{RESULTS}/logs/prepare_model/{{model}}-{{dataset}}.log",
+        f"{RESULTS}/logs/prepare_model/{{base_model}}.log",
     priority: 10
     conda:
         "../../environment.yml"
@@ -22,7 +21,7 @@ rule prepare_model:
     params:
         spec=model_spec,
     message:
-        "base model {wildcards.model} on {wildcards.dataset}"
+        "base model {wildcards.base_model}"
     shell:
         "python -m grace_bench prepare-model --spec {params.spec:q} > {log} 2>&1"
 
@@ -30,15 +29,13 @@ rule prepare_model:
 rule baseline:
     """Predict every role with the unedited model, once for all editors."""
     input:
-        roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
-        manifest=f"{DATA}/manifest.json",
-        training=f"{MODEL}/training.json",
-        weights=f"{MODEL}/model.safetensors",
+        data=data_files(*ROLES),
+        model=model_files,
     output:
         predictions=f"{BASELINE}/predictions.parquet",
         averages=f"{BASELINE}/baseline.json",
     log:
-        f"{RESULTS}/logs/baseline/{{model}}-{{dataset}}.log",
+        f"{RESULTS}/logs/baseline/{{base_model}}.log",
     priority: 10
     conda:
         "../../environment.yml"
@@ -50,6 +47,6 @@ rule baseline:
     params:
         spec=model_spec,
     message:
-        "unedited {wildcards.model} on {wildcards.dataset}"
+        "unedited {wildcards.base_model}"
     shell:
         "python -m grace_bench baseline --spec {params.spec:q} > {log} 2>&1"
