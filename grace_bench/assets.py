@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench import provenance
 from grace_bench.checked import is_plain_name, read_record
-from grace_bench.datasets.base import load_role, read_manifest
+from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS
 from grace_bench.errors import DataError
 from grace_bench.models.compute import set_up
@@ -77,7 +77,10 @@ def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Pa
             f"'{spec.editor.editor}' needs; give the data set some."
         )
     loaded = load_model(model_folder, spec.dataset.task, device)
-    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
+    task = create_task(
+        *(spec.dataset, spec.model, loaded.tokenizer, loaded.model.config),
+        load_evaluated(data_folder),
+    )
     hyperparameters = editor.hyperparameters_class()(**spec.editor.hyperparameters)
     folder.mkdir(parents=True, exist_ok=True)
     told = editor.make_assets()(

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.checked import read_record
-from grace_bench.datasets.base import load_role, read_manifest
+from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError
 from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.models.compute import autocast, set_up
@@ -39,16 +39,27 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
 
 
 def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count the examples whose text, and those whose label, is longer than the task can hold."""
-    cuts = [task.truncation(example) for example in examples]
+    """Count the examples whose text or label is cut, and labels that the tokenizer cannot say.
+
+    A label is cut where it is longer than `max_length` allows, or than what is generated. One that
+    does not come back from its tokens ("unsayable") is compared as the tokenizer can say it.
+    """
+    cuts = [task.truncation(example, asked=role != "train") for example in examples]
     texts, labels = (sum(c.text > 0 for c in cuts), sum(c.label > 0 for c in cuts))
+    unsayable = sum(not task.is_sayable(example) for example in examples)
     if texts or labels:
         logger.warning(
             "%s: of %d rows %d texts and %d labels are longer than max_length %d allows and are "
             "cut; raise the model's max_length to use them whole.",
             *(role, len(cuts), texts, labels, task.max_length),
         )
-    return {"rows": len(cuts), "texts": texts, "labels": labels}
+    if unsayable:
+        logger.warning(
+            "%s: of %d rows %d labels do not come back from their tokens and are compared in the "
+            "form that does; see whether the tokenizer is the right one.",
+            *(role, len(cuts), unsayable),
+        )
+    return {"rows": len(cuts), "texts": texts, "labels": labels, "unsayable": unsayable}
 
 
 def run_baseline(
@@ -61,7 +72,10 @@ def run_baseline(
     """
     device = set_up(spec.compute)
     loaded = load_model(model_folder, spec.dataset.task, device)
-    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
+    task = create_task(
+        *(spec.dataset, spec.model, loaded.tokenizer, loaded.model.config),
+        load_evaluated(data_folder),
+    )
     rows: list[dict[str, Any]] = []
     averages: dict[str, dict[str, float | None]] = {}
     truncated: dict[str, dict[str, int]] = {}

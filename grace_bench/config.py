@@ -128,6 +128,15 @@ class ModelConfig(Section):
         None, description="how it is trained; null: used as it comes"
     )
     max_length: int = Field(128, ge=4, description="longest input in tokens")
+    start_token: str | None = Field(
+        None,
+        description="token that texts begin with, empty for none; null: as the tokenizer has it",
+    )
+    end_token: str | None = Field(
+        None,
+        min_length=1,
+        description="token that answers end with; null: the tokenizer's end-of-sequence token",
+    )
 
 
 class DatasetConfig(Section):

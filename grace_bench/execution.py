@@ -26,7 +26,7 @@ from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
-from grace_bench.datasets.base import load_role, read_manifest
+from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.errors import DataError, EditorError, GraceBenchError, Interrupted, ResultError
 from grace_bench.lease import Lease
@@ -159,7 +159,10 @@ def run_stream(
         raise DataError(f"{data_folder}: the edit stream is empty; prepare the data set again.")
     loaded = loaded or load_model(model_folder, spec.dataset.task, device)
     baseline = load_baseline(baseline_folder, manifest["data_hash"], loaded.sha256)
-    task = create_task(spec.dataset, loaded.tokenizer, loaded.model.config, spec.model.max_length)
+    task = create_task(
+        *(spec.dataset, spec.model, loaded.tokenizer, loaded.model.config),
+        load_evaluated(data_folder),
+    )
     editor = create_editor(
         spec.editor.editor,
         loaded.model,

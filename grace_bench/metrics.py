@@ -1,7 +1,8 @@
 """Per-example measures, each in one place with its formula. Torch-free.
 
 Sources: SQuAD F1 and exact match after Rajpurkar et al. 2016 (lower case, punctuation and
-articles dropped); `f1_released` is the arithmetic of GRACE's released code.
+articles dropped, except for marks that make another answer: `normalize_answer`); `f1_released` is
+the arithmetic of GRACE's released code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import re
 import statistics
 import string
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -101,35 +103,60 @@ def aggregate(losses_or_scores: Sequence[float], measure: str) -> float:
     return statistics.fmean(losses_or_scores)
 
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = frozenset({"a", "an", "the"})
+_TYPOGRAPHIC = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+    | {"\u2026": "..."}
+)
+_THOUSANDS = re.compile(r"(?<!\d{4})(?<=\d),(?=\d{3}(?!\d))")
+_MARK = re.compile(
+    r"((?<=\d)[^\w\s](?=\d)"  # between digits: 1.5, 10:30, 1-2
+    r"|(?<!\w)[-+](?=\.?\d)"  # signs: -5
+    r"|(?<=[\w+])[+#]"  # C++, C#, A+
+    r"|\+(?=\d)"  # UTC+1
+    r"|(?<![\w.])\.(?=\w))"  # .at, .5
+    rf"|[{re.escape(string.punctuation)}]"
+)
 
 
 def normalize_answer(text: str) -> str:
     """Lower the case, drop punctuation and articles, and collapse white space (SQuAD).
 
+    Unlike SQuAD's, it keeps marks without which an answer is another one: points, signs and other
+    marks in numbers (a comma between thousands goes), the plus and hash of "C++" and "C#", the
+    point that begins a name (".at"). Typographic quotes and dashes are those of ASCII.
+
     >>> normalize_answer("The  Hague!")
     'hague'
+    >>> normalize_answer("about \u22121,500.50 (C++)")
+    'about -1500.50 c++'
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    text = unicodedata.normalize("NFC", text).translate(_TYPOGRAPHIC).lower()
+    text = _MARK.sub(lambda mark: mark[1] or "", _THOUSANDS.sub("", text))
+    return " ".join(word for word in text.split() if word not in _ARTICLES)
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """Return 1 if the normalised texts are equal, else 0."""
-    return float(normalize_answer(prediction) == normalize_answer(answer))
+    """Return 1 if the normalised texts are equal, else 0.
+
+    Where nothing is left of one of them ("A", "?"), they are compared as they stand, in lower case.
+    """
+    predicted, wanted = normalize_answer(prediction), normalize_answer(answer)
+    if not predicted or not wanted:
+        predicted, wanted = prediction.lower().split(), answer.lower().split()
+    return float(predicted == wanted)
 
 
 def squad_f1(prediction: str, answer: str) -> float:
     """Return F1 = 2PR / (P + R) over the multisets of normalised words.
 
-    Two empty texts score 1, one empty text 0, as in the SQuAD 2.0 script.
+    Where nothing is left of one of them, it is the exact match.
     """
-    predicted, wanted = (
-        normalize_answer(prediction).split(),
-        normalize_answer(answer).split(),
-    )
+    predicted, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
     if not predicted or not wanted:
-        return float(predicted == wanted)
+        return exact_match(prediction, answer)
     common = sum((Counter(predicted) & Counter(wanted)).values())
     if common == 0:
         return 0.0

@@ -99,7 +99,9 @@ def edits_at_once(compute: ComputeConfig, task: Task, example: Row) -> int:
     if compute.edits_at_once != "auto":
         return compute.edits_at_once
     inputs = task.encode([example])
-    tokens = inputs["input_ids"].numel() + inputs["labels"].numel()
+    read, wanted = inputs["input_ids"].numel(), inputs["labels"].numel()
+    # A causal model's labels are masks over what it reads, a classifier's is no token.
+    tokens = read + wanted if task.config.is_encoder_decoder else read
     return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // tokens))
 
 
@@ -184,8 +186,11 @@ class StreamRun:
     def edit(self, step: int, example: Row) -> dict[str, Any]:
         """Make one edit, score it at once, and return its part of the step's record."""
         inputs = to_device(self.task.encode([example]), self.editor.model)
-        subject = self.task.subject_span(example)
-        batch = EditBatch(inputs, (example["example_id"],), example["label"], step, subject)
+        batch = EditBatch(
+            *(inputs, (example["example_id"],), example["label"], step),
+            subject=self.task.subject_span(example),
+            starts=len(self.task.texts.starts),
+        )
         with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
         self._check_finite(step, result.losses)

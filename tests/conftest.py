@@ -56,6 +56,7 @@ def short_answers():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuestionAnswering, "max_new_tokens", 1)
+        patch.setattr(QuestionAnswering, "most_new_tokens", 1)
         yield
 
 

@@ -149,7 +149,7 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         (
             {"experiments": [{"model": {**MODEL, "layers": "x"}, "dataset": DATASET}]},
             "config: experiments[0].model.layers: unknown key 'layers'; did you mean 'layer'? "
-            "Available: label, layer, max_length, name, source, training",
+            "Available: end_token, label, layer, max_length, name, source, start_token, training",
         ),
         (
             {

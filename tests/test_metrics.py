@@ -17,7 +17,6 @@ END = 1
     [
         ("Paris", "paris", 1.0, 1.0),
         ("The Hague!", "Hague", 1.0, 1.0),  # case, article, punctuation
-        ("a an the", "", 1.0, 1.0),  # nothing but articles is empty
         ("  New\tYork ", "new york", 1.0, 1.0),
         ("U.S.", "us", 1.0, 1.0),
         ("theory", "ory", 0.0, 0.0),  # an article inside a word stays
@@ -35,6 +34,34 @@ END = 1
 def test_squad_measures(prediction, answer, f1, match):
     assert squad_f1(prediction, answer) == pytest.approx(f1)
     assert exact_match(prediction, answer) == match
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        *(("15", "1.5"), ("5", "-5"), ("2010", "20.10"), ("12", "1/2"), ("1030", "10:30")),
+        *(("UTC+01:00", "UTC-01:00"), ("20,10", "2010"), (".5", "5"), ("-.5", ".5")),
+        *(("C", "C++"), ("C", "C#"), ("A+", "A"), ("At", ".at")),
+        *(("", "A"), ("", "The The"), ("?", "!"), ("the", "a"), ("a an the", "")),
+    ],
+)
+def test_other_answers_are_not_right(prediction, answer):
+    assert exact_match(prediction, answer) == exact_match(answer, prediction) == 0.0
+    assert squad_f1(prediction, answer) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        *(("Cote d'Ivoire", "Cote d\u2019Ivoire"), ("-5", "\u22125"), ("1\u20132", "1-2")),
+        *(("\u201cEmma\u201d", "Emma"), ("Jos\u00e9", "Jose\u0301")),
+        *(("1,234,567", "1234567"), ("1.5.", "1.5"), ("('.at')", ".AT"), ("COVID-19", "Covid19")),
+        *(("A", "a"), ("?", "?"), ("Paris \u2014 city", "Paris city")),
+    ],
+)
+def test_the_same_answers_written_otherwise_are_right(prediction, answer):
+    assert exact_match(prediction, answer) == exact_match(answer, prediction) == 1.0
+    assert squad_f1(prediction, answer) == 1.0
 
 
 @pytest.mark.parametrize(

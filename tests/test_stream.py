@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import MODEL, WIDE, spec
 
-from grace_bench.config import StreamConfig
+from grace_bench.config import ComputeConfig, StreamConfig
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import base
 from grace_bench.errors import DataError
@@ -31,7 +32,7 @@ from grace_bench.records import (
     write_parquet,
 )
 from grace_bench.runs import content_hash
-from grace_bench.stream import select_stream
+from grace_bench.stream import edits_at_once, select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
 
 
@@ -258,6 +259,17 @@ def test_with_a_codebook_averages_are_exact_after_every_edit(small_inputs, tmp_p
     told = {(p["step"], p["role"], p["example_id"]): p for p in every[2]}
     for row in every_fourth[2]:
         assert told[row["step"], row["role"], row["example_id"]] == row
+
+
+@pytest.mark.parametrize(
+    ("is_encoder_decoder", "labels", "edits"),
+    [(True, 10, 12), (False, 30, 17)],  # a causal model's labels are masks over its 30 tokens
+)
+def test_a_causal_models_tokens_count_once(is_encoder_decoder, labels, edits):
+    inputs = {"input_ids": torch.zeros(1, 30), "labels": torch.zeros(1, labels)}
+    config = SimpleNamespace(is_encoder_decoder=is_encoder_decoder)
+    task = SimpleNamespace(config=config, encode=lambda _: inputs)
+    assert edits_at_once(ComputeConfig(), task, {}) == edits
 
 
 @pytest.mark.parametrize("engine", ["lean", "replay"])

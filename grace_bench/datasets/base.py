@@ -196,6 +196,11 @@ def load_role(folder: Path | str, role: str) -> list[Row]:
     return rows
 
 
+def load_evaluated(folder: Path | str) -> list[Row]:
+    """Read the rows of all roles that predictions are made for."""
+    return [row for role in ROLES if role != "train" for row in load_role(folder, role)]
+
+
 def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"{role} {entry['sha256']}\n" for role, entry in sorted(files.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -37,8 +37,10 @@ def read_web_texts(
     texts: list[WebText] = []
     seen: set[str] = set()
     for number, record in complete(records.rows, ("text",), dropped):
-        text = str(record["text"]).strip().removeprefix(_END_OF_TEXT)
-        text = text.removesuffix(_END_OF_TEXT).strip()
+        # One text a record: GPT-2 wrote this mark around and between the texts of its web pages.
+        parts = [part.strip() for part in str(record["text"]).split(_END_OF_TEXT)]
+        text, *others = [part for part in parts if part] or [""]
+        dropped["web text after the first of its record"] += len(others)
         reason = unfit(text, "web text")
         key = same_text(text)
         if reason is None and key in seen:

@@ -45,6 +45,7 @@ class EditBatch:
         step: position in the edit stream, from 1.
         subject: tokens of what the edit is about, as columns [start, end) of `input_ids`; None:
             not known.
+        starts: how many special tokens the prompt begins with; None: not known.
     """
 
     inputs: Mapping[str, Tensor]
@@ -52,6 +53,7 @@ class EditBatch:
     label: str = ""
     step: int = 0
     subject: tuple[int, int] | None = None
+    starts: int | None = None
 
 
 @dataclass

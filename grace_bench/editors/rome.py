@@ -278,7 +278,7 @@ class RomeEditor(WeightEditor):
 
     @property
     def start_token(self) -> int | None:
-        """The token texts begin with: the model's first, or else its last, special one."""
+        """The token that contexts are written from: the model's first, or else its last, one."""
         ids = [*_ids(self.model, "bos"), *_ids(self.model, "eos")]
         return ids[0] if ids else None
 
@@ -322,9 +322,9 @@ def make_assets(request: AssetRequest) -> dict[str, Any]:
     rows = request.rows[: settings.covariance_texts]
     covariance = compute_covariance(
         request.model,
-        request.task.tokenizer,
+        request.task.texts.ids,
         settings.layer or request.layer,
-        (f"{row['text']} {row['label']}".strip() for row in rows),
+        map(request.task.whole_text, rows),
         model_hash=request.model_hash,
         max_length=request.task.max_length,
     )

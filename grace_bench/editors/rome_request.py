@@ -26,7 +26,7 @@ class Request:
         tokens: (L,) prompt and target.
         labels: (L,) the target; the rest masked.
         subject: columns [start, end) of what the edit is about; the key is that of the last one.
-        head: 1 if the first token is the model's start token, which stays before any prefix.
+        head: start tokens that the prompt begins with; they stay before any prefix.
         query: whose token the key is taken from, "subject_last" or "prompt_last".
     """
 
@@ -72,6 +72,11 @@ class Request:
 def read_request(batch: EditBatch, query: str, start_token: int | None) -> Request:
     """Return what an edit asks for.
 
+    Args:
+        batch: the edit.
+        query: whose token the key is taken from.
+        start_token: the model's; what the edit begins with where it does not say so itself.
+
     Raises:
         EditorError: it is not one edit with a target, or its subject is not before the target.
     """
@@ -104,4 +109,7 @@ def read_request(batch: EditBatch, query: str, start_token: int | None) -> Reque
                 "no target follows the edit's subject, so that its key cannot bring one about; "
                 "use query: prompt_last."
             )
-    return Request(tokens, labels, subject, head=int(tokens[0].item() == start_token), query=query)
+    head = batch.starts
+    if head is None:
+        head = int(tokens[0].item() == start_token)
+    return Request(tokens, labels, subject, head=min(head, told[0]), query=query)

@@ -1,6 +1,6 @@
 """The second moment C = E[k k^T] of a layer's inputs over texts: what ROME keeps unchanged.
 
-    covariance = compute_covariance(model, tokenizer, layer, texts, model_hash=loaded.sha256)
+    covariance = compute_covariance(model, ids_of, layer, texts, model_hash=loaded.sha256)
     save_covariance(path, covariance)
     covariance = load_covariance(path, layer=layer, model=loaded.sha256)
 
@@ -25,13 +25,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench.errors import DataError, ModelError
 from grace_bench.models.layers import find_layer, layer_dims, layer_name
+from grace_bench.models.positions import usable_positions
 from grace_bench.records import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
-
-    from transformers import PreTrainedTokenizerBase
 
 FORMAT_VERSION = 1
 LONGEST = 1024
@@ -74,7 +73,7 @@ class _InputSeen(Exception):
 
 def compute_covariance(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    ids_of: Callable[[str], list[int]],
     layer: str,
     texts: Iterable[str],
     *,
@@ -85,12 +84,12 @@ def compute_covariance(
 ) -> Covariance:
     """Return the second moment of the inputs of `layer` over the tokens of `texts`.
 
-    Texts are tokenised as the tokenizer does by itself, special tokens included. One that is
-    longer than `max_length` goes on as a further sequence, so that each token counts once.
+    A text that is longer than `max_length` goes on as a further sequence, so that each token counts
+    once.
 
     Args:
         model: in eval mode.
-        tokenizer: of the model.
+        ids_of: gives the token ids of a text (`Texts.ids`).
         layer: name of a linear layer.
         texts: read once, in batches.
         model_hash: identity of the model; asked for again by `load_covariance`.
@@ -110,7 +109,7 @@ def compute_covariance(
     total = torch.zeros(d_in, d_in, dtype=dtype, device=module.weight.device)
     longest = longest_sequence(model) if max_length is None else max_length
     check_length(model, longest)
-    corpus = _Corpus(tokenizer, longest)
+    corpus = _Corpus(ids_of, longest)
     sequences = corpus.sequences(texts)
     n_tokens = 0
     while batch := list(islice(sequences, batch_size)):
@@ -138,8 +137,8 @@ def compute_covariance(
 class _Corpus:
     """Texts as sequences of token ids; counts and hashes what it reads."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, ids_of: Callable[[str], list[int]], longest: int) -> None:
+        self.ids_of = ids_of
         self.longest = longest
         self.digest = hashlib.sha256()
         self.n_texts = 0
@@ -150,19 +149,19 @@ class _Corpus:
             content = text.encode("utf-8", errors="surrogatepass")
             self.digest.update(len(content).to_bytes(8, "big") + content)
             self.n_texts += 1
-            ids = torch.tensor(self.tokenizer(text)["input_ids"], dtype=torch.long)
+            ids = torch.tensor(self.ids_of(text), dtype=torch.long)
             yield from (piece for piece in ids.split(self.longest) if len(piece))
 
 
 def longest_sequence(model: nn.Module) -> int:
     """Return how many tokens the model is given at once."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = usable_positions(model.config)
     return min(positions or LONGEST, LONGEST)
 
 
 def check_length(model: nn.Module, length: int) -> None:
     """Raise ModelError when sequences of `length` tokens are empty or too long for the model."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = usable_positions(model.config)
     if length < 1 or (positions is not None and length > positions):
         raise ModelError(
             f"sequences of {length} tokens do not fit into the model's {positions} positions; "

@@ -20,7 +20,7 @@ from torch import nn
 from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
-from grace_bench.datasets.base import load_role, read_manifest
+from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError
 from grace_bench.evaluation import average, predict_all
 from grace_bench.models.compute import set_up
@@ -78,7 +78,9 @@ def prepare_model(
             model, tokenizer = load_pretrained(source, dataset_config.task, labels)
     find_layer(model, model_config.layer)
     model.to(device)
-    task = create_task(dataset_config, tokenizer, model.config, model_config.max_length)
+    task = create_task(
+        dataset_config, model_config, tokenizer, model.config, load_evaluated(data_folder)
+    )
     record: dict[str, Any] = {
         "model": model_config.name,
         "dataset": dataset_config.name,

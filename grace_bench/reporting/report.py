@@ -295,19 +295,28 @@ def _role_order(item: tuple[str, object]) -> int:
 
 
 def _cut_short(folder: Path) -> list[str]:
-    """Say of each model and data set how many texts and labels are longer than `max_length`."""
+    """Say of each model and data set what `max_length` cuts, and what the tokenizer cannot say."""
     lines = []
     for path in sorted((folder / "baselines").glob("*/*/baseline.json")):
         with _reading(path):
             baseline = records.read_json(path)
+            name = path.parent.relative_to(folder / "baselines").as_posix()
             cut = ", ".join(
                 f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
                 for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
                 if n["texts"] or n["labels"]
             )
             if cut:
-                name = path.parent.relative_to(folder / "baselines").as_posix()
                 lines.append(f"{name}: cut short at max_length {baseline['max_length']}: {cut}.")
+            unsaid = ", ".join(
+                f"{role} {n['unsayable']} of {n['rows']} labels"
+                for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
+                if n.get("unsayable")
+            )
+            if unsaid:
+                lines.append(
+                    f"{name}: labels that the tokenizer changes, compared as it says them: {unsaid}."
+                )
     return lines
 
 

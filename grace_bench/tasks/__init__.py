@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grace_bench.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from grace_bench.config import DatasetConfig
+    from grace_bench.config import DatasetConfig, ModelConfig
     from grace_bench.tasks.base import Task
 
 TASKS: Registry[type[Task]] = Registry("task", group="grace_bench.tasks")
@@ -20,15 +22,26 @@ TASKS.register("language_modelling", "grace_bench.tasks.language_modelling:Langu
 
 def create_task(
     dataset: DatasetConfig,
+    model: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
-    max_length: int,
+    examples: Iterable[Mapping[str, Any]] = (),
 ) -> Task:
     """Return the task of a data set for a model.
 
+    Args:
+        dataset: names the task.
+        model: its `max_length`, `start_token` and `end_token`.
+        tokenizer: the model's tokenizer.
+        config: the model's configuration.
+        examples: all that answers are generated to (`Task.make_room`).
+
     Raises:
-        ConfigError: the model has fewer positions than `max_length`.
+        ConfigError: the model is not fit for the task, or has fewer positions than `max_length`.
     """
-    task = TASKS.get(dataset.task)(tokenizer, config, max_length)
+    task = TASKS.get(dataset.task)(
+        tokenizer, config, model.max_length, model.start_token, model.end_token
+    )
     task.generates = dataset.generate
+    task.make_room(examples)
     return task

@@ -11,15 +11,19 @@ Tasks see models only as any user does: `model(**batch)` and `model.generate(**p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from grace_bench import metrics
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.models.positions import usable_positions
+from grace_bench.tasks.subject import last_mention
+from grace_bench.tasks.tokens import Texts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -40,7 +44,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Truncation:
-    """How many tokens of an example do not fit `max_length`: of its text, of its label."""
+    """How many tokens of an example are lost.
+
+    Args:
+        text: of its text, which `max_length` cuts.
+        label: of its label, which `max_length` cuts or which are more than what is generated.
+    """
 
     text: int = 0
     label: int = 0
@@ -54,9 +63,15 @@ class Task(ABC):
         config: the model's configuration.
         max_length: longest sequence in tokens; longer ones are cut at their beginning for
             generative tasks (the prompt's end is what matters), at their end otherwise.
+        start_token: what texts begin with; None: what the tokenizer puts there (`Texts`).
+        end_token: what answers end with; None: the tokenizer's own.
+
+    Attributes:
+        texts: how texts become tokens.
 
     Raises:
-        ConfigError: the model has fewer positions than `max_length`.
+        ConfigError: the model has fewer positions than `max_length`, or the tokenizer lacks a
+            token that is set.
     """
 
     name: ClassVar[str]
@@ -68,14 +83,16 @@ class Task(ABC):
         tokenizer: PreTrainedTokenizerBase,
         config: PretrainedConfig,
         max_length: int,
+        start_token: str | None = None,
+        end_token: str | None = None,
     ) -> None:
-        positions = getattr(config, "max_position_embeddings", None)
+        positions = usable_positions(config)
         if positions is not None and max_length > positions:
             raise ConfigError(
                 f"max_length {max_length} is more than the model's {positions} positions; "
                 "lower the model's max_length."
             )
-        self.tokenizer = tokenizer
+        self.texts = Texts(tokenizer, start_token, end_token)
         self.config = config
         self.max_length = max_length
 
@@ -83,9 +100,21 @@ class Task(ABC):
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return model inputs with labels, right-padded, on the CPU; shapes (batch, length)."""
 
-    def truncation(self, example: Example) -> Truncation:
-        """Return how much of an example `encode` cuts off; tasks that cut say so here."""
+    def make_room(self, examples: Iterable[Example]) -> None:  # noqa: B027
+        """Take note of all examples whose answers are to be generated, before any is asked."""
+
+    def truncation(self, example: Example, asked: bool = True) -> Truncation:
+        """Return how much of an example is cut off; tasks that cut say so here.
+
+        Args:
+            example: a row.
+            asked: whether an answer to it is generated; to those of the role `train` none is.
+        """
         return Truncation()
+
+    def is_sayable(self, example: Example) -> bool:
+        """Say whether the label comes back from its tokens; if not, its other form counts too."""
+        return True
 
     def subject_span(self, example: Example) -> tuple[int, int] | None:
         """Return where the example's subject stands in its encoded input, if it has one there.
@@ -130,41 +159,103 @@ class GenerativeTask(Task):
     Both decodings are scored, under names of their own: `token_accuracy`, `loss` and
     `perplexity` under teacher forcing; `f1`, `exact_match` and `f1_released` on text generated
     greedily until the model stops by itself or `max_new_tokens` is reached.
+
+    A causal model continues the prompt: both are tokenised as one text and cut at the prompt's
+    end. An encoder-decoder's answer is a text of its own.
     """
 
-    max_new_tokens: ClassVar[int] = 20
+    max_new_tokens: int = 20
+    """Tokens generated at most; `make_room` raises it to what the longest answer needs."""
+
+    most_new_tokens: ClassVar[int | None] = None  # `make_room` goes no further
     separator: ClassVar[str] = " "
 
-    def prompt_ids(self, example: Example) -> list[int]:
-        """Return the prompt's token ids; a causal model's begin with the start token.
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PretrainedConfig,
+        max_length: int,
+        start_token: str | None = None,
+        end_token: str | None = None,
+    ) -> None:
+        super().__init__(tokenizer, config, max_length, start_token, end_token)
+        if _reads_both_ways(config):
+            raise ConfigError(
+                f"a {config.model_type} model reads a text as a whole and writes none; take one "
+                f"that generates (such as t5 or gpt2) for the task {self.name}."
+            )
+        if self.texts.end is None:
+            raise ConfigError(
+                "the model's tokenizer names no end-of-sequence token, so that no answer would "
+                "end; set the model's end_token."
+            )
 
-        Texts it was trained on began with it too, and an empty prompt is that token alone.
-        A long prompt loses its beginning. A causal model's leaves room for an answer, the same
-        for every answer, so that the prompt is the same tokens whether scored or continued.
+    @property
+    def answer_room(self) -> int:
+        """Tokens of an answer that are generated: of a causal model half of `max_length` at most.
+
+        It is the same for every example, so that no answer hangs on what it is batched with.
+        """
+        limit = self.max_length if self.config.is_encoder_decoder else self.max_length // 2
+        return min(self.max_new_tokens, limit)
+
+    def make_room(self, examples: Iterable[Example]) -> None:
+        """Raise `max_new_tokens` to the longest right answer, up to `most_new_tokens`."""
+        if not self.generates:
+            return
+        longest = max((len(self.answer_ids(e)) for e in examples), default=0)
+        if self.most_new_tokens is not None:
+            longest = min(longest, self.most_new_tokens)
+        self.max_new_tokens = max(self.max_new_tokens, longest)
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Return the prompt's token ids, of which there is always one.
+
+        A long prompt loses its beginning, except for the start token. A causal model's leaves room
+        for an answer, the same for every answer, so that the prompt is the same tokens whether
+        scored or continued.
         """
         room = self.max_length
         if not self.config.is_encoder_decoder:
-            room -= min(self.max_new_tokens, self.max_length // 2)
-        return self._whole_prompt_ids(example)[-room:]
+            room -= self.answer_room
+        return self._prompt_ids(example, room)
 
-    def _whole_prompt_ids(self, example: Example) -> list[int]:
-        if self.config.is_encoder_decoder:
-            return self.tokenizer(example["text"])["input_ids"]
-        ids = self.tokenizer(example["text"], add_special_tokens=False)["input_ids"]
-        start = self.tokenizer.bos_token_id
-        if start is None:
-            start = self.tokenizer.eos_token_id
-        return [start, *ids]
+    def _prompt_ids(self, example: Example, limit: int | None = None) -> list[int]:
+        ends = self.config.is_encoder_decoder
+        return self.texts.ids(example["text"], limit, ends=ends, keep="end")
 
     def answer_ids(self, example: Example) -> list[int]:
-        """Return the answer's token ids, the end-of-sequence token included."""
-        text = example["label"]
-        if not self.config.is_encoder_decoder and example["text"]:
-            text = self.separator + text
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids or not example["label"].strip():
+        """Return the label's token ids, the end-of-sequence token included."""
+        return self._ids_of(example, example["label"])
+
+    def _ids_of(self, example: Example, answer: str) -> list[int]:
+        if not answer.strip():
             raise DataError(f"example '{example['example_id']}' has an empty answer; give it one.")
-        return [*ids, self.tokenizer.eos_token_id]
+        if self.config.is_encoder_decoder or not example["text"]:
+            ids = self.texts.plain(answer)
+        else:
+            ids = self.texts.continuation(example["text"], self.separator + answer)
+        return [*ids, self.texts.end]
+
+    def whole_text(self, example: Example) -> str:
+        """Return prompt and answer as the one text that a causal model reads."""
+        text, label = example["text"], example["label"]
+        return f"{text}{self.separator}{label}" if text else label
+
+    def is_sayable(self, example: Example) -> bool:
+        """Say whether the label's tokens decode to a text that counts as the label.
+
+        They do not where the tokenizer lacks a letter or writes it in another way ("x\u00b2" as
+        "x2"). `accepted` has the form that can be said.
+        """
+        said = self.texts.decode(self.answer_ids(example))
+        return metrics.exact_match(said, example["label"]) == 1.0
+
+    def accepted(self, example: Example) -> list[str]:
+        """Return all right answers, the label first, each also as the tokenizer can say it."""
+        answers = example.get("answers") or [example["label"]]
+        said = [self.texts.decode(self._ids_of(example, answer)) for answer in answers]
+        return list(dict.fromkeys([*answers, *filter(None, said)]))
 
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask and labels; (batch, length) each."""
@@ -176,7 +267,7 @@ class GenerativeTask(Task):
             rows = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
             labels = [[*[IGNORED] * len(p), *a] for p, a in zip(prompts, answers, strict=True)]
         return {
-            "input_ids": pad(rows, self._pad_id),
+            "input_ids": pad(rows, self.texts.pad),
             "attention_mask": attention(rows),
             "labels": pad(labels, IGNORED),
         }
@@ -196,67 +287,56 @@ class GenerativeTask(Task):
             )
         return kept
 
-    def truncation(self, example: Example) -> Truncation:
-        """Return how much of the prompt's beginning and of the label's end is cut off."""
-        prompt = self.prompt_ids(example)
+    def truncation(self, example: Example, asked: bool = True) -> Truncation:
+        """Return how much of the prompt's beginning and of the label's end is lost."""
+        prompt, answer = self.prompt_ids(example), self.answer_ids(example)
+        kept = len(self._kept_answer(example, prompt))
+        if asked and self.generates:
+            kept = min(kept, self.answer_room)
         return Truncation(
-            text=len(self._whole_prompt_ids(example)) - len(prompt),
-            label=len(self.answer_ids(example)) - len(self._kept_answer(example, prompt)),
+            text=len(self._prompt_ids(example)) - len(prompt), label=len(answer) - kept
         )
 
     def subject_span(self, example: Example) -> tuple[int, int] | None:
         """Find the last mention of the row's `subject` in the prompt's tokens."""
-        text, subject = example["text"], (example.get("subject") or "").strip()
-        first = max(text.rfind(subject), text.lower().rfind(subject.lower()))
-        if not subject or first < 0:
+        text = example["text"]
+        found = last_mention(text, (example.get("subject") or "").strip())
+        offsets = self.texts.offsets(text)
+        if found is None or offsets is None:
             return None
-        special = self.config.is_encoder_decoder
-        encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        last = first + len(subject)
+        first, last = found
         inside = [
             column
-            for column, (start, end) in enumerate(encoded["offset_mapping"])
+            for column, (start, end) in enumerate(offsets)
             if start < last and end > first and end > start
         ]
-        # A causal model's prompt has a start token more; a long one loses its beginning.
-        lost = len(encoded["input_ids"]) - len(self.prompt_ids(example))
+        lost = len(self._prompt_ids(example)) - len(self.prompt_ids(example))
         if not inside or inside[0] < lost:
             return None
-        return inside[0] - lost, inside[-1] + 1 - lost
-
-    @property
-    def _pad_id(self) -> int:
-        pad_id = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad_id is None else pad_id
+        moved = len(self.texts.starts) - lost
+        return inside[0] + moved, inside[-1] + 1 + moved
 
     def generate(self, model: nn.Module, examples: Sequence[Example]) -> list[list[int]]:
         """Return greedily generated token ids, each up to its end-of-sequence token, included."""
         left = not self.config.is_encoder_decoder
         prompts = [self.prompt_ids(example) for example in examples]
         batch = {
-            "input_ids": pad(prompts, self._pad_id, left),
+            "input_ids": pad(prompts, self.texts.pad, left),
             "attention_mask": attention(prompts, left),
         }
         output = model.generate(
             **to_device(batch, model),
-            max_new_tokens=self._room_to_generate(batch["input_ids"].shape[1]),
+            max_new_tokens=self.answer_room,
             do_sample=False,
             num_beams=1,
-            pad_token_id=self._pad_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.texts.pad,
+            eos_token_id=self.texts.end,
         )
         skip = 1 if self.config.is_encoder_decoder else batch["input_ids"].shape[1]
         return [self._until_end(row) for row in output[:, skip:].tolist()]
 
-    def _room_to_generate(self, width: int) -> int:
-        """Return how many tokens may follow a prompt: fewer than wanted if positions run out."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if positions is None or self.config.is_encoder_decoder:
-            return self.max_new_tokens
-        return min(self.max_new_tokens, positions - width)
-
     def _until_end(self, ids: list[int]) -> list[int]:
-        end = self.tokenizer.eos_token_id
+        end = self.texts.end
         return ids[: ids.index(end) + 1] if end in ids else ids
 
     @torch.no_grad()
@@ -268,9 +348,9 @@ class GenerativeTask(Task):
         generated = self.generate(model, examples)
         predictions = []
         for example, ids, scores in zip(examples, generated, forced, strict=True):
-            text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            scores["f1"] = metrics.squad_f1(text, example["label"])
-            scores["exact_match"] = metrics.exact_match(text, example["label"])
+            text, accepted = self.texts.decode(ids), self.accepted(example)
+            scores["f1"] = max(metrics.squad_f1(text, answer) for answer in accepted)
+            scores["exact_match"] = max(metrics.exact_match(text, answer) for answer in accepted)
             scores["f1_released"] = metrics.f1_released(ids, self.answer_ids(example))
             predictions.append(Prediction(text, scores))
         return predictions
@@ -303,3 +383,12 @@ class GenerativeTask(Task):
             }
             for loss, accuracy in zip(means, accuracies, strict=True)
         ]
+
+
+def _reads_both_ways(config: PretrainedConfig) -> bool:
+    """Say whether a model is an encoder alone, such as BERT, which transformers takes for causal.
+
+    Both marks are needed: GPT-NeoX's configuration has the first one, too.
+    """
+    encoder = getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder
+    return encoder and type(config) in MODEL_FOR_MASKED_LM_MAPPING

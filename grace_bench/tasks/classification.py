@@ -8,10 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.errors import DataError
-from grace_bench.tasks.base import Example, Prediction, Task, Truncation, attention, pad, to_device
+from grace_bench.models.positions import is_roberta_like
+from grace_bench.tasks.base import (
+    Example,
+    Prediction,
+    Task,
+    Truncation,
+    attention,
+    pad,
+    to_device,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 class Classification(Task):
@@ -20,25 +31,31 @@ class Classification(Task):
     name = "classification"
     main_measure = "accuracy"
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PretrainedConfig,
+        max_length: int,
+        start_token: str | None = None,
+        end_token: str | None = None,
+    ) -> None:
+        super().__init__(tokenizer, config, max_length, start_token, end_token)
+        if not is_roberta_like(config):
+            # A decoder classifies at its last token that is not this one.
+            config.pad_token_id = config.get_text_config().pad_token_id = self.texts.pad
+
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (batch, length) and labels (batch,)."""
-        rows = [
-            self.tokenizer(example["text"], truncation=True, max_length=self.max_length)[
-                "input_ids"
-            ]
-            for example in examples
-        ]
+        rows = [self.texts.ids(example["text"], self.max_length) for example in examples]
         return {
-            "input_ids": pad(rows, self.tokenizer.pad_token_id),
+            "input_ids": pad(rows, self.texts.pad),
             "attention_mask": attention(rows),
             "labels": torch.tensor([self._class_of(example) for example in examples]),
         }
 
-    def truncation(self, example: Example) -> Truncation:
+    def truncation(self, example: Example, asked: bool = True) -> Truncation:
         """Return how much of the text's end is cut off; a class has no length."""
-        return Truncation(
-            text=max(0, len(self.tokenizer(example["text"])["input_ids"]) - self.max_length)
-        )
+        return Truncation(text=max(0, len(self.texts.ids(example["text"])) - self.max_length))
 
     def _class_of(self, example: Example) -> int:
         try:

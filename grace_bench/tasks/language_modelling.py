@@ -11,6 +11,7 @@ class LanguageModelling(GenerativeTask):
     name = "language_modelling"
     main_measure = "perplexity"
     max_new_tokens = 24
+    most_new_tokens = 64
 
     def is_error(self, prediction: Prediction) -> bool:
         """Always true: an edit of this task replaces a sentence known to be false (GRACE, 4)."""

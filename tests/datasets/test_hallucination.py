@@ -111,6 +111,17 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
     assert manifest["dropped"] == {"web text not asked for": 3}
 
 
+def test_a_web_text_ends_where_it_says_so(tmp_path):
+    web = [f"<|endoftext|>Text {n} goes on here.<|endoftext|>\nMore of {n}." for n in range(3)]
+    built = build(
+        tmp_path, [passage(n) for n in range(3)], web, upstream_texts=3, web_prompt_words=2
+    )
+    assert [f"{row['text']} {row['label']}" for row in built.roles["upstream"]] == [
+        f"Text {n} goes on here." for n in range(3)
+    ]
+    assert built.dropped["web text after the first of its record"] == 3
+
+
 def test_only_the_first_passages_can_be_asked_for(tmp_path):
     records = [passage(0, gpt3_sentences="not a list"), passage(1), passage(2)]
     built = build(tmp_path, records, passages=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -46,11 +47,9 @@ def sentences() -> list[list[int]]:
     return [one + other for one in told for other in told]
 
 
-class Digits:
-    """A tokenizer for texts of token ids."""
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [START, *map(int, text.split())]}
+def ids_of(text: str) -> list[int]:
+    """Read a text of token ids."""
+    return [START, *map(int, text.split())]
 
 
 @pytest.fixture(scope="module", params=LAYERS)
@@ -68,7 +67,7 @@ def trained(request):
         optimizer.zero_grad()
     model.requires_grad_(False)
     texts = [" ".join(map(str, sentence)) for sentence in sentences()]
-    return model, layer, compute_covariance(model, Digits(), layer, texts, model_hash="m")
+    return model, layer, compute_covariance(model, ids_of, layer, texts, model_hash="m")
 
 
 @pytest.fixture
@@ -153,6 +152,14 @@ def test_without_a_covariance_the_update_is_the_smallest_that_does():
     create_editor("rome", model, LAYERS["llama"], {"ridge": 0.3}).write(key, value)
     wanted = before + torch.outer(value - before @ key, torch.linalg.pinv(key[None])[:, 0])
     assert torch.allclose(module.weight.double(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("starts", "head"), [(None, 1), (0, 0), (1, 1), (2, 2)])
+def test_contexts_stand_behind_as_many_start_tokens_as_the_prompt_has(starts, head):
+    batch = dataclasses.replace(batch_of([START, *CAPITAL, 2, 3], [20], (4, 6)), starts=starts)
+    request = read_request(batch, "subject_last", START)
+    inputs, _ = request.behind([torch.tensor([7, 8])])
+    assert inputs["input_ids"][0].tolist().index(7) == request.head == head
 
 
 @pytest.mark.parametrize("exact_for", ["mean", "prompt"])

@@ -36,11 +36,8 @@ LAYERS = {
 }
 
 
-class Letters:
-    """A tokenizer without a padding token: letters to ids."""
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [ord(letter) % 30 for letter in text]}
+def ids_of(text: str) -> list[int]:
+    return [ord(letter) % 30 for letter in text]
 
 
 def build(kind: str):
@@ -70,7 +67,7 @@ def build(kind: str):
 
 
 def compute(model, layer, texts=TEXTS, **options):
-    return compute_covariance(model, Letters(), layer, texts, model_hash="abc", **options)
+    return compute_covariance(model, ids_of, layer, texts, model_hash="abc", **options)
 
 
 @torch.no_grad()
@@ -79,7 +76,7 @@ def direct(model, layer, texts):
     keys = []
     hook = find_layer(model, layer).register_forward_pre_hook(lambda _, a: keys.append(a[0][0]))
     for text in filter(None, texts):
-        ids = torch.tensor([Letters()(text)["input_ids"]])
+        ids = torch.tensor([ids_of(text)])
         more = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
         model(input_ids=ids, **more)
     hook.remove()

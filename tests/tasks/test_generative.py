@@ -36,7 +36,7 @@ def test_a_causal_model_learns_the_answer_and_its_end_only(tiny, example):
     tokenizer = setting.tokenizer
     batch = setting.task.encode([example(*PAIRS[0])])
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    prompt = [tokenizer.eos_token_id, *tokenizer(PAIRS[0][0])["input_ids"]]  # its start token
+    prompt = tokenizer(PAIRS[0][0])["input_ids"]
     answer = [*tokenizer(" Paris")["input_ids"], tokenizer.eos_token_id]
     assert batch["input_ids"].tolist() == [prompt + answer]
     assert batch["labels"].tolist() == [[IGNORED] * len(prompt) + answer]
@@ -142,7 +142,8 @@ def test_a_model_that_is_not_asked_to_generate_is_scored_on_the_label_alone(tiny
     dataset = DatasetConfig(
         name="d", label="D", task="language_modelling", builder="b", generate=False
     )
-    task = create_task(dataset, setting.tokenizer, setting.model.config, setting.task.max_length)
+    model = SimpleNamespace(max_length=48, start_token=None, end_token=None)
+    task = create_task(dataset, model, setting.tokenizer, setting.model.config)
     [scored] = task.predict(setting.model, [one])
     assert scored.text is None
     assert whole.text is not None
@@ -287,11 +288,11 @@ def test_what_is_cut_off_is_counted_in_tokens(tiny, example, architecture):
     assert cut.label == 0
     assert whole.truncation(example(LONG, "Paris")).text < cut.text
     long_label = example("Who?", LONG_ANSWER)
+    wanted = task.answer_ids(long_label)
     kept = [t for t in task.encode([long_label])["labels"][0].tolist() if t != IGNORED]
-    assert task.truncation(long_label) == Truncation(
-        text=0, label=len(task.answer_ids(long_label)) - len(kept)
-    )
-    assert kept == task.answer_ids(long_label)[: len(kept)]
+    assert kept == wanted[: len(kept)]
+    assert task.truncation(long_label, asked=False) == Truncation(0, len(wanted) - len(kept))
+    assert task.truncation(long_label) == Truncation(0, len(wanted) - task.max_new_tokens)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "gpt2"])

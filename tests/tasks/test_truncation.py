@@ -45,7 +45,7 @@ def test_a_classifier_counts_the_tokens_it_does_not_read(tiny, example):
     task = tiny("bert", "classification", max_length=24).task
     assert task.truncation(example("War.", "war")) == Truncation()
     cut = task.truncation(example(LONG, "war"))
-    assert cut.text == len(task.tokenizer(LONG)["input_ids"]) - 24
+    assert cut.text == len(task.texts.ids(LONG)) - 24
     assert cut.label == 0
 
 
@@ -57,10 +57,11 @@ def test_texts_and_labels_cut_short_are_counted_and_said(tiny, example, caplog):
             "rows": 1,
             "texts": 0,
             "labels": 0,
+            "unsayable": 0,
         }
     assert not caplog.records
     found = baseline.count_truncated(task, "edits", rows)
-    assert found == {"rows": 4, "texts": 2, "labels": 2}
+    assert found == {"rows": 4, "texts": 2, "labels": 2, "unsayable": 0}
     assert "edits: of 4 rows 2 texts and 2 labels are longer than max_length 40" in caplog.text
 
 
@@ -73,14 +74,15 @@ def test_the_baseline_says_of_every_role_what_is_cut(tiny, tmp_path, monkeypatch
     spec = SimpleNamespace(
         compute=SimpleNamespace(device="cpu", precision="float32", threads=1, deterministic=True),
         dataset=SimpleNamespace(task="classification", generate=True),
-        model=SimpleNamespace(max_length=24, training=training),
+        model=SimpleNamespace(max_length=24, training=training, start_token=None, end_token=None),
         probes=SimpleNamespace(batch_size=2),
     )
     monkeypatch.setattr(baseline, "set_up", lambda _: "cpu")
     baseline.run_baseline(spec, tmp_path / "data", tmp_path, tmp_path / "out")
     record = read_json(tmp_path / "out/baseline.json")
     assert record["max_length"] == 24
-    one, none = {"rows": 2, "texts": 1, "labels": 0}, {"rows": 0, "texts": 0, "labels": 0}
+    one = {"rows": 2, "texts": 1, "labels": 0, "unsayable": 0}
+    none = dict.fromkeys(one, 0)
     taught = {} if training is None else {"train": one}
     assert record["truncated"] == taught | {
         "upstream": one,

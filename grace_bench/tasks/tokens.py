@@ -1,0 +1,153 @@
+"""How texts become tokens, the same for training, scores, edits and covariances.
+
+    texts = Texts(tokenizer)
+    prompt = texts.ids("Who wrote Emma?", ends=False)
+    answer = texts.continuation("Who wrote Emma?", " Jane Austen")
+    texts.decode(answer)                # "Jane Austen"
+
+Special tokens are put where the tokenizer puts them: those that are written in a text are text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grace_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+_PROBES = ("a", "0", ".", "A a")
+_SENTENCEPIECE_SPACE = "\u2581"
+
+
+class Texts:
+    """Texts as tokens of one model, and back.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        start_token: what texts begin with; "": nothing; None: what the tokenizer puts there.
+        end_token: what answers end with; None: the tokenizer's end-of-sequence token, or else the
+            last token that it puts behind a text.
+
+    Attributes:
+        starts: ids in front of a text.
+        ends: ids that the tokenizer puts behind a text.
+        end: id behind an answer; None: the tokenizer has none.
+        pad: id that fills rows up; 0 where the tokenizer has none and no end either.
+
+    Raises:
+        ConfigError: the tokenizer does not know a token that is set.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        start_token: str | None = None,
+        end_token: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.starts, self.ends = self._around()
+        if start_token is not None:
+            self.starts = [self._id(start_token, "start_token")] if start_token else []
+        end = tokenizer.eos_token_id
+        if end_token is not None:
+            end = self._id(end_token, "end_token")
+        elif end is None and self.ends:
+            end = self.ends[-1]
+        self.end: int | None = end
+        pad = tokenizer.pad_token_id
+        self.pad: int = pad if pad is not None else end or 0
+        self._hidden = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | {end}
+
+    def plain(self, text: str) -> list[int]:
+        """Return the ids of a text alone."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+
+    def ids(
+        self, text: str, limit: int | None = None, *, ends: bool = True, keep: str = "beginning"
+    ) -> list[int]:
+        """Return the ids of a text with the special tokens around it, never none at all.
+
+        A text without a token of its own, in a model without a start token, is the token that
+        begins sequences or else the one that ends them: models must be given something.
+
+        Args:
+            text: any text.
+            limit: most ids; the text is cut, the tokens around it stay.
+            ends: with the tokens behind the text; a text that is to be continued has none.
+            keep: which side of a text is kept, "beginning" or "end".
+        """
+        plain, last = self.plain(text), self.ends if ends else []
+        if limit is not None:
+            room = max(0, limit - len(self.starts) - len(last))
+            plain = plain[:room] if keep == "beginning" else plain[max(0, len(plain) - room) :]
+        whole = [*self.starts, *plain, *last]
+        return whole if whole else [self._something()]
+
+    def continuation(self, prompt: str, text: str) -> list[int]:
+        """Return the ids of `text` behind a prompt: both tokenised as one, cut at the prompt's end.
+
+        The prompt's ids are always those of the prompt alone: a model that is asked sees no others,
+        and a codebook's keys are taken at their end. Where a token of the whole spans the border,
+        the text is tokenised behind another, of which none does.
+        """
+        for before in (prompt, *_PROBES):
+            own, whole = self.plain(before), self.plain(before + text)
+            if whole[: len(own)] == own:
+                return whole[len(own) :]
+        return self.plain(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special tokens are left out, except the one for the unknown."""
+        return self.tokenizer.decode([i for i in ids if i not in self._hidden]).strip()
+
+    def offsets(self, text: str) -> list[tuple[int, int]] | None:
+        """Return the characters [start, end) of each of `plain(text)`; None: it cannot be told."""
+        if not self.tokenizer.is_fast:
+            return None
+        return self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )["offset_mapping"]
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer puts in front of a text and behind it."""
+        for probe in _PROBES:
+            own, whole = self.plain(probe), self.tokenizer(probe)["input_ids"]
+            for start in range(len(whole) - len(own) + 1) if own else ():
+                if whole[start : start + len(own)] == own:
+                    starts, ends = whole[:start], whole[start + len(own) :]
+                    return (starts, ends) if starts or ends else (self._unsaid_start(), [])
+        return [], []
+
+    def _unsaid_start(self) -> list[int]:
+        """Return the start token of a tokenizer that puts nothing around texts.
+
+        A SentencePiece vocabulary has one for use (Llama 2, Mistral) even where its file has lost
+        the template that puts it; a byte-level one that puts none (GPT-2, SmolLM2) means it.
+        """
+        tokenizer = self.tokenizer
+        known = tokenizer.convert_tokens_to_ids(_SENTENCEPIECE_SPACE)
+        if known in (None, tokenizer.unk_token_id) or "add_bos_token" in tokenizer.init_kwargs:
+            return []
+        return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+    def _something(self) -> int:
+        first = self.tokenizer.bos_token_id
+        return first if first is not None else self.pad if self.end is None else self.end
+
+    def _id(self, token: str, setting: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or (found == self.tokenizer.unk_token_id and token != "<unk>"):
+            raise ConfigError(
+                f"{setting}: the model's tokenizer has no token {token!r}; give one of its own, "
+                "or null for what it puts itself."
+            )
+        return found
