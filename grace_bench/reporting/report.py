@@ -315,7 +315,7 @@ def _cut_short(folder: Path) -> list[str]:
             )
             if unsaid:
                 lines.append(
-                    f"{name}: labels that the tokenizer changes, compared as it says them: {unsaid}."
+                    f"{name}: labels compared in the form that the tokenizer has: {unsaid}."
                 )
     return lines
 
