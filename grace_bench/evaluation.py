@@ -81,8 +81,8 @@ class Evaluator:
         self._tracked = None if direct else editor.track()
         replays = editor.trained and not direct
         self._model = PrefixCache(editor.model, editor.trained) if replays else editor.model
-        self._known: dict[tuple[str, str], _Known] = {}
-        self._unedited: dict[tuple[str, str], Prediction] = {}
+        self._known: dict[tuple[str, ...], _Known] = {}
+        self._unedited: dict[tuple[str, ...], Prediction] = {}
 
     @property
     def incremental(self) -> bool:
@@ -135,8 +135,7 @@ class Evaluator:
             return {}, []
         rows = [
             {
-                "text": content[0],
-                "label": content[1],
+                "content": list(content),
                 "index": known.index,
                 "stamp": known.stamp,
                 "prediction": known.prediction and known.prediction.text,
@@ -156,7 +155,7 @@ class Evaluator:
             scores = row["scores"]
             prediction = None if scores is None else Prediction(row["prediction"], scores)
             known = _Known(row["index"], row["stamp"], prediction)
-            self._known[row["text"], row["label"]] = known
+            self._known[tuple(row["content"])] = known
 
     def _ask_for_keys(self, rows: int) -> None:
         self.keys += self.editor.answering_keys(rows)
@@ -184,8 +183,9 @@ class _Known:
     prediction: Prediction | None
 
 
-def _content(example: Example) -> tuple[str, str]:
-    return example["text"], example["label"]
+def _content(example: Example) -> tuple[str, ...]:
+    """Return what an example's scores hang on: its text, its label and further right answers."""
+    return example["text"], example["label"], *(example.get("answers") or ())[1:]
 
 
 def average(predictions: Sequence[Prediction], measure: str) -> float:

@@ -55,6 +55,7 @@ EXAMPLES = _schema(
     ("label", pa.string(), False),
     ("subject", pa.string(), True),
     ("relation", pa.string(), True),
+    ("answers", pa.list_(pa.string()), True),  # all right ones, the label first; null: it alone
 )
 
 STEPS = _schema(
@@ -92,7 +93,7 @@ PREDICTIONS = _schema(
     ("key", pa.int32(), True),  # that answered; null where none did, or there are none
 )
 
-LATER_COLUMNS = (PREDICTIONS.field("key"),)
+LATER_COLUMNS = (PREDICTIONS.field("key"), EXAMPLES.field("answers"))
 """Nullable columns that files of earlier versions lack; they are read as null."""
 
 PROBES = _schema(

@@ -164,8 +164,8 @@ def test_rows_come_back_with_null_where_nothing_was_said(tmp_path):
     path = tmp_path / "examples.parquet"
     write_parquet(path, [ROW, {**ROW, "subject": "s"}], EXAMPLES)
     assert read_parquet(path, EXAMPLES).to_pylist() == [
-        {**ROW, "subject": None, "relation": None},
-        {**ROW, "subject": "s", "relation": None},
+        {**ROW, "subject": None, "relation": None, "answers": None},
+        {**ROW, "subject": "s", "relation": None, "answers": None},
     ]
 
 

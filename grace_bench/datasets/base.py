@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import pyarrow as pa
+
 from grace_bench.checked import check_record, read_record
 from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
@@ -211,9 +213,16 @@ def _write_role(path: Path, rows: list[Row]) -> None:
 
     # Through columns, not Dataset.from_list, which refuses an empty list of rows.
     columns = {name: [row.get(name) for row in rows] for name in EXAMPLES.names}
-    features = datasets.Features({name: datasets.Value("string") for name in EXAMPLES.names})
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {field.name: datasets.List(text) if _is_list(field) else text for field in EXAMPLES}
+    )
     with atomic_path(path) as temporary, _no_progress_bars():
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(temporary))
+
+
+def _is_list(field: pa.Field) -> bool:
+    return pa.types.is_list(field.type)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from grace_bench.datasets.fields import is_decodable, same_text
 from grace_bench.errors import DataError
 from grace_bench.records import EXAMPLES, REQUIRED_ROLES
@@ -50,6 +52,7 @@ def check_not_empty(name: str, roles: Roles) -> None:
 def check_rows(name: str, roles: Roles) -> None:
     """Each row has the columns of `records.EXAMPLES`, as strings, and a label and a text.
 
+    Where it has several right answers, the label is the first of them.
     Only rows of `train` may have an empty text: a language model's training text has no prompt.
     """
     for role, rows in roles.items():
@@ -59,14 +62,26 @@ def check_rows(name: str, roles: Roles) -> None:
                 raise DataError(f"{where} has unknown columns {extra}; {_MEND}")
             for column in EXAMPLES:
                 value = row.get(column.name)
-                if not (isinstance(value, str) or (value is None and column.nullable)):
+                if value is None and column.nullable:
+                    continue
+                is_list = pa.types.is_list(column.type)
+                texts = value if is_list and isinstance(value, list) else [value]
+                if isinstance(value, list) != is_list or not all(isinstance(t, str) for t in texts):
                     raise DataError(f"{where} has {value!r} for '{column.name}'; {_MEND}")
-                if value is not None and not is_decodable(value):
+                if not all(map(is_decodable, texts)):
                     raise DataError(
                         f"{where} has undecodable characters in '{column.name}'; {_MEND}"
                     )
             if not row["label"].strip():
                 raise DataError(f"{where} has an empty label; {_MEND}")
+            answers = row.get("answers")
+            if answers is not None and not (
+                answers[:1] == [row["label"]] and all(answer.strip() for answer in answers)
+            ):
+                raise DataError(
+                    f"{where} has the answers {answers!r}, which must begin with its label "
+                    f"'{row['label']}' and have no empty one; {_MEND}"
+                )
             if role != "train" and not row["text"].strip():
                 raise DataError(f"{where} has an empty text; {_MEND}")
 

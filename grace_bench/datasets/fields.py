@@ -27,6 +27,14 @@ def text_of(value: Any) -> str:
     return "" if _missing(value) or isinstance(value, list | dict) else " ".join(str(value).split())
 
 
+def answers_of(values: Any) -> tuple[str, ...]:
+    """Return the right answers of a field that holds one or a list, each once; empty ones go."""
+    values = values if isinstance(values, list) else [values]
+    texts = dict.fromkeys(text for value in values if (text := text_of(value)))
+    first, *others = texts or [""]
+    return (first, *filter(is_decodable, others))
+
+
 def same_text(text: str) -> str:
     """Return what texts that differ in case, white space or end marks only have in common.
 
@@ -106,14 +114,21 @@ def _missing(value: Any) -> bool:
 
 
 def row_of(
-    role: str, number: str, fact_id: str, text: str, label: str, subject: str | None = None
+    role: str,
+    number: str,
+    fact_id: str,
+    text: str,
+    label: str | Sequence[str],
+    subject: str | None = None,
 ) -> dict[str, Any]:
-    """Return a row with the columns of `records.EXAMPLES`."""
+    """Return a row with the columns of `records.EXAMPLES`; the first label is the one taught."""
+    answers = [label] if isinstance(label, str) else list(label)
     return {
         "example_id": f"{role}/{number}",
         "fact_id": fact_id,
         "text": text,
-        "label": label,
+        "label": answers[0],
         "subject": subject,
         "relation": None,
+        "answers": answers if len(answers) > 1 else None,
     }

@@ -1,7 +1,8 @@
 """Natural Questions: what a model that answers questions is to retain.
 
 Forms: {"questions": [...], "answers": [...]} (nq_train.json), {question, answer: [...]} a line
-(NQ-open), and the `loc` questions of a JSON list of MEND and EasyEdit. The first answer counts.
+(NQ-open), and the `loc` questions of a JSON list of MEND and EasyEdit. All answers of a question
+are right; the first one is taught.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import complete, form_of, row_of, same_text, text_of, unfit
+from grace_bench.datasets.fields import (
+    answers_of,
+    complete,
+    form_of,
+    row_of,
+    same_text,
+    text_of,
+    unfit,
+)
 from grace_bench.datasets.files import read_records
 
 if TYPE_CHECKING:
@@ -29,11 +38,11 @@ _LOC_PREFIX = "nq question:"
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its first answer."""
+    """A question with its right answers; the first one is taught."""
 
     number: int
     text: str
-    answer: str
+    answers: tuple[str, ...]
 
 
 def same_question(text: str) -> str:
@@ -49,14 +58,10 @@ def read_questions(
     fields = _FORMS[form_of(records, _FORMS)]
     questions = []
     for number, record in complete(records.rows, fields, dropped, lists=fields[1:]):
-        answers = record[fields[1]]
-        answers = answers if isinstance(answers, list) else [answers]
-        answers = [text for answer in answers if (text := text_of(answer))]
-        dropped["NQ answer after the first"] += max(0, len(answers) - 1)
         text = text_of(record[fields[0]])
         if fields == _FORMS["mend"]:
             text = text.removeprefix(_LOC_PREFIX).strip()
-        questions.append(Question(number, text, answers[0] if answers else ""))
+        questions.append(Question(number, text, answers_of(record[fields[1]])))
     return _without_repeated(questions, dropped), records.entry
 
 
@@ -65,15 +70,15 @@ def _without_repeated(questions: list[Question], dropped: Counter[str]) -> list[
     kept = []
     for question in questions:
         key = same_question(question.text)
-        reason = unfit(question.text, "NQ question") or unfit(question.answer, "NQ answer")
+        reason = unfit(question.text, "NQ question") or unfit(question.answers[0], "NQ answer")
         if reason is None and key in answers:
             reason = "NQ question repeated"
-            if answers[key] != question.answer:
+            if answers[key] != question.answers[0]:
                 reason += " with another answer"
         if reason is not None:
             dropped[reason] += 1
             continue
-        answers[key] = question.answer
+        answers[key] = question.answers[0]
         kept.append(question)
     return kept
 
@@ -97,6 +102,6 @@ def nq_roles(
     used = {question.number for question in [*upstream, *train]}
     dropped["NQ question not asked for"] += len(free) - len(used)
     return {
-        role: [row_of(role, f"nq:{q.number}", f"nq:{q.number}", q.text, q.answer) for q in chosen]
+        role: [row_of(role, f"nq:{q.number}", f"nq:{q.number}", q.text, q.answers) for q in chosen]
         for role, chosen in (("train", train), ("upstream", upstream))
     }

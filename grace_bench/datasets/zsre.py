@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.fields import (
+    answers_of,
     complete,
     form_of,
     is_decodable,
@@ -59,12 +60,17 @@ _WHAT = (
 
 @dataclass(frozen=True)
 class Record:
-    """One record: an answer and the questions for it, its own first."""
+    """One record: its right answers, the one that is taught first, and the questions for them."""
 
     record_id: str
     questions: tuple[str, ...]
-    answer: str
+    answers: tuple[str, ...]
     subject: str | None
+
+    @property
+    def answer(self) -> str:
+        """The answer that is taught."""
+        return self.answers[0]
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ class Zsre(DatasetBuilder[ZsreOptions]):
             f"{record.record_id}/{phrasing.number}",
             fact_of[phrasing.key],
             phrasing.text,
-            record.answer,
+            record.answers,
             record.subject,
         )
 
@@ -257,35 +263,31 @@ def _records(records: Records, dropped: Counter[str]) -> list[Record]:
         read = _released_fields if form == "released" else _mend_fields
         question, others, answers = read(row)
         record_id = text_of(row.get("id")) or str(number)
-        reason = unfit(question, "zsRE question") or unfit(
-            next(filter(None, answers), ""), "zsRE answer"
-        )
+        reason = unfit(question, "zsRE question") or unfit(answers[0], "zsRE answer")
         if reason is None and record_id in ids:
             reason = "zsRE record with the id of an earlier one"
         if reason is not None:
             dropped[reason] += 1
             continue
         ids.add(record_id)
-        answers = [answer for answer in answers if answer]
-        dropped["zsRE answer after the first"] += len(answers) - 1
         fit = [text for text in others if not unfit(text, "")]
         dropped["rephrasing empty or undecodable"] += len(others) - len(fit)
         subject = text_of(row.get("subject")) or None
         if subject is not None and not is_decodable(subject):
             dropped["undecodable subject"] += 1
             subject = None
-        made.append(Record(record_id, (question, *fit), answers[0], subject))
+        made.append(Record(record_id, (question, *fit), answers, subject))
     return made
 
 
-def _released_fields(row: dict[str, Any]) -> tuple[str, list[str], list[str]]:
+def _released_fields(row: dict[str, Any]) -> tuple[str, list[str], tuple[str, ...]]:
     outputs = row["output"] if isinstance(row["output"], list) else [row["output"]]
     answers = [o.get("answer") if isinstance(o, dict) else o for o in outputs]
-    return text_of(row["input"]), _texts(row["filtered_rephrases"]), _texts(answers)
+    return text_of(row["input"]), _texts(row["filtered_rephrases"]), answers_of(answers)
 
 
-def _mend_fields(row: dict[str, Any]) -> tuple[str, list[str], list[str]]:
-    return text_of(row["src"]), _texts(row["rephrase"]), _texts(row["answers"])
+def _mend_fields(row: dict[str, Any]) -> tuple[str, list[str], tuple[str, ...]]:
+    return text_of(row["src"]), _texts(row["rephrase"]), answers_of(row["answers"])
 
 
 def _texts(value: Any) -> list[str]:

@@ -81,6 +81,7 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
             "label": "Carl lived in Paris.",
             "subject": "carl linnaeus , botanist",
             "relation": None,
+            "answers": None,
         },
         {
             "example_id": "edits/101/3",
@@ -89,6 +90,7 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
             "label": "It ended well.",
             "subject": "carl linnaeus , botanist",
             "relation": None,
+            "answers": None,
         },
     ]
     accurate = [(row["text"], row["label"]) for row in roles["accurate"][2:4]]

@@ -23,6 +23,7 @@ def row(example_id, fact_id, text, label="yes"):
         "label": label,
         "subject": None,
         "relation": None,
+        "answers": None,
     }
 
 
@@ -99,6 +100,21 @@ FAULTS = {
     "empty label": ("edits", row("e3", "z", "Eh?", " "), "edits row 'e3' has an empty label"),
     "empty text": ("upstream", row("u3", "z", ""), "upstream row 'u3' has an empty text"),
     "label not a string": ("train", row("t3", "z", "Eh?", 3), "train row 't3' has 3 for 'label'"),
+    "answers without the label": (
+        "train",
+        row("t3", "z", "Eh?") | {"answers": ["no", "yes"]},
+        r"train row 't3' has the answers \['no', 'yes'\], which must begin with its label 'yes'",
+    ),
+    "answers that are no list": (
+        "train",
+        row("t3", "z", "Eh?") | {"answers": "yes"},
+        "train row 't3' has 'yes' for 'answers'",
+    ),
+    "an undecodable answer": (
+        "train",
+        row("t3", "z", "Eh?") | {"answers": ["yes", "\ud800"]},
+        "train row 't3' has undecodable characters in 'answers'",
+    ),
     "unknown column": ("train", {**row("t3", "z", "Eh?"), "hue": "red"}, "unknown columns"),
     "unknown class": ("train", row("t3", "z", "Eh?", "maybe"), "has the label 'maybe'"),
 }

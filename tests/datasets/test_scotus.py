@@ -47,6 +47,7 @@ def test_both_splits_keep_their_order_and_train_repeats_upstream(tmp_path):
         "label": "1",
         "subject": None,
         "relation": None,
+        "answers": None,
     }
     assert [row["text"] for row in roles["train"]] == [row["text"] for row in roles["upstream"]]
     assert manifest["labels"] == ["0", "1", "2"]

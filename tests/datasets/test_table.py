@@ -102,6 +102,7 @@ def test_any_format_gives_the_same_stream(tmp_path, suffix):
         "label": "b",
         "subject": None,
         "relation": "2007",
+        "answers": None,
     }
     assert manifest["roles"]["train"]["rows"] == 8
     assert manifest["roles"]["upstream"]["rows"] == 4

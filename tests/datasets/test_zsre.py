@@ -173,11 +173,11 @@ def test_unfit_records_are_counted(tmp_path):
         "undecodable zsRE question": 1,
         "zsRE record with the id of an earlier one": 1,
         "record without 'output'": 1,
-        "zsRE answer after the first": 1,
         "rephrasing empty or undecodable": 1,
     }
-    assert {row["fact_id"] for row in built.roles["edits"]} == {
-        *(f"zsre:r{n}" for n in (0, 1, 2, 3, 10))
+    assert {row["fact_id"]: row["answers"] for row in built.roles["edits"]} == {
+        **{f"zsre:r{n}": None for n in (0, 1, 2, 3)},
+        "zsre:r10": ["Maker", "Second"],
     }
 
 
@@ -192,8 +192,8 @@ def test_nq_questions_of_the_stream_and_unfit_ones_are_dropped(tmp_path):
     built = build(tmp_path, [released(n) for n in range(4)], nq, edit_phrasings=5)
     assert texts(built.roles["upstream"]) == ["which is number 1", "which is last"]
     assert [row["label"] for row in built.roles["train"]] == ["1", "x"]
+    assert [row["answers"] for row in built.roles["upstream"]] == [None, ["x", "y"]]
     assert built.dropped == {
-        "NQ answer after the first": 1,
         "NQ question repeated with another answer": 1,
         "NQ question that is also a zsRE question": 1,
         "empty NQ answer": 1,
@@ -248,7 +248,7 @@ def test_nothing_left_is_an_empty_split(tmp_path):
 
 @pytest.mark.parametrize("stream", ["phrasings", "released"])
 def test_real_records(shared, tmp_path, stream):
-    manifest, roles = prepared(
+    _, roles = prepared(
         tmp_path,
         edits=str(shared / "data/zsre/zsre_3k.json"),
         upstream=str(shared / "data/nq/NQ-open.dev.jsonl"),
@@ -268,4 +268,5 @@ def test_real_records(shared, tmp_path, stream):
     streamed = {same_question(row["text"]) for row in roles["edits"] + roles["holdout"]}
     assert len(streamed) == counts["edits"] + counts["holdout"]
     assert not streamed & {same_question(text) for text in texts(roles["train"])}
-    assert manifest["dropped"]["zsRE answer after the first"] > 0
+    assert any(row["answers"] for row in roles["edits"])
+    assert sum(row["answers"] is not None for row in roles["upstream"]) > 300

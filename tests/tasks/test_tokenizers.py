@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from grace_bench.baseline import count_truncated
+from grace_bench.editors import create_editor
 from grace_bench.errors import ConfigError
+from grace_bench.evaluation import Evaluator
 from grace_bench.tasks.base import IGNORED
 from grace_bench.tasks.classification import Classification
 from grace_bench.tasks.language_modelling import LanguageModelling
@@ -283,5 +285,20 @@ def test_every_right_answer_is_right():
         model.generate = lambda ids=ids, **_: ids
         [prediction] = task.predict(model, [row])
         scores.append((prediction.scores["exact_match"], round(prediction.scores["f1"], 3)))
+        assert task.is_error(prediction) is (scores[-1][0] == 0)
     assert scores == [(1, 1), (1, 1), (0, 0.667), (0, 0)]
     assert task.answer_ids(row) == task.answer_ids(row_of("Who?", "Paris"))  # which is taught
+
+
+def test_an_evaluator_does_not_mix_up_rows_that_differ_in_their_right_answers():
+    tokenizer = metaspace()
+    model = build(GENERATORS, "t5", tokenizer)
+    task = QuestionAnswering(tokenizer, model.config, 64)
+    teach(model, task)
+    editor = create_editor("grace", model, "encoder.block.0.layer.1.DenseReluDense.wo")
+    evaluator = Evaluator(editor, task, batch_size=8)
+    one = {**ROWS[0], "label": "Emma"}
+    both = {**one, "answers": ["Emma", ROWS[0]["label"]]}
+    for _ in range(2):
+        found = [p.scores["exact_match"] for p in evaluator.predict([one, both, one])]
+        assert found == [0.0, 1.0, 0.0]
