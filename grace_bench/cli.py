@@ -277,8 +277,11 @@ def prepare_editor(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     """`grace-bench edit`; without --spec, what the run needs is prepared first."""
-    saving = saving_of(options)
-    pipeline.edit(spec_of(options), prepare_missing=options.spec is None, saving=saving)
+    from grace_bench.single import describe_result
+
+    spec, saving = spec_of(options), saving_of(options)
+    record = pipeline.edit(spec, prepare_missing=options.spec is None, saving=saving)
+    print(describe_result(pipeline.Run(spec), record))
 
 
 def edit_bundle(options: argparse.Namespace) -> None:

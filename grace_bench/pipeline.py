@@ -32,6 +32,7 @@ from grace_bench.runs import (
     resolve_editor,
     without_labels,
 )
+from grace_bench.single import result_there
 from grace_bench.suites import (
     concerns,
     entry_name,
@@ -130,11 +131,16 @@ def edit(
     """Do one run; with `prepare_missing` make its data, model and baseline first if needed.
 
     If another process is doing it, wait for that one, and take its result.
+
+    Raises:
+        ConfigError: with `prepare_missing`, what is there was made with other settings.
     """
     from grace_bench.execution import do_run
 
     run = Run(spec, results)
     if prepare_missing:
+        if (found := result_there(run)) is not None:
+            return found
         ensure_prepared(run)
     return do_run(run, saving)
 
@@ -297,9 +303,10 @@ def single_spec(
     seed: int,
     overrides: Sequence[str] = (),
 ) -> RunSpec:
-    """Return the spec of one run outside a suite's product, with a suite's common settings.
+    """Return the spec of one run, with the suite's own entries of its model, data set and editor.
 
-    `overrides` are "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
+    A part that the suite has no entry of is taken from its file. `overrides` are
+    "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
     """
     common = read_yaml(suite)
     known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
@@ -310,6 +317,9 @@ def single_spec(
     )
     model_entry: dict[str, Any] = _mapping(own.get("model", model))
     dataset_entry: dict[str, Any] = _mapping(own.get("dataset", dataset))
+    editors = common.get("editors")
+    entries = [e for e in editors if entry_name(e) == editor] if isinstance(editors, list) else []
+    editor_entry = {**_mapping(entries[0] if entries else editor), "sweep": {}, "datasets": None}
     names = {"model": model, "dataset": dataset, "editor": editor}
     given = own_overrides(common.get("set"), str(suite))
     suite_overrides = [override for override in given if concerns(override, **names)]
@@ -323,7 +333,7 @@ def single_spec(
     raw = {
         **common,
         "experiments": [{**own, "model": model_entry, "dataset": dataset_entry}],
-        "editors": [{"name": editor, "sweep": {}, "datasets": None}],
+        "editors": [editor_entry],
         "seeds": [seed],
         "set": suite_overrides,
     }

@@ -31,7 +31,7 @@ another file under a new name). `--set key=value` on the command line, and a lis
 | `models.t5-small-ssm-nq.source={kind: folder, id: weights/t5}` | a model, by its name |
 | `datasets.zsre.options.edits.path=zsre.jsonl` | a data set, by its name |
 | `editors.mend.training_steps=500` | a hyperparameter of one editor |
-| `editor.steps=10` | a hyperparameter of every editor |
+| `editor.steps=10` | a hyperparameter of each editor that has it |
 | `stream.max_edits=8`, `probes.every=4` | every experiment, whatever it says itself |
 | `seeds=[0,1]`, `compute.threads=4`, `resources.edit.gpu=1` | the suite |
 

@@ -161,10 +161,15 @@ def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
 
 def content_hash(spec: RunSpec) -> str:
     """Return the hash of all settings that can move a number of this run."""
+    return digest({**moving_settings(spec), "numerics_version": NUMERICS_VERSION}, 16)
+
+
+def moving_settings(spec: RunSpec) -> dict[str, Any]:
+    """Return the settings that can move a number of this run: no labels, no suite, no device."""
     settings = without_labels(spec).model_dump(mode="json")
     settings.pop("suite")
     settings["compute"].pop("device")
-    return digest({**settings, "numerics_version": NUMERICS_VERSION}, 16)
+    return settings
 
 
 def asset_settings(editor: EditorConfig) -> dict[str, Any]:

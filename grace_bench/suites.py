@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grace_bench.config import SuiteConfig, validate
+from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError, unknown_name
 from grace_bench.plain import (
     BAD_YAML,
@@ -33,7 +34,7 @@ KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
 LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
 MOST_ENTRIES = 1000
 COMMON = ("editor", "stream", "probes")
-"""What `set` lays over every editor, or every experiment: `editor.steps=10`."""
+"""What `set` lays over every editor that has it, or every experiment: `editor.steps=10`."""
 
 
 def parse_value(text: str) -> Any:
@@ -148,8 +149,9 @@ def load_suite(
         source: path of a suite file, or its content.
         config_dir: folder of the named parts.
         overrides: "models.minilm.training.steps=10", "datasets.zsre.options.edits.path=z.jsonl",
-            "editors.grace.radius=3.0", "editor.steps=10" (every editor's), "stream.facts=8",
-            "seeds=[0,1]": laid over at the end, like the list under the source's own key `set`.
+            "editors.grace.radius=3.0", "editor.steps=10" (each editor's that has it),
+            "stream.facts=8", "seeds=[0,1]": laid over at the end, like the list under the source's
+            own key `set`.
 
     Raises:
         ConfigError: one line per mistake, each with its place and what is allowed.
@@ -273,15 +275,22 @@ def _compose(
         )
         for i, entry in enumerate(experiments)
     ]
-    raw["editors"] = [
-        _compose_editor(
-            entry,
-            overrides.common["editor"] | overrides.named["editor"].get(entry_name(entry), {}),
-            config_dir,
-            f"{where}: editors[{i}]",
-        )
-        for i, entry in enumerate(editors)
-    ]
+    common, every = overrides.common["editor"], set[str]()
+    raw["editors"], unused = [], set(common)
+    for i, entry in enumerate(editors):
+        place = f"{where}: editors[{i}]"
+        editor = load_named(config_dir, "editor", entry, place)
+        known = _hyperparameters(editor)
+        shared = {key: value for key, value in common.items() if known is None or key in known}
+        unused -= shared.keys()
+        every |= known or set()
+        own = shared | overrides.named["editor"].get(entry_name(entry), {})
+        raw["editors"].append(_compose_editor(editor, entry, own, place))
+    if unused:
+        key = min(unused)
+        one = editors[0] if len(editors) == 1 else None
+        place = f"editors.{entry_name(one)}.{key}" if one else f"--set editor.{key}"
+        raise ConfigError(unknown_name("key", key, every, place))
     return validate(SuiteConfig, raw, where, ": ")
 
 
@@ -292,15 +301,22 @@ def _section(value: Any, where: str) -> dict[str, Any]:
     return dict(value or {})
 
 
+def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
+    """Return the names of an editor's hyperparameters; None: of an editor that nobody knows."""
+    name = editor.get("editor")
+    if name not in EDITORS.names():
+        return None
+    return set(EDITORS.get(name).hyperparameters_class().model_fields)
+
+
 def _compose_editor(
-    entry: Any, overrides: Mapping[str, Any], config_dir: Path, where: str
+    editor: dict[str, Any], entry: Any, overrides: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Lay a suite's own hyperparameters, and then `--set`, over an editor's file.
 
     What is laid over also wins over the file's `per_dataset` (not over the suite's own), and
     `--set` over everything.
     """
-    editor = load_named(config_dir, "editor", entry, where)
     for part in ("hyperparameters", "per_dataset", "sweep"):
         editor[part] = _section(editor.get(part), f"{where}.{part}")
     given = entry if isinstance(entry, Mapping) else {}

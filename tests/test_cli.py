@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ import grace_bench
 from grace_bench import pipeline
 from grace_bench.cli import build_parser, main
 from grace_bench.records import STEPS, read_json, read_parquet, sha256_of
+from grace_bench.runs import expand
+from grace_bench.suites import load_suite
 
 MODEL = {
     "name": "tiny",
@@ -338,13 +342,69 @@ def test_what_is_there_is_not_made_again(finished, monkeypatch, caplog):
     assert not [r for r in caplog.records if r.getMessage().startswith("prepar")]
 
 
+def test_the_end_says_scores_and_place_and_a_second_call_does_nothing(
+    finished, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(finished)
+    before = (finished / RUN_FOLDER / "run.json").read_bytes()
+    with caplog.at_level(logging.INFO, logger="grace_bench"):
+        assert main([*FT, "--seed", "3"]) == 0
+    scores, place = capsys.readouterr().out.splitlines()
+    assert re.match(r"ES \d\.\d\d, ERR \d\.\d\d, TRR \d\.\d\d", scores)
+    assert scores.endswith("of 3 steps")
+    assert place == RUN_FOLDER
+    assert "is done already; remove its folder" in caplog.text
+    assert (finished / RUN_FOLDER / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stream.facts=2", "stream.facts: 3 there, 2 here"),
+        ("probes.upstream=2", "probes.upstream: null there, 2 here"),
+        ("compute.precision=bfloat16", 'compute.precision: "float32" there, "bfloat16" here'),
+        ("model.max_length=20", "models/tiny-cases/seed-3: was made with other settings"),
+        ("dataset.options.upstream_size=5", "data/cases: was made with other settings"),
+    ],
+)
+def test_another_experiment_does_not_replace_what_is_there(
+    finished, monkeypatch, capsys, setting, told
+):
+    monkeypatch.chdir(finished)
+    before = {name: sha256_of(finished / "results" / name) for name in written(finished)}
+    assert main([*FT, "--seed", "3", "--set", setting]) == 2
+    error = capsys.readouterr().err.strip()
+    assert told in error
+    assert "add --set name=NAME" in error
+    assert {n: sha256_of(finished / "results" / n) for n in written(finished)} == before
+
+
+def test_an_experiment_with_a_name_of_its_own_has_its_own_folder(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    assert main([*FT, "--seed", "3", "--set", "stream.facts=2", "--set", "name=mine"]) == 0
+    assert "results/mine/runs/tiny/cases/ft/steps=2/seed-3" in capsys.readouterr().out
+    shutil.rmtree(finished / "results/mine")
+
+
+def test_edit_takes_the_suites_own_entry_of_the_editor(folder):
+    suite = {**SUITE, "editors": ["unedited", {"name": "mine", "base": "ft", "label": "Mine"}]}
+    suite["editors"][1]["hyperparameters"] = {"steps": 7}
+    Path("mine.yaml").write_text(yaml.safe_dump(suite))
+    planned = {run.id for run in expand(load_suite(Path("mine.yaml")))}
+    config = Path("config")
+    spec = pipeline.single_spec(Path("mine.yaml"), config, "tiny", "cases", "mine", 0)
+    assert spec.editor.hyperparameters["steps"] == 7
+    assert pipeline.Run(spec).id in planned
+
+
 def test_a_model_of_older_data_is_made_again(folder):
     """As after a kill between the making of the data and of the model."""
     assert main(FT) == 0
     changed = "dataset.options.upstream_size=5"
     assert main(["prepare-data", *RUN, "--set", changed]) == 0
-    assert main([*FT, "--set", changed]) == 0
     small = folder / "results/small"
+    shutil.rmtree(small / "runs")
+    assert main([*FT, "--set", changed]) == 0
     data_hash = read_json(small / "data/cases/manifest.json")["data_hash"]
     assert read_json(small / "models/tiny-cases/seed-0/training.json")["data_hash"] == data_hash
     baseline = read_json(small / "baselines/tiny-cases/seed-0/baseline.json")

@@ -413,6 +413,17 @@ def test_a_single_run_takes_the_suites_overrides_of_its_own_parts(repository, tm
     assert spec.model.max_length == 9
 
 
+def test_a_common_hyperparameter_is_laid_over_each_editor_that_has_it(repository):
+    editors = ["unedited", "ft", "grace"]
+    loaded = load_suite(suite(editors=editors), repository / "config", ["editor.radius=9"])
+    found = [editor.hyperparameters.get("radius") for editor in loaded.editors]
+    assert found == [None, None, 9]
+    with pytest.raises(ConfigError, match=r"editor\.radios: unknown key 'radios'; did"):
+        load_suite(suite(editors=editors), repository / "config", ["editor.radios=9"])
+    with pytest.raises(ConfigError, match="unknown key 'radius'"):
+        load_suite(suite(editors=["unedited", "ft"]), repository / "config", ["editor.radius=9"])
+
+
 def test_a_suite_that_says_nothing_asks_for_little_and_for_no_gpu(repository):
     resources = load_suite(suite(), repository / "config").resources
     asked = {
