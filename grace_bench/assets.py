@@ -61,7 +61,13 @@ class AssetRequest:
     folder: Path
 
 
-def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Path) -> None:
+def make_assets(
+    spec: RunSpec,
+    data_folder: Path,
+    model_folder: Path,
+    folder: Path,
+    made_from: str | None = None,
+) -> None:
     """Make the assets of a run's editor and write their record, assets.json, last.
 
     Raises:
@@ -100,6 +106,7 @@ def make_assets(spec: RunSpec, data_folder: Path, model_folder: Path, folder: Pa
         {
             "format": "grace-bench assets",
             "version": 1,
+            "made_from": made_from,
             "editor": spec.editor.editor,
             "settings": asset_settings(spec.editor),
             "layer": spec.model.layer,

@@ -63,7 +63,11 @@ def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]
 
 
 def run_baseline(
-    spec: RunSpec, data_folder: Path, model_folder: Path, output: Path
+    spec: RunSpec,
+    data_folder: Path,
+    model_folder: Path,
+    output: Path,
+    made_from: str | None = None,
 ) -> dict[str, Any]:
     """Predict every role with the unedited model; written once per model x data set.
 
@@ -95,6 +99,7 @@ def run_baseline(
         logger.info("%s: %s", role, averages[role])
     write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
     record = {
+        "made_from": made_from,
         "model_hash": loaded.sha256,
         "data_hash": read_manifest(data_folder)["data_hash"],
         "averages": averages,

@@ -37,17 +37,19 @@ from grace_bench.records import (
     PREDICTIONS,
     PROBES,
     STEPS,
+    hash_of_rows,
     read_json,
+    read_parquet,
     sha256_of,
     write_json,
     write_parquet,
 )
-from grace_bench.runs import Run, content_hash
+from grace_bench.runs import Run, content_hash, origins
 from grace_bench.stream import Diverged, StreamRun, load_probed_roles, select_stream
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from grace_bench.config import RunSpec
     from grace_bench.models.loading import LoadedModel
@@ -151,6 +153,7 @@ def run_stream(
         Interrupted: SIGTERM came; called again, the run goes on after the step it was at.
     """
     started, began = time.perf_counter(), datetime.now(UTC)
+    made_from, sources = content_hash(spec), origins(spec)  # before anything of it can change
     device = set_up(spec.compute)
     manifest = read_manifest(data_folder)
     roles = load_probed_roles(data_folder, spec.probes)
@@ -189,7 +192,7 @@ def run_stream(
         "version": 1,
         "id": Run(spec).id,
         "variant": Run(spec).variant,
-        "content_hash": content_hash(spec),
+        "content_hash": made_from,
         "fingerprint": of,
         "spec": spec.model_dump(mode="json"),
         "status": "complete" if failure is None else "failed",
@@ -210,8 +213,10 @@ def run_stream(
         "model_hash": loaded.sha256,
         "assets": assets and {key: assets[key] for key in ("told", "files", "seconds")},
         "files": files,
+        "rows": hashes_of_rows(output, files),
         "provenance": {
             **provenance.describe(),
+            "origins": sources,
             "device": device.type,
             "threads": torch.get_num_threads(),
             "started": began.isoformat(timespec="seconds"),
@@ -433,3 +438,9 @@ def write_run(run: StreamRun, output: Path, model_hash: str, whole: bool) -> dic
     if whole:
         names += run.editor.save(output, model_hash)
     return {name: sha256_of(output / name) for name in names}
+
+
+def hashes_of_rows(output: Path, files: Iterable[str]) -> dict[str, str]:
+    """Return the hashes of the rows of a run's tables: equal where results are."""
+    tables = [name for name in files if name.endswith(".parquet")]
+    return {name: hash_of_rows(read_parquet(output / name).to_pylist()) for name in tables}

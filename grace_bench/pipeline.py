@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.checked import read_record
+from grace_bench.checked import try_read
 from grace_bench.config import (
     DatasetConfig,
     EditorConfig,
@@ -20,13 +20,19 @@ from grace_bench.config import (
 )
 from grace_bench.errors import ConfigError
 from grace_bench.lease import Lease
+from grace_bench.outdated import (
+    assets_made_from,
+    check_parts,
+    data_made_from,
+    model_made_from,
+    parts_of,
+)
 from grace_bench.records import write_json
 from grace_bench.runs import (
     RESULTS,
     Run,
     asset_settings,
     canonical_json,
-    digest,
     expand,
     find_builder,
     resolve_editor,
@@ -44,7 +50,7 @@ from grace_bench.suites import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from grace_bench.execution import Saving
@@ -64,6 +70,7 @@ def prepare_dataset(dataset: DatasetConfig, folder: Path, results: Path = RESULT
         task=dataset.task,
         config=dataset.model_dump(mode="json"),
         cache_dir=results / DATASETS_CACHE,
+        made_from=data_made_from(dataset),
     )
 
 
@@ -72,24 +79,14 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
     from grace_bench.models.training import prepare_model as prepare
 
     run = Run(spec, results)
+    check_parts(run, "data set")
+    made_from = model_made_from(spec)
     with Lease(run.model_folder) as lease:
-        if lease.waited and _made_with(run.model_folder / "training.json", **_model_inputs(run)):
+        if lease.waited and _is_made(run, "model"):
             logger.info("model %s was made by the other process.", spec.model.name)
             return
-        prepare(spec.model, spec.dataset, run.dataset_folder, run.model_folder, spec.compute)
-
-
-def _data_hash(run: Run) -> str:
-    return read_record(run.dataset_folder / "manifest.json", data_hash=str)["data_hash"]
-
-
-def _model_hash(run: Run) -> str:
-    return read_record(run.model_folder / "training.json", sha256=str)["sha256"]
-
-
-def _model_inputs(run: Run) -> dict[str, Any]:
-    data_hash = _data_hash(run)
-    return {"config": run.spec.model, "data_hash": data_hash}
+        folders = run.dataset_folder, run.model_folder
+        prepare(spec.model, spec.dataset, *folders, spec.compute, made_from)
 
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -97,7 +94,9 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     from grace_bench.baseline import run_baseline
 
     run = Run(spec, results)
-    run_baseline(spec, run.dataset_folder, run.model_folder, run.baseline_folder)
+    check_parts(run, "data set", "model")
+    folders = run.dataset_folder, run.model_folder, run.baseline_folder
+    run_baseline(spec, *folders, model_made_from(spec))
 
 
 def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -107,19 +106,17 @@ def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
     run = Run(spec, results)
     if run.assets_folder is None:
         raise ConfigError(f"editor '{spec.editor.editor}' needs nothing before a run.")
+    check_parts(run, "data set", "model")
+    made_from = assets_made_from(spec)
     with Lease(run.assets_folder) as lease:
-        if lease.waited and _made_with(run.assets_folder / "assets.json", **_assets_inputs(run)):
+        if lease.waited and _is_made(run, "assets"):
             logger.info("the assets of %s were made by the other process.", spec.editor.name)
             return
-        make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder)
+        make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder, made_from)
 
 
-def _assets_inputs(run: Run) -> dict[str, Any]:
-    return {
-        "data_hash": _data_hash(run),
-        "model_hash": _model_hash(run),
-        "layer": run.spec.model.layer,
-    }
+def _is_made(run: Run, kind: str) -> bool:
+    return next(part for part in parts_of(run) if part.kind == kind).is_current()
 
 
 def edit(
@@ -142,6 +139,7 @@ def edit(
         if (found := result_there(run)) is not None:
             return found
         ensure_prepared(run)
+    check_parts(run, "data set", "model", "baseline", "assets")
     return do_run(run, saving)
 
 
@@ -155,40 +153,35 @@ def edit_bundle(
     from grace_bench.bundle import run_bundle
 
     runs = [Run(spec, results) for spec in specs]
+    for run in runs:
+        check_parts(run, "data set", "model", "baseline", "assets")
     write_json(output, run_bundle(runs, saving))
 
 
 def ensure_prepared(run: Run) -> None:
-    """Make a run's data, model and baseline where they are missing or of another config."""
-    spec = run.spec
-    manifest, training = run.dataset_folder / "manifest.json", run.model_folder / "training.json"
-    if not _made_with(manifest, config=spec.dataset):
-        logger.info("preparing data set %s", spec.dataset.name)
-        prepare_dataset(spec.dataset, run.dataset_folder, run.results)
-    data_hash = _data_hash(run)
-    if not _made_with(training, **_model_inputs(run)):
-        logger.info("preparing model %s", spec.model.name)
-        prepare_model(spec, run.results)
-    model_hash = _model_hash(run)
-    predicted = run.baseline_folder / "baseline.json"
-    if not _made_with(predicted, data_hash=data_hash, model_hash=model_hash):
-        logger.info("predicting with the unedited model")
-        baseline(spec, run.results)
-    if run.assets_folder is not None:
-        made = run.assets_folder / "assets.json"
-        if not _made_with(made, **_assets_inputs(run)):
-            logger.info("preparing editor %s", spec.editor.name)
-            prepare_editor(spec, run.results)
-
-
-def _made_with(path: Path, **expected: Any) -> bool:
-    """Say whether the JSON file exists and has these values."""
-    found = read_record(path) if path.is_file() else {}
-    return all(canonical_json(found.get(k)) == canonical_json(v) for k, v in expected.items())
+    """Make what a run is made from where it is missing or was made from something else."""
+    makers: dict[str, Callable[[], None]] = {
+        "data set": lambda: prepare_dataset(run.spec.dataset, run.dataset_folder, run.results),
+        "model": lambda: prepare_model(run.spec, run.results),
+        "baseline": lambda: baseline(run.spec, run.results),
+        "assets": lambda: prepare_editor(run.spec, run.results),
+    }
+    again: set[str] = set()
+    for part in parts_of(run):
+        upstream = {"data set", "model"} & again
+        if upstream or not part.is_current():
+            logger.info("preparing %s %s", part.kind, part.record.parent)
+            makers[part.kind]()
+            again.add(part.kind)
 
 
 def plan(suite: SuiteConfig, results: Path = RESULTS) -> list[dict[str, Any]]:
     """Return one entry a run: id, folder, content hash, and whether only a sweep reaches it."""
+    return plan_of(expand(suite, results))
+
+
+def plan_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Return the entries of these runs."""
     return [
         {
             "id": run.id,
@@ -202,18 +195,18 @@ def plan(suite: SuiteConfig, results: Path = RESULTS) -> list[dict[str, Any]]:
                 "editor": run.spec.editor.label,
             },
         }
-        for run in expand(suite, results)
+        for run in runs
     ]
+
+
+def is_plan_outdated(suite: str, runs: Iterable[Run], results: Path = RESULTS) -> bool:
+    """Say whether a suite's plan.json is missing or lists other runs than these."""
+    return try_read(results / suite / "plan.json") != {"suite": suite, "runs": plan_of(runs)}
 
 
 def write_plan(suite: SuiteConfig, output: Path, results: Path = RESULTS) -> None:
     """Write the list of a suite's runs: what aggregation reads, and nothing else."""
     write_json(output, {"suite": suite.name, "runs": plan(suite, results)})
-
-
-def plan_hash(suite: SuiteConfig) -> str:
-    """Return a hash of everything that stands in the plan."""
-    return digest(plan(suite))
 
 
 def spec_json(spec: RunSpec) -> str:

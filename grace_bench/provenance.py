@@ -26,7 +26,11 @@ PACKAGES = (
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of the code that runs and whether it has changes; None without git."""
+    """Return the commit of the code that runs and whether it has changes; None without git.
+
+    Changes are those of the package, files that git does not know included. Settings of a suite are
+    in each run's record, and a plug-in's code in its origins.
+    """
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -43,7 +47,7 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no") if commit else None
+    changes = git("status", "--porcelain", "--untracked-files=all", "--", ".") if commit else None
     return {
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),

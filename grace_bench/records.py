@@ -336,6 +336,15 @@ def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
             )
 
 
+def hash_of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the sha256 of rows, whatever file they stand in: other versions write other bytes."""
+    found = hashlib.sha256()
+    for row in rows:
+        line = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        found.update(f"{line}\n".encode())
+    return found.hexdigest()
+
+
 def sha256_of(path: Path | str) -> str:
     """Return the sha256 of a file's bytes as hex."""
     with open(path, "rb") as stream:

@@ -10,13 +10,34 @@ never imports torch. Other packages add entries through an entry point group:
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import importlib.util
+from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from grace_bench.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
+
+
+@cache
+def hash_of_code(module: str) -> str | None:
+    """Return the hash of all Python files of a module's top-level package, without running it."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        files = sorted(folder.rglob("*.py"))
+    elif spec.origin:
+        folder, files = Path(spec.origin).parent, [Path(spec.origin)]
+    found = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        found.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return found.hexdigest()
 
 
 def import_target(target: str) -> Any:
@@ -58,10 +79,20 @@ class Registry(Generic[T]):
             return self._load(plugin)
         return import_target(target) if isinstance(target, str) else target
 
+    def origin(self, name: str) -> str | None:
+        """Return package, version and code of the plug-in that brings `name`: "mine 1.2 0b1c".
+
+        None: it is none of a plug-in.
+        """
+        if name in self._targets or (plugin := self._plugins().get(name)) is None:
+            return None
+        package = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else "no package"
+        return f"{package} {(hash_of_code(plugin.module) or 'no source')[:16]}"
+
     def _load(self, plugin: Any) -> T:
         try:
             return plugin.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever the plug-in's own code raises
             raise ConfigError(
                 f"{self.kind} '{plugin.name}' cannot be imported from the installed plug-in "
                 f"'{plugin.value}' ({error}); mend or uninstall it."

@@ -33,6 +33,7 @@ from grace_bench.config import (
 from grace_bench.datasets import DATASETS
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
+from grace_bench.origins import origins_of_dataset, origins_of_editor, origins_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,8 +161,19 @@ def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
 
 
 def content_hash(spec: RunSpec) -> str:
-    """Return the hash of all settings that can move a number of this run."""
-    return digest({**moving_settings(spec), "numerics_version": NUMERICS_VERSION}, 16)
+    """Return the hash of all that can move a number of this run: settings, sources, plug-ins."""
+    parts = {**moving_settings(spec), "numerics_version": NUMERICS_VERSION}
+    found = origins(spec)
+    return digest({**parts, "origins": found} if found else parts, 16)
+
+
+def origins(spec: RunSpec) -> dict[str, Any]:
+    """Return hashes of what moves numbers beside settings: source files, weights, plug-ins."""
+    return {
+        **origins_of_dataset(spec.dataset),
+        **origins_of_model(spec.model),
+        **origins_of_editor(spec.editor.editor),
+    }
 
 
 def moving_settings(spec: RunSpec) -> dict[str, Any]:
@@ -169,6 +181,7 @@ def moving_settings(spec: RunSpec) -> dict[str, Any]:
     settings = without_labels(spec).model_dump(mode="json")
     settings.pop("suite")
     settings["compute"].pop("device")
+    (settings["model"]["training"] or {}).pop("checkpoint_minutes", None)
     return settings
 
 

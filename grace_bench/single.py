@@ -59,9 +59,23 @@ def refuse_other_inputs(run: Run) -> None:
         (run.dataset_folder / "manifest.json", spec.dataset),
         (run.model_folder / "training.json", spec.model),
     ):
-        found = (try_read(path) or {}).get("config")
-        if isinstance(found, dict) and found:
-            refuse_to_replace(path.parent, found, part.model_dump(mode="json"))
+        record = try_read(path) or {}
+        there, here = record.get("config"), part.model_dump(mode="json")
+        if not isinstance(there, dict) or not there:
+            continue
+        compute = {key: getattr(spec.compute, key) for key in record.get("compute") or {}}
+        here = _of_a_base_model({**here, "compute": compute})
+        refuse_to_replace(
+            path.parent, _of_a_base_model({**there, "compute": record.get("compute") or {}}), here
+        )
+
+
+def _of_a_base_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that no base model depends on."""
+    kept = {key: value for key, value in settings.items() if key not in ("label", "layer")}
+    if isinstance(kept.get("training"), dict):
+        kept["training"] = {**kept["training"], "checkpoint_minutes": None}
+    return kept
 
 
 def refuse_to_replace(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -266,14 +266,17 @@ def test_a_model_that_is_not_trained_is_shared_by_all_seeds():
     assert {run.model_folder.name for run in runs} == {"pretrained"}
 
 
-def test_the_plan_lists_runs_with_labels_and_says_which_only_a_sweep_reaches():
+def test_the_plan_lists_runs_with_labels_and_says_which_only_a_sweep_reaches(tmp_path):
     entry = {**GRACE, "sweep": {"radius": [2]}}
     plain, swept = pipeline.plan(suite(editors=[entry]))
     assert (plain["in_sweep"], swept["in_sweep"]) == (False, True)
     assert swept["folder"] == "results/s/runs/tiny/qa/g/radius=2.0/seed-0"
     assert swept["labels"] == {"model": "Tiny", "dataset": "QA", "editor": "G"}
-    relabelled = pipeline.plan_hash(suite(editors=[{**entry, "label": "X"}]))
-    assert relabelled != pipeline.plan_hash(suite(editors=[entry]))
+    known, relabelled = suite(editors=[entry]), suite(editors=[{**entry, "label": "X"}])
+    assert pipeline.is_plan_outdated("s", expand(known, tmp_path), tmp_path)
+    pipeline.write_plan(known, tmp_path / "s/plan.json", tmp_path)
+    assert not pipeline.is_plan_outdated("s", expand(known, tmp_path), tmp_path)
+    assert pipeline.is_plan_outdated("s", expand(relabelled, tmp_path), tmp_path)
 
 
 def test_one_run_by_names_takes_the_suites_settings_and_the_overrides(repository, tmp_path):

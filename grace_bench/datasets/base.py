@@ -31,6 +31,7 @@ from grace_bench.records import (
     ROLES,
     atomic_path,
     describe_os_error,
+    hash_of_rows,
     read_parquet,
     sha256_of,
     write_json,
@@ -89,6 +90,7 @@ def prepare(
     task: str,
     config: Mapping[str, Any],
     cache_dir: Path | str | None = None,
+    made_from: str | None = None,
 ) -> dict[str, Any]:
     """Build, check and write a data set; return its manifest.
 
@@ -101,6 +103,7 @@ def prepare(
         task: the task the data set is prepared for; recorded in the manifest.
         config: the data set's part of the suite; recorded in the manifest.
         cache_dir: where the `datasets` library keeps tables it converts.
+        made_from: hash of all that the data set depends on; recorded in the manifest.
 
     Raises:
         ConfigError: the task does not fit the builder.
@@ -133,6 +136,9 @@ def prepare(
             "rows": len(roles[role]),
             "facts": len({row["fact_id"] for row in roles[role]}),
             "sha256": sha256_of(path),
+            "rows_sha256": hash_of_rows(
+                {name: row.get(name) for name in EXAMPLES.names} for row in roles[role]
+            ),
         }
     manifest = {
         "format": MANIFEST_FORMAT,
@@ -142,6 +148,7 @@ def prepare(
         "config": dict(config),
         "roles": files,
         "data_hash": _data_hash(files),
+        "made_from": made_from,
         "sources": built.sources,
         "dropped": dict(sorted(built.dropped.items())),
         "also_in_train": count_taught(roles),
@@ -204,7 +211,7 @@ def load_evaluated(folder: Path | str) -> list[Row]:
 
 
 def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"{role} {entry['sha256']}\n" for role, entry in sorted(files.items())]
+    lines = [f"{role} {entry['rows_sha256']}\n" for role, entry in sorted(files.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

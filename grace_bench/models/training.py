@@ -53,6 +53,7 @@ def prepare_model(
     data_folder: Path,
     output: Path,
     compute: ComputeConfig,
+    made_from: str | None = None,
 ) -> dict[str, Any]:
     """Make the base model of a model x data set pair and return its training record.
 
@@ -84,6 +85,8 @@ def prepare_model(
     record: dict[str, Any] = {
         "model": model_config.name,
         "dataset": dataset_config.name,
+        "made_from": made_from,
+        "compute": {"precision": compute.precision, "threads": compute.threads},
     }
     record["config"] = model_config.model_dump(mode="json")
     data_hash, settings = manifest["data_hash"], model_config.training

@@ -64,8 +64,9 @@ class FoundRun:
 
     @property
     def result(self) -> dict[str, str]:
-        """Hashes of the files that are equal where the result is."""
-        return {n: h for n, h in self.run.record["files"].items() if n not in TIMED}
+        """Hashes of what is equal where the result is: the rows of tables, not their bytes."""
+        found = {**self.run.record["files"], **(self.run.record.get("rows") or {})}
+        return {n: h for n, h in found.items() if n not in TIMED}
 
 
 @dataclass

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT = "grace-bench run"
 VERSION = 1
+PLUGINS = ("editor", "data set builder")
+"""Keys of a run's origins that name a plug-in: package, version, hash of its code."""
+
 NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure", "files")
 TABLES = {
     "steps.parquet": records.STEPS,
@@ -124,7 +127,8 @@ def read_run_folder(folder: Path | str) -> RunFolder:
 def _check_types(path: Path, record: dict[str, Any]) -> None:
     """Raise DataError unless the record has what is read from it, in its types."""
     types = {"id": str, "content_hash": str, "variant": str, "measure": str, "files": dict}
-    check_record(path, record, **types, spec=dict, provenance=(dict, type(None)))
+    maybe = (dict, type(None))
+    check_record(path, record, **types, spec=dict, provenance=maybe, rows=maybe)
     place = f"{path}: spec"
     parts = {part: dict for part in ("model", "dataset", "editor")}
     spec = check_record(place, record["spec"], suite=str, seed=int, **parts)
@@ -188,7 +192,9 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
         DataError: there are none, they belong to several suites, or two have the same id.
     """
     if isinstance(folders, Path):
-        found = [read_planned_run(entry) for entry in read_plan(folders)]
+        entries = read_plan(folders)
+        found = [read_planned_run(entry) for entry in entries]
+        _check_weights(entries, found)
     else:
         found = [read_run_folder(folder) for folder in folders]
     runs = sorted(found, key=lambda run: run.id)
@@ -207,6 +213,18 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
     return runs
 
 
+def _check_weights(entries: Sequence[Mapping[str, Any]], runs: Sequence[RunFolder]) -> None:
+    """Raise DataError if runs of one base model were made with different weights of it."""
+    first: dict[str, RunFolder] = {}
+    for entry, run in zip(entries, runs, strict=True):
+        other = first.setdefault(entry["base_model"], run)
+        if other.record.get("model_hash") != run.record.get("model_hash"):
+            raise DataError(
+                f"{run.folder}: was made with other weights of the base model than "
+                f"{other.folder}; run the suite again, or remove one of the folders."
+            )
+
+
 def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
     """Return where the numbers of a suite come from, as flat strings without dates."""
 
@@ -219,6 +237,12 @@ def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
         for run in runs
     }
     dirty = any(run.provenance.get("git_dirty") for run in runs)
+    plugins = {
+        origin
+        for run in runs
+        for name, origin in (run.provenance.get("origins") or {}).items()
+        if name in PLUGINS
+    }
     return {
         "suite": runs[0].spec["suite"],
         "n_runs": str(len(runs)),
@@ -227,6 +251,7 @@ def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
         "code_version": distinct(run.provenance.get("grace_bench") for run in runs),
         "git_commit": distinct(run.provenance.get("git_commit") for run in runs)
         + (" (modified)" if dirty else ""),
+        **({"plugins": ", ".join(sorted(map(str, plugins)))} if plugins else {}),
         "data_hashes": " ".join(sorted(data)),
         "model_hashes": " ".join(sorted(models)),
     }

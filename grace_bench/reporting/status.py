@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.checked import read_record, try_read
 from grace_bench.errors import DataError
 from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
+from grace_bench.outdated import DONE, model_hash_of, outdated, why_outdated
 from grace_bench.pipeline import plan
 from grace_bench.reporting.run_folder import read_plan
 from grace_bench.runs import RESULTS, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from grace_bench.config import SuiteConfig
+    from grace_bench.runs import Run
 
 STATES = {
     "finished": "complete, with the plan's settings",
@@ -41,6 +43,7 @@ STATES = {
     "waiting": "was stopped; goes on from its checkpoint when run again",
     "left": "nothing is there yet",
 }
+AGAIN = "what it was made from is missing or outdated, and is made again for other runs"
 CHECKPOINT = re.compile(r"[0-9]{8,18}")
 
 
@@ -154,12 +157,18 @@ class Look:
         suite: its name.
         entries: of its plan: id, folder and content hash of each run.
         inputs: what the runs need.
+        planned: the runs, where they are known: a plan.json has no settings.
     """
 
     def __init__(
-        self, suite: str, entries: Sequence[Mapping[str, Any]], inputs: Sequence[_Input]
+        self,
+        suite: str,
+        entries: Sequence[Mapping[str, Any]],
+        inputs: Sequence[_Input],
+        planned: Sequence[Run] = (),
     ) -> None:
         self.suite = suite
+        self.planned = planned
         self.entries = entries
         self.inputs = inputs
 
@@ -167,13 +176,14 @@ class Look:
     def of_suite(cls, suite: SuiteConfig, results: Path = RESULTS) -> Look:
         """Look at the runs that a suite describes."""
         inputs: dict[_Input, None] = {}
-        for run in expand(suite, results):
+        runs = expand(suite, results)
+        for run in runs:
             inputs[_Input("data set", run.dataset_folder, "manifest.json")] = None
             inputs[_Input("model", run.model_folder, "training.json")] = None
             inputs[_Input("baseline", run.baseline_folder, "baseline.json")] = None
             if run.assets_folder is not None:
                 inputs[_Input("assets", run.assets_folder, "assets.json")] = None
-        return cls(suite.name, plan(suite, results), sorted(inputs, key=_input_order))
+        return cls(suite.name, plan(suite, results), sorted(inputs, key=_input_order), runs)
 
     @classmethod
     def of_plan(cls, path: Path) -> Look:
@@ -198,24 +208,49 @@ class Look:
             inputs[_Input("baseline", home / "baselines" / base_model, "baseline.json")] = None
         return cls(suite, entries, sorted(inputs, key=_input_order))
 
+    def _runs(self) -> Iterator[RunStatus]:
+        folders = [
+            Path(entry["folder"]).parents[5] / "models" / entry["base_model"]
+            for entry in self.entries
+        ]
+        weights = {folder: model_hash_of(folder) for folder in set(folders)}
+        again = outdated(self.planned)
+        for entry, model in zip(self.entries, folders, strict=True):
+            folder = Path(entry["folder"])
+            also = AGAIN if folder / "run.json" in again else None
+            yield look_at_run(entry["id"], folder, entry["content_hash"], weights[model], also)
+
     def now(self) -> SuiteStatus:
         """Return how the suite is at this moment."""
         return SuiteStatus(
             _printable(self.suite),
             datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
-            [look_at_run(e["id"], Path(e["folder"]), e["content_hash"]) for e in self.entries],
+            list(self._runs()),
             [item.now() for item in self.inputs],
         )
 
 
-def look_at_run(run_id: str, folder: Path, content_hash: str) -> RunStatus:
-    """Return the status of one run."""
+def look_at_run(
+    run_id: str,
+    folder: Path,
+    content_hash: str,
+    model_hash: Any = None,
+    also: str | None = None,
+) -> RunStatus:
+    """Return the status of one run.
+
+    Args:
+        run_id: of the run.
+        folder: of the run.
+        content_hash: of the run as it would be done now.
+        model_hash: of its base model; None: it is not there.
+        also: why it is made again although it is done with these settings.
+    """
     run_id, note = _printable(run_id), None
     record = try_read(folder / "run.json")
-    if record is not None and record.get("status") in ("complete", "failed"):
-        if record.get("content_hash") != content_hash:
-            note = "what is there was run with other settings"
-        elif record["status"] == "complete":
+    if record is not None and record.get("status") in DONE:
+        note = why_outdated(record, content_hash, model_hash) or also
+        if note is None and record["status"] == "complete":
             return RunStatus(run_id, "finished")
     failed = record is not None and record.get("status") == "failed" and note is None
     age = _heartbeat(folder)

@@ -7,8 +7,9 @@ from importlib import metadata
 
 import pyarrow.parquet as pq
 import pytest
+from small_runs import Capitals
 
-from grace_bench.datasets import DATASETS
+from grace_bench.datasets import DATASETS, base
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
@@ -231,3 +232,22 @@ def test_missing_truncated_and_strange_files_are_named(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"edits\.parquet: no such file"):
         load_role(tmp_path, "edits")
+
+
+def test_the_hash_of_the_data_is_of_its_rows_not_of_the_bytes_some_version_writes(
+    tmp_path, monkeypatch
+):
+    def make(name):
+        options = DatasetOptions()
+        return prepare(Capitals(options), tmp_path / name, task="question_answering", config={})
+
+    first, write = make("a"), base._write_role
+
+    def write_otherwise(path, rows):
+        write(path, rows)
+        pq.write_table(pq.read_table(path), path, data_page_version="2.0")
+
+    monkeypatch.setattr(base, "_write_role", write_otherwise)
+    second = make("b")
+    assert second["roles"]["edits"]["sha256"] != first["roles"]["edits"]["sha256"]
+    assert second["data_hash"] == first["data_hash"]

@@ -160,6 +160,21 @@ def test_again_changes_nothing_and_models_come_when_asked_for(machines):
     }
 
 
+def test_rows_count_not_the_bytes_that_another_version_writes(machines):
+    first, second, target = machines
+    rows = {"probes.parquet": "p", "predictions.parquet": "q"}
+    for machine, written in ((first, "by pyarrow 24"), (second, "by pyarrow 25")):
+        folder = make_run(machine, result=written, rows=rows)
+        same = folder / "codebook.safetensors"
+        same.write_bytes(b"keys")
+        record = json.loads((folder / "run.json").read_text())
+        record["files"] = {**record["files"], same.name: sha(b"keys")}
+        (folder / "run.json").write_text(json.dumps(record))
+    done = collect([first, second], target)
+    assert not done.problems
+    assert len(done.copied) == 1
+
+
 def test_a_run_done_twice_with_one_result_is_one_run(machines):
     a, b, out = machines
     make_run(a)

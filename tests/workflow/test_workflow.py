@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from waiting import wait_until
+from workflows import planned_jobs, snakemake
 
 from grace_bench.cli import main
 from grace_bench.records import read_json
@@ -23,30 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
 
 AGGREGATION = {"all", "plan", "summarise", "tables", "figures", "paper_figures", "report", "track"}
-
-
-def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [*command, "--directory", str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=1400,
-        env=environment,
-        check=False,
-    )
-
-
-def planned_jobs(repository: Path, folder: Path, *arguments: str) -> dict[str, int]:
-    done = snakemake(repository, folder, "--dry-run", *arguments)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    if "Nothing to be done" in output:
-        return {}
-    table = output.split("Job stats:")[1].split("total")[0]
-    return {name: int(n) for name, n in re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.MULTILINE)}
 
 
 def write_suite(path: Path, repository: Path, change) -> Path:

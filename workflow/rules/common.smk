@@ -1,8 +1,10 @@
 # What all rules share: the suite, its runs, and where files are. Helper functions live here only.
+import itertools
 import json
 import re
 import shlex
 import sys
+import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -12,6 +14,7 @@ sys.path.insert(0, workflow.basedir)
 from grace_bench import cluster, pipeline
 from grace_bench.suites import load_suite, without_resources
 from grace_bench.errors import GraceBenchError
+from grace_bench.outdated import outdated
 from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
 
 # Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
@@ -30,6 +33,8 @@ try:
     OF_BASE_MODEL = {run.spec.base_model: run for run in RUNS.values()}
     BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}
     BUNDLE_OF = {run.id: name for name, runs in BUNDLES.items() for run in runs}
+    # Jobs on other nodes parse this too; there it is settled what is done.
+    OUTDATED = outdated(RUNS.values()) if workflow.is_main_process else set()
 except GraceBenchError as error:
     raise WorkflowError(str(error))
 
@@ -46,6 +51,53 @@ TOY = [f"{RESULTS}/paper-figures/toy.png"] if SUITE.toy else []
 CONFIG_JSON = json.dumps(
     {"name": SUITE.name, **without_resources(config)}, sort_keys=True
 )
+
+# What is outdated is decided by contents (grace_bench/outdated.py), and Snakemake is told by this
+# file: it is an input of every job, a new one for jobs to do again, and of no account for others.
+MARK = Path(f".snakemake/grace-bench/{SUITE.name}")
+PLAN_OUTDATED = workflow.is_main_process and pipeline.is_plan_outdated(
+    SUITE.name, RUNS.values()
+)
+if workflow.is_main_process and (OUTDATED or PLAN_OUTDATED or not MARK.exists()):
+    MARK.parent.mkdir(parents=True, exist_ok=True)
+    MARK.write_text(uuid.uuid4().hex)
+
+
+class Argument:
+    """A rule's parameter that starts no job again when it changes: contents decide that."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text
+
+
+def of_account(files, again):
+    """Return input files that start a job again, or that it only needs to be there."""
+    return files if again else [ancient(file) for file in files]
+
+
+def mark(again):
+    """Return the mark as the input of a job that is to be done again, or of another."""
+    return of_account([str(MARK)], again)
+
+
+def inputs_of(record, *functions):
+    """Return the function that gives the mark, and these files, to the job that writes a record."""
+
+    def files(wildcards):
+        again = Path(record.format(**wildcards)) in OUTDATED
+        return inputs_of_job(again, functions, wildcards)
+
+    return files
+
+
+def inputs_of_job(again, functions, wildcards):
+    """Return the mark and the files that the functions name."""
+    found = [function(wildcards) for function in functions]
+    lists = [[files] if isinstance(files, str) else files for files in found]
+    return of_account([str(MARK), *itertools.chain(*lists)], again)
 
 
 def either(names):
@@ -100,7 +152,7 @@ def runs_of_bundle(wildcards):
 
 def bundle_specs(wildcards):
     """Return the JSON text of the settings of a bundle's runs."""
-    return pipeline.bundle_json(runs_of_bundle(wildcards))
+    return Argument(pipeline.bundle_json(runs_of_bundle(wildcards)))
 
 
 def bundle_assets(wildcards):
@@ -126,7 +178,7 @@ def bundle_of_run(wildcards):
 
 def run_spec(wildcards):
     """Return the JSON text of one run's settings."""
-    return pipeline.spec_json(run_of(wildcards).spec)
+    return Argument(pipeline.spec_json(run_of(wildcards).spec))
 
 
 def run_assets(wildcards):
@@ -139,7 +191,7 @@ def assets_spec(wildcards):
     """Return the JSON text of what an editor's assets depend on."""
     folder = Path(ASSETS.format(**wildcards))
     run = next(run for run in RUNS.values() if run.assets_folder == folder)
-    return pipeline.assets_spec_json(SUITE, run)
+    return Argument(pipeline.assets_spec_json(SUITE, run))
 
 
 def run_of_base_model(wildcards):
@@ -151,7 +203,7 @@ def run_of_base_model(wildcards):
 
 def model_spec(wildcards):
     """Return the JSON text of what a base model depends on."""
-    return pipeline.model_spec_json(SUITE, run_of_base_model(wildcards))
+    return Argument(pipeline.model_spec_json(SUITE, run_of_base_model(wildcards)))
 
 
 def data_files(*roles):
@@ -179,9 +231,11 @@ def baseline_file(wildcards):
 
 def dataset_spec(wildcards):
     """Return the JSON text of what a data set depends on."""
-    return pipeline.dataset_spec_json(SUITE, wildcards.dataset)
+    return Argument(pipeline.dataset_spec_json(SUITE, wildcards.dataset))
 
 
-def plan_hash(wildcards):
-    """Return a hash of all runs' ids, settings and labels: what the plan depends on."""
-    return pipeline.plan_hash(SUITE)
+def bundle_inputs(wildcards):
+    """Return the inputs of the bundle that the wildcards name."""
+    records = {run.folder / RUN_FILES[0] for run in runs_of_bundle(wildcards)}
+    functions = data_files(*ROLES), model_files, baseline_file, bundle_assets
+    return inputs_of_job(not records.isdisjoint(OUTDATED), functions, wildcards)

@@ -1,5 +1,7 @@
 rule prepare_data:
     """Write one data set's roles as Parquet, with a manifest."""
+    input:
+        inputs_of(f"{DATA}/manifest.json"),
     output:
         roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
         manifest=f"{DATA}/manifest.json",

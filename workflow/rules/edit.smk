@@ -1,8 +1,7 @@
 rule prepare_editor:
     """Make what an editor needs before any run: a trained network, statistics."""
     input:
-        data=data_files("train"),
-        model=model_files,
+        inputs_of(f"{ASSETS}/assets.json", data_files("train"), model_files),
     output:
         f"{ASSETS}/assets.json",
     log:
@@ -28,10 +27,13 @@ if SUITE.bundle == 1:
     rule edit:
         """Do one run: feed the stream of edits to one editor on one model."""
         input:
-            data=data_files(*ROLES),
-            model=model_files,
-            baseline=baseline_file,
-            assets=run_assets,
+            inputs_of(
+                f"{RUN}/run.json",
+                data_files(*ROLES),
+                model_files,
+                baseline_file,
+                run_assets,
+            ),
         output:
             steps=f"{RUN}/steps.parquet",
             probes=f"{RUN}/probes.parquet",
@@ -58,10 +60,7 @@ else:
     rule edit_bundle:
         """Do several runs of one base model, one after the other, in one process."""
         input:
-            data=data_files(*ROLES),
-            model=model_files,
-            baseline=baseline_file,
-            assets=bundle_assets,
+            bundle_inputs,
         output:
             BUNDLE,
         log:
@@ -83,8 +82,8 @@ else:
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""
         input:
-            # Ancient: a bundle that got one run more leaves the others as they are.
-            bundle=ancient(bundle_of_run),
+            # A bundle that got one run more leaves the others as they are.
+            inputs_of(f"{RUN}/run.json", bundle_of_run),
         output:
             steps=f"{RUN}/steps.parquet",
             probes=f"{RUN}/probes.parquet",

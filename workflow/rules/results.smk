@@ -1,5 +1,7 @@
 rule plan:
     """Write the list of the suite's runs, which aggregation goes by."""
+    input:
+        mark(PLAN_OUTDATED),
     output:
         f"{RESULTS}/plan.json",
     log:
@@ -12,9 +14,8 @@ rule plan:
         mem_mb=500,
         runtime=5,
     params:
-        suite=CONFIG_JSON,
-        config_dir=str(CONFIG_DIR),
-        runs=plan_hash,
+        suite=Argument(CONFIG_JSON),
+        config_dir=Argument(str(CONFIG_DIR)),
     shell:
         "python -m grace_bench plan --suite-json {params.suite:q} --config-dir {params.config_dir:q}"
         " --output {output:q} > {log} 2>&1"
@@ -24,6 +25,8 @@ rule summarise:
     """Gather all runs into one summary with intervals."""
     input:
         unpack(run_files),
+        # A run that is missing is no reason for Snakemake to do it, until this job wants it.
+        mark=mark(OUTDATED),
         plan=f"{RESULTS}/plan.json",
     output:
         summary=f"{RESULTS}/summary.parquet",
