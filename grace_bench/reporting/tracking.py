@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench import __version__, records
 from grace_bench.errors import DataError, ResultError
 from grace_bench.reporting.locking import exclusive
+from grace_bench.reporting.moved import ARTIFACTS, follow
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders
 from grace_bench.reporting.tracked import (
     TAG,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DATABASE = "mlflow.db"
-ARTIFACTS = "mlflow-artifacts"
 EXPORT = "mlflow-export.json"
 LOCK = ".track.lock"
 METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
@@ -100,6 +100,7 @@ def _export(
     uri = tracking_uri_for(summary_folder, tracking_uri)
     suite = runs[0].spec["suite"]
     with _mlflow_errors(uri):
+        follow(uri)
         client = _client(uri)
         experiment_id = _experiment(client, suite, uri, summary_folder)
         known = _known_runs(client, experiment_id)
@@ -158,6 +159,7 @@ def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> 
         path = Path(tracking_uri.removeprefix("sqlite:///"))
         if not path.is_file():
             raise DataError(f"{path}: no such file; run the track step first.")
+        follow(tracking_uri)
     options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
     return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]
 

@@ -271,3 +271,24 @@ def test_ui_needs_a_database_of_ours(tmp_path):
     command = ui_command(f"sqlite:///{tmp_path}/mlflow.db", port=5001)
     assert command[1:4] == ["-m", "mlflow", "ui"]
     assert command[-2:] == ["--workers", "1"]
+
+
+def test_a_folder_that_was_moved_finds_its_artifacts_and_writes_nothing_where_it_was(
+    suite, make_run
+):
+    track(_folders(suite), suite)
+    moved = suite.parent / "elsewhere" / "synthetic"
+    moved.parent.mkdir()
+    suite.rename(moved)
+    ui_command(f"sqlite:///{moved}/mlflow.db")
+    before = _runs(moved)
+    assert all(str(moved) in run.info.artifact_uri for run in before.values())
+    (name,) = (name for name in before if name.startswith("suite "))
+    files = {item.path for item in _client(moved).list_artifacts(before[name].info.run_id)}
+    assert "tables" in files
+    (moved / "tables/main.tex").write_text("another table")
+    track(_folders(moved), moved)
+    assert not suite.exists()
+    after = _runs(moved)
+    assert len(after) == len(before)
+    assert after[name].info.run_id != before[name].info.run_id

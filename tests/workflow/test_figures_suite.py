@@ -86,7 +86,9 @@ def test_the_whole_suite_plans(repository, tmp_path):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
     jobs = {n: int(k) for n, k in re.findall(r"^(\w+)\s+(\d+)\s*$", output, re.MULTILINE)}
-    assert jobs["prepare_model"] == jobs["baseline"] == len(BLOCKS) + 3
+    assert (
+        jobs["prepare_model"] == jobs["baseline"] == len(BLOCKS) + 2 + 3
+    )  # one is trained, for each seed
     # Three seeds of: blocks x (radii and unedited), nine editors on Hallucination, two for Fig. 6.
     assert jobs["edit"] == 3 * (len(BLOCKS) * (len(RADII) + 1) + 9 + 2)
     assert jobs["toy"] == jobs["paper_figures"] == 1

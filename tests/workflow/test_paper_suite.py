@@ -87,8 +87,9 @@ def finished(repository, tmp_path_factory) -> Path:
 
 def test_the_whole_suite_plans(repository, tmp_path):
     jobs = planned_jobs(snakemake(repository, tmp_path, "--dry-run"))
-    assert jobs["prepare_data"] == jobs["prepare_model"] == jobs["baseline"] == 3
-    assert jobs["prepare_editor"] == 4  # MEND on three tasks, ROME on one
+    assert jobs["prepare_data"] == 3
+    assert jobs["prepare_model"] == jobs["baseline"] == 2 + 3  # one is trained, for each seed
+    assert jobs["prepare_editor"] == 5 + 1  # MEND for each of them, ROME for one
     assert jobs["edit"] == 3 * (3 * len(EDITORS) + 1)  # seeds x (tasks x editors, and ROME)
     assert jobs["tables"] == jobs["figures"] == jobs["track"] == 1
 
