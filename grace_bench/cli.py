@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
+from grace_bench.checked import read_record
 from grace_bench.config import is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
-from grace_bench.suites import load_suite
+from grace_bench.suites import find_suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_suite_options(command: argparse.ArgumentParser) -> None:
     """Add the options that choose a suite."""
-    command.add_argument("--suite", type=Path, help="suite file; default config/config.yaml")
+    command.add_argument(
+        "--suite", type=Path, help="suite file, or its name; default config/config.yaml"
+    )
     command.add_argument("--suite-json", help="content of a suite as JSON")
     command.add_argument("--config-dir", type=Path, default=Path("config"))
     command.add_argument(
@@ -222,7 +225,7 @@ def suite_of(options: argparse.Namespace) -> SuiteConfig:
     if options.suite_json is not None:
         source = from_json(options.suite_json, "--suite-json")
         return load_suite(source, options.config_dir, options.overrides)
-    path = options.suite or options.config_dir / "config.yaml"
+    path = find_suite(options.suite, options.config_dir)
     return load_suite(path, options.config_dir, options.overrides)
 
 
@@ -233,7 +236,7 @@ def spec_of(options: argparse.Namespace) -> RunSpec:
     if options.model is None or options.dataset is None:
         raise ConfigError("give --model and --dataset (names of files in config/), or --spec.")
     return pipeline.single_spec(
-        options.suite or options.config_dir / "config.yaml",
+        find_suite(options.suite, options.config_dir),
         options.config_dir,
         options.model,
         options.dataset,
@@ -244,7 +247,9 @@ def spec_of(options: argparse.Namespace) -> RunSpec:
 
 
 def from_json(text: str, where: str) -> dict:
-    """Parse a JSON object given on the command line."""
+    """Parse a JSON object given on the command line, or in a file: "@spec.json"."""
+    if text.startswith("@"):
+        return read_record(text[1:])
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

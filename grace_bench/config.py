@@ -463,6 +463,10 @@ def _sentence(schema: type[BaseModel], where: str, glue: str, error: Mapping[str
         return unknown_name("key", key, fields, place)
     if error["type"] == "missing":
         return f"{place}: is missing; add it."
+    if error["type"] in ("list_type", "tuple_type"):
+        key = str(error["loc"][-1])
+        example = "[0, 1]" if key == "seeds" else "[a, b]"
+        return f"{place}: must be a list, as in {key}={example} (got {shown(error['input'])})."
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{place}: {message}."

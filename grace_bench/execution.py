@@ -44,6 +44,7 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.refusals import kept
 from grace_bench.runs import Run, content_hash, origins
 from grace_bench.stream import Diverged, StreamRun, load_probed_roles, select_stream
 from grace_bench.tasks import create_task
@@ -89,17 +90,18 @@ def do_run(
         if lease.waited and (found := finished_record(run, run.folder)) is not None:
             logger.info("%s was done by the other process.", run.id)
             return found
-        return run_stream(
-            run.spec,
-            run.dataset_folder,
-            run.model_folder,
-            run.baseline_folder,
-            run.folder,
-            run.assets_folder,
-            saving or Saving(),
-            lease,
-            loaded,
-        )
+        with kept(run.folder, run.content_hash):
+            return run_stream(
+                run.spec,
+                run.dataset_folder,
+                run.model_folder,
+                run.baseline_folder,
+                run.folder,
+                run.assets_folder,
+                saving or Saving(),
+                lease,
+                loaded,
+            )
 
 
 def finished_record(run: Run, folder: Path) -> dict[str, Any] | None:

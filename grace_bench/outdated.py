@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.checked import try_read
+from grace_bench.checked import read_record, try_read
 from grace_bench.datasets.base import MANIFEST
 from grace_bench.errors import DataError
 from grace_bench.origins import origins_of_dataset, origins_of_editor, origins_of_model
@@ -73,13 +73,14 @@ def parts_of(run: Run) -> list[Part]:
 
 
 def check_parts(run: Run, *kinds: str) -> None:
-    """Raise DataError if parts of a run that are there were made from something else than now.
+    """Raise DataError if parts of a run are missing, or were made from something else than now.
 
     A source file that changes while a suite goes would else count as what the run was made from.
     """
     for part in parts_of(run):
-        found = try_read(part.record) or {}
-        if part.kind in kinds and found.get("made_from") not in (None, part.made_from):
+        if part.kind not in kinds:
+            continue
+        if read_record(part.record).get("made_from") not in (None, part.made_from):
             raise DataError(
                 f"{part.record.parent}: was made from other settings, files or code than there "
                 "are now; make it again."

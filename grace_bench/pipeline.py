@@ -28,6 +28,7 @@ from grace_bench.outdated import (
     parts_of,
 )
 from grace_bench.records import write_json
+from grace_bench.refusals import kept
 from grace_bench.runs import (
     RESULTS,
     Run,
@@ -86,7 +87,8 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
             logger.info("model %s was made by the other process.", spec.model.name)
             return
         folders = run.dataset_folder, run.model_folder
-        prepare(spec.model, spec.dataset, *folders, spec.compute, made_from)
+        with kept(run.model_folder, made_from):
+            prepare(spec.model, spec.dataset, *folders, spec.compute, made_from)
 
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -112,7 +114,9 @@ def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
         if lease.waited and _is_made(run, "assets"):
             logger.info("the assets of %s were made by the other process.", spec.editor.name)
             return
-        make_assets(spec, run.dataset_folder, run.model_folder, run.assets_folder, made_from)
+        folders = run.dataset_folder, run.model_folder, run.assets_folder
+        with kept(run.assets_folder, made_from):
+            make_assets(spec, *folders, made_from)
 
 
 def _is_made(run: Run, kind: str) -> bool:

@@ -11,12 +11,13 @@ a mapping with a `name` overrides keys of that file:
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grace_bench.config import SuiteConfig, validate
+from grace_bench.config import SHARED_KEYS, SuiteConfig, validate
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError, unknown_name
 from grace_bench.plain import (
@@ -28,6 +29,8 @@ from grace_bench.plain import (
     shown,
     shown_keys,
 )
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SUITE = Path("config.yaml")
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
@@ -133,6 +136,28 @@ def load_named(
     if len(overrides) > 1 and {"source", "builder", "editor"} & set(overrides):
         return dict(overrides)
     raise ConfigError(unknown_name(LABELS[kind], name, names, where))
+
+
+def find_suite(given: Path | None, config_dir: Path) -> Path:
+    """Return the path of a suite that is given by its path or its name; None: the default suite.
+
+    Raises:
+        ConfigError: there is none; the sentence says which there are, or where to go.
+    """
+    if not config_dir.is_dir():
+        raise ConfigError(
+            f"{config_dir}: no such folder; go to the clone of grace-bench, or give --config-dir."
+        )
+    if given is None or str(given) == "default":
+        return config_dir / DEFAULT_SUITE
+    named = config_dir / "suites" / f"{given}.yaml"
+    if given.suffix in (".yaml", ".yml", ".json") or given.exists():
+        if given.exists() or given.parent != named.parent:
+            return given
+    elif named.is_file():
+        return named
+    names = [path.stem for path in named.parent.glob("*.yaml")]
+    raise ConfigError(unknown_name("suite", given.stem, ["default", *names], f"--suite {given}"))
 
 
 def load_suite(
@@ -258,6 +283,9 @@ def _compose(
     experiments = raw.get("experiments")
     editors = raw.get("editors")
     if not isinstance(experiments, list) or not isinstance(editors, list):
+        keys = [*SuiteConfig.model_fields, *SHARED_KEYS]
+        for key in sorted(map(str, set(raw) - set(keys))):
+            raise ConfigError(unknown_name("key", key, keys, f"{where}: {key}"))
         raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
     if max(len(experiments), len(editors)) > MOST_ENTRIES:
         raise ConfigError(
@@ -327,6 +355,8 @@ def _compose_editor(
         settings = _section(value, f"{where}.per_dataset.{dataset}")
         dropped = overrides.keys() | (own.keys() - (own_per_dataset.get(dataset) or {}).keys())
         editor["per_dataset"][dataset] = {k: v for k, v in settings.items() if k not in dropped}
+    for key in sorted(editor["sweep"].keys() & overrides.keys()):
+        logger.warning("--set: %s has one value of '%s' now, not a sweep.", editor["name"], key)
     editor["sweep"] = {k: v for k, v in editor["sweep"].items() if k not in overrides}
     return editor
 

@@ -150,7 +150,10 @@ MISTAKES = {
     ),
     "no model": (["edit", "--dataset", "cases"], "give --model and --dataset"),
     "missing suite": (["plan", "--suite", "none.yaml"], "none.yaml: no such file; check the path."),
-    "missing config": (["plan", "--config-dir", "none"], "none/config.yaml: no such file"),
+    "missing config": (
+        ["plan", "--config-dir", "none"],
+        "none: no such folder; go to the clone of grace-bench",
+    ),
     "a folder as suite": (["plan", "--suite", "config"], "config: cannot be read"),
     "suite as broken JSON": (["plan", "--suite-json", "{"], "--suite-json: not valid JSON ("),
     "spec as broken JSON": (["edit", "--spec", "{'a': 1}"], "--spec: not valid JSON ("),
@@ -162,7 +165,7 @@ MISTAKES = {
         "plan.json: no such file",
     ),
     "missing data": (["prepare-model", *RUN], "manifest.json: no such file; run the step that"),
-    "missing model": (["baseline", *RUN], "training.json: no such file; run the step that"),
+    "missing model": (["baseline", *RUN], "manifest.json: no such file; run the step that"),
 }
 
 
@@ -211,7 +214,8 @@ def test_a_wrong_layer_names_the_nearest_and_makes_no_model(folder, capsys):
     layer = "bert.encoder.layer.0.output.dens"
     assert main(["edit", *RUN, "--set", f"model.layer={layer}"]) == 2
     assert f"unknown layer '{layer}'; did you mean '{MODEL['layer']}'?" in capsys.readouterr().err
-    assert not [name for name in written(folder) if name.startswith(("small/models", "small/runs"))]
+    made = [name for name in written(folder) if name.startswith(("small/models", "small/runs"))]
+    assert made == ["small/models/tiny-cases/seed-0/refused.json"]
 
 
 def test_the_wrong_usage_of_an_option_is_told(folder, capsys):
@@ -384,6 +388,64 @@ def test_an_experiment_with_a_name_of_its_own_has_its_own_folder(finished, monke
     assert main([*FT, "--seed", "3", "--set", "stream.facts=2", "--set", "name=mine"]) == 0
     assert "results/mine/runs/tiny/cases/ft/steps=2/seed-3" in capsys.readouterr().out
     shutil.rmtree(finished / "results/mine")
+
+
+def test_a_run_that_is_refused_for_its_settings_is_failed_not_left(folder, capsys):
+    model = {**MODEL, "layer": "bert.encoder.layer.7"}
+    suite = {**SUITE, "experiments": [{"model": model, "dataset": "cases"}], "editors": ["ft"]}
+    Path("wrong.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["edit", *RUN, "--editor", "ft", "--suite", "wrong.yaml"]) == 2
+    sentence = capsys.readouterr().err.removeprefix("error: ").strip()
+    assert main(["status", "--suite", "wrong.yaml", "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["state"], run["message"]) == ("failed", f"refused: {sentence}")
+    model["layer"] = MODEL["layer"]
+    Path("wrong.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["edit", *RUN, "--editor", "ft", "--suite", "wrong.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["status", "--suite", "wrong.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 1
+
+
+def test_a_suite_may_be_given_by_its_name(folder, capsys):
+    suites = folder / "config/suites"
+    suites.mkdir()
+    (suites / "mine.yaml").write_text(yaml.safe_dump({**SUITE, "name": "mine"}))
+    assert main(["plan", "--suite", "mine"]) == 0
+    assert main(["plan", "--suite", "default"]) == 0
+    assert main(["plan", "--suite", "mien"]) == 2
+    assert "--suite mien: unknown suite 'mien'; did you mean 'mine'?" in capsys.readouterr().err
+
+
+def test_elsewhere_than_in_the_clone_one_is_told_where_to_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan"]) == 2
+    assert "config: no such folder; go to the clone of grace-bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("seeds=3", "seeds: must be a list, as in seeds=[0, 1] (got 3)."),
+        ("seeds=0,1", "seeds: must be a list, as in seeds=[0, 1] (got '0,1')."),
+    ],
+)
+def test_what_must_be_a_list_has_an_example(folder, capsys, setting, told):
+    assert main(["plan", "--set", setting]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_misspelt_section_gets_the_nearest_one(folder, capsys):
+    suite = {**SUITE, "experiment": SUITE["experiments"]}
+    del suite["experiments"]
+    Path("mine.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["plan", "--suite", "mine.yaml"]) == 2
+    assert "unknown key 'experiment'; did you mean 'experiments'?" in capsys.readouterr().err
+
+
+def test_a_sweep_that_an_override_ends_is_said(folder, capsys, caplog):
+    assert main(["plan", "--set", "editors.ft.steps=2"]) == 0
+    assert "--set: ft has one value of 'steps' now, not a sweep." in caplog.text
 
 
 def test_edit_takes_the_suites_own_entry_of_the_editor(folder):

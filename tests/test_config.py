@@ -172,7 +172,7 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         ({"editors": []}, "config: editors: list should have at least 1 item"),
         ({"seeds": [-1]}, "config: seeds[0]: input should be greater than or equal to 0 (got -1)."),
         ({"seeds": [1, 1]}, "config: a seed stands twice under 'seeds'."),
-        ({"seeds": 3}, "config: seeds: input should be a valid list (got 3)."),
+        ({"seeds": 3}, "config: seeds: must be a list, as in seeds=[0, 1] (got 3)."),
         ({"stream": [1]}, "config: stream: must be a section of keys and values (got [1])."),
         ({"set": {"a": 1}}, "config: set: must be a list of key=value (got {'a': 1})."),
         ({"set": ["editor.radius"]}, "--set editor.radius: write it as key=value"),

@@ -7,6 +7,7 @@ unpickled and no code of a repository is ever run.
 from __future__ import annotations
 
 import importlib.util
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,9 @@ def load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(**named)
     except LOADING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"model '{source.id}' cannot be loaded: {reason}") from error
+        offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
+        hint = "; let the hub be reached (HF_HUB_OFFLINE=0)" if offline else ""
+        raise ModelError(f"model '{source.id}' cannot be loaded: {reason}{hint}") from error
     return model, tokenizer
 
 

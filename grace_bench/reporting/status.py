@@ -16,7 +16,7 @@ import re
 import stat
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.checked import read_record, try_read
 from grace_bench.errors import DataError
 from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
-from grace_bench.outdated import DONE, model_hash_of, outdated, why_outdated
+from grace_bench.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated
 from grace_bench.pipeline import plan
+from grace_bench.refusals import refusal
 from grace_bench.reporting.run_folder import read_plan
 from grace_bench.runs import RESULTS, expand
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 STATES = {
     "finished": "complete, with the plan's settings",
-    "failed": "its editor failed; that is its result",
+    "failed": "its editor failed, which is its result, or its settings were refused",
     "running": "its process renews its lease",
     "dead": "its process ended without an end; goes on when run again",
     "waiting": "was stopped; goes on from its checkpoint when run again",
@@ -215,10 +216,14 @@ class Look:
         ]
         weights = {folder: model_hash_of(folder) for folder in set(folders)}
         again = outdated(self.planned)
+        planned = {run.id: run for run in self.planned}
         for entry, model in zip(self.entries, folders, strict=True):
             folder = Path(entry["folder"])
             also = AGAIN if folder / "run.json" in again else None
-            yield look_at_run(entry["id"], folder, entry["content_hash"], weights[model], also)
+            found = look_at_run(entry["id"], folder, entry["content_hash"], weights[model], also)
+            if found.state == "left" and (run := planned.get(entry["id"])) is not None:
+                found = _with_refusal_of_its_parts(found, run)
+            yield found
 
     def now(self) -> SuiteStatus:
         """Return how the suite is at this moment."""
@@ -258,6 +263,8 @@ def look_at_run(
     alive = age is not None and not _is_dead(holder, age)
     if failed and not alive:
         return _failed(run_id, record.get("failure"))
+    if not alive and (refused := refusal(folder, content_hash)) is not None:
+        return RunStatus(run_id, "failed", message=_printable(f"refused: {refused}"))
     checkpoint = _newest_checkpoint(folder / "checkpoints")
     if age is None:
         state = "left" if checkpoint is None else "waiting"
@@ -274,6 +281,14 @@ def look_at_run(
         checkpoint=checkpoint,
         note=note,
     )
+
+
+def _with_refusal_of_its_parts(found: RunStatus, run: Run) -> RunStatus:
+    """Return the status of a run that cannot start, as what it needs was refused."""
+    for part in parts_of(run):
+        if (refused := refusal(part.record.parent, part.made_from)) is not None:
+            return replace(found, state="failed", message=_printable(f"refused: {refused}"))
+    return found
 
 
 def _failed(run_id: str, told: Any) -> RunStatus:

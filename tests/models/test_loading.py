@@ -153,3 +153,10 @@ def test_the_tokenizer_may_lie_elsewhere_than_the_weights(folder, tmp_path):
     )
     _, found = load_pretrained(apart, "language_modelling", None)
     assert found("hello")["input_ids"] == tokenizer("hello")["input_ids"]
+
+
+def test_a_hub_model_that_is_not_in_the_cache_says_how_to_reach_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = PretrainedSource(kind="hub", id="nobody/no-such-model", revision="main")
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*\(HF_HUB_OFFLINE=0\)"):
+        load_pretrained(source, "question_answering", None)

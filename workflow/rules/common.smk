@@ -1,4 +1,5 @@
 # What all rules share: the suite, its runs, and where files are. Helper functions live here only.
+import hashlib
 import itertools
 import json
 import re
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, workflow.basedir)
+# Of the clone, also where another workflow uses this one as a module.
+CLONE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parents[1]
+sys.path.insert(0, str(CLONE))
 
 from grace_bench import cluster, pipeline
 from grace_bench.suites import load_suite, without_resources
@@ -17,15 +20,22 @@ from grace_bench.errors import GraceBenchError
 from grace_bench.outdated import outdated
 from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
 
-# Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
+if workflow.modifier.path_modifier.prefix:
+    raise WorkflowError(
+        "module prefix: grace-bench writes to results/<suite>, whatever the prefix; leave it out."
+    )
+
+# Every rule calls the python that Snakemake itself runs on, or that of an environment that Snakemake
+# made; jobs on other nodes parse this too.
 # Slurm sends TERM to all processes of a job at once. The shell must outlive the python that then
 # writes its checkpoint: with the shell gone, the job is over and python is killed.
-shell.prefix(
-    "trap : TERM; "
-    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-)
+HERE = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+DEPLOYED = workflow.deployment_settings.deployment_method
+shell.prefix("trap : TERM; " + ("" if DEPLOYED else HERE))
 
-CONFIG_DIR = Path(workflow.basedir) / "config"
+# A workflow that uses this one as a module may have parts of its own.
+OWN = Path("config")
+CONFIG_DIR = OWN if any(OWN.glob("*/*.yaml")) else CLONE / "config"
 
 try:
     SUITE = load_suite(dict(config), CONFIG_DIR)
@@ -46,6 +56,7 @@ ASSETS = f"{RESULTS}/assets/{{base_model}}/{{assets}}"
 BUNDLE = f"{RESULTS}/bundles/{{base_model}}/{{bundle}}.json"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
+LONGEST_ARGUMENT = 60_000  # bytes; Linux takes 128 kB, quotes included
 THREADS = SUITE.compute.threads
 TOY = [f"{RESULTS}/paper-figures/toy.png"] if SUITE.toy else []
 CONFIG_JSON = json.dumps(
@@ -64,13 +75,23 @@ if workflow.is_main_process and (OUTDATED or PLAN_OUTDATED or not MARK.exists())
 
 
 class Argument:
-    """A rule's parameter that starts no job again when it changes: contents decide that."""
+    """A rule's parameter that starts no job again when it changes: contents decide that.
+
+    One that is too long for a command line is written to a file, and is then `@file`.
+    """
 
     def __init__(self, text):
         self.text = text
 
     def __str__(self):
-        return self.text
+        content = self.text.encode()
+        if len(content) < LONGEST_ARGUMENT:
+            return self.text
+        path = MARK.parent / f"{hashlib.sha256(content).hexdigest()[:16]}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return f"@{path}"
 
 
 def of_account(files, again):

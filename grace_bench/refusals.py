@@ -1,0 +1,44 @@
+"""Why a job refused its settings, kept beside where its results would be, for `status` to tell.
+
+with kept(run.folder, made_from=run.content_hash):
+...                                        # a ConfigError is written down, and goes on
+refusal(run.folder, run.content_hash)          # its sentence, until the job is tried again
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from grace_bench.checked import try_read
+from grace_bench.errors import GraceBenchError, ResultError
+from grace_bench.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REFUSED = "refused.json"
+
+
+@contextmanager
+def kept(folder: Path, made_from: str) -> Iterator[None]:
+    """Write down what the block refuses and its user can mend; forget what was refused before."""
+    path = folder / REFUSED
+    with suppress(OSError):
+        path.unlink()
+    try:
+        yield
+    except GraceBenchError as error:
+        if error.exit_code == GraceBenchError.exit_code:
+            with suppress(ResultError):
+                write_json(path, {"made_from": made_from, "message": str(error)})
+        raise
+
+
+def refusal(folder: Path, made_from: str) -> str | None:
+    """Return what a job said that refused these settings; None: it did not."""
+    found = try_read(folder / REFUSED) or {}
+    message = found.get("message")
+    same = found.get("made_from") == made_from and isinstance(message, str)
+    return message if same else None
