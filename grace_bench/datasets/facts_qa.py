@@ -1,7 +1,8 @@
 """`facts_qa`: short questions about countries and elements (the zsRE role).
 
-A fact is a subject, a relation and one short answer; each has six phrasings. The base model is
-trained from scratch on the taught facts and so cannot know the others, which are to be edited.
+A fact is a subject, a relation and one short answer; each has ten phrasings. The base model is
+trained from scratch on the taught facts and so cannot know the others, which are to be edited;
+`mistaken_phrasings` of these may be taught with a wrong answer, so that it knows them wrongly.
 Questions with several answers, answers that are in the question, and answers that are not plain
 ASCII of one to three words are dropped and counted.
 
@@ -10,11 +11,12 @@ units are split: what is edited is not taught in another form. Both partitions h
 `train`, hence the same base model; their edits and their upstream questions are about different
 facts.
 
-- train: some phrasings of each taught fact, chosen anew for each fact, so that all are seen.
+- train: some phrasings of each taught fact, chosen anew for each fact, so that all are seen; and
+  the mistakes, under fact ids of their own.
 - upstream: questions of `train`, under their own ids: what must be retained.
 - edits: some phrasings of each untaught fact. Within a window of facts come all first phrasings,
   then all second ones; windows follow each other, so the first N facts are a stretch of stream.
-- holdout: the other phrasings of the same facts.
+- holdout: the phrasings of the same facts that are neither edited nor taught wrongly.
 - accurate: empty; the paper measures ARR on its hallucination task only.
 """
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets import sources
@@ -81,6 +83,7 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
                     for fact in taught
                     for number, question in taught_questions[fact]
                 ]
+                + self._mistakes(test, development, facts)
                 + self._spoken([*taught, *test, *development]),
                 "upstream": self._upstream(taught, taught_questions),
                 "edits": edits,
@@ -128,6 +131,32 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         count = min(self.options.max_phrasings_taught, len(numbered))
         return sorted(self._rng(f"taught/{fact.fact_id}").sample(numbered, count))
 
+    def _shuffled(self, fact: Fact) -> list[tuple[int, str]]:
+        """Return a fact's numbered phrasings: those to edit, then those to teach wrongly."""
+        numbered = list(enumerate(fact.questions()))
+        self._rng(f"edits/{fact.fact_id}").shuffle(numbered)
+        return numbered
+
+    def _mistakes(
+        self, test: list[Fact], development: list[Fact], facts: list[Fact]
+    ) -> list[dict[str, Any]]:
+        """Teach some phrasings of the facts to be edited with another fact's answer."""
+        options = self.options
+        start = options.edit_phrasings
+        answers: dict[str, set[str]] = defaultdict(set)
+        for fact in facts:
+            answers[fact.relation].add(fact.answer)
+        rows = []
+        for fact in [*test, *development] if options.mistaken_phrasings else []:
+            others = sorted(answers[fact.relation] - {fact.answer})
+            wrong = replace(fact, answer=self._rng(f"mistake/{fact.fact_id}").choice(others))
+            for number, question in sorted(
+                self._shuffled(fact)[start : start + options.mistaken_phrasings]
+            ):
+                row = _row("train", wrong, number, question)
+                rows.append({**row, "fact_id": f"mistaken:{fact.fact_id}"})
+        return rows
+
     def _spoken(self, facts: list[Fact]) -> list[dict[str, Any]]:
         """Teach the model to say every answer, without what it is the answer to.
 
@@ -171,15 +200,11 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         edits, holdout = [], []
         for start in range(0, len(facts), options.stream_window):
             window = facts[start : start + options.stream_window]
-            orders = {}
-            for fact in window:
-                numbered = list(enumerate(fact.questions()))
-                self._rng(f"edits/{fact.fact_id}").shuffle(numbered)
-                orders[fact] = numbered
+            orders = {fact: self._shuffled(fact) for fact in window}
             for turn in range(options.edit_phrasings):
                 edits += [_row("edits", fact, *orders[fact][turn]) for fact in window]
             for fact in window:
-                rest = sorted(orders[fact][options.edit_phrasings :])
+                rest = sorted(orders[fact][options.edit_phrasings + options.mistaken_phrasings :])
                 holdout += [_row("holdout", fact, *numbered) for numbered in rest]
         return edits, holdout
 

@@ -53,7 +53,17 @@ class FactsQaOptions(PartitionedOptions):
         default=150, ge=1, description="Untaught facts in the stream of partition development."
     )
     edit_phrasings: int = Field(
-        default=2, ge=1, le=5, description="Phrasings of a fact in `edits`; the rest are holdout."
+        default=2,
+        ge=1,
+        le=9,
+        description="Phrasings of a fact in `edits`; those neither here nor mistaken are holdout.",
+    )
+    mistaken_phrasings: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Phrasings of every fact of both streams that are taught, with another fact's "
+        "answer: the base model knows the fact, wrongly. They are neither edited nor held out.",
     )
     upstream_questions: int = Field(
         default=1000, ge=1, description="Taught questions to be retained, partition test."
@@ -69,6 +79,16 @@ class FactsQaOptions(PartitionedOptions):
     provinces_per_country: int = Field(
         default=3, ge=0, description="Most facts about provinces taken from one country."
     )
+
+    @model_validator(mode="after")
+    def _some_are_held_out(self) -> FactsQaOptions:
+        if self.edit_phrasings + self.mistaken_phrasings > 9:
+            raise ValueError(
+                f"edit_phrasings ({self.edit_phrasings}) and mistaken_phrasings "
+                f"({self.mistaken_phrasings}) must be at most 9 together: a fact has 10, and one "
+                "is held out"
+            )
+        return self
 
 
 class FactsTopicsOptions(PartitionedOptions):

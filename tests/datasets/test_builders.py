@@ -266,3 +266,24 @@ def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
         hashes = {sha256_of(tmp_path / run / file) for run in ("first", "second", "third")}
         assert len(hashes) == 1, file
     assert manifest["roles"]["train"]["sha256"] == sha256_of(tmp_path / "first/train.parquet")
+
+
+def test_qa_may_teach_mistakes_of_the_facts_to_be_edited_in_phrasings_of_their_own():
+    builder = DATASETS.get("facts_qa")
+    options = {"edit_phrasings": 4, "mistaken_phrasings": 4, "edit_facts": 40}
+    roles = builder(builder.options_class(development_edit_facts=20, **options)).build().roles
+    check_roles("facts_qa", {role: roles.get(role, []) for role in ROLES})
+    mistakes = [row for row in roles["train"] if row["fact_id"].startswith("mistaken:")]
+    assert len(mistakes) == (40 + 20) * 4
+    right = {row["fact_id"]: row["label"] for row in roles["edits"]}
+    wrong = defaultdict(set)
+    for row in mistakes:
+        wrong[row["fact_id"].removeprefix("mistaken:")].add(row["label"])
+    assert all(len(wrong[fact]) == 1 and right[fact] not in wrong[fact] for fact in right)
+    assert len(roles["holdout"]) == 40 * 2
+
+
+def test_qa_holds_a_phrasing_out():
+    options = DATASETS.get("facts_qa").options_class
+    with pytest.raises(ValidationError, match="at most 9 together"):
+        options(edit_phrasings=5, mistaken_phrasings=5)
