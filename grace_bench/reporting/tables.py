@@ -100,6 +100,8 @@ def provenance_comment(provenance: Mapping[str, str]) -> str:
         "data_hashes": "data",
         "model_hashes": "models",
     }
+    if "plugins" in provenance:
+        names["plugins"] = "plug-ins, version and code"
     lines = [f"written by grace-bench {__version__}; do not edit, regenerate"]
     lines += [f"{text}: {provenance.get(key, 'unknown')}" for key, text in names.items()]
     return "".join(f"% {' '.join(line.split())}\n" for line in lines)

@@ -1,0 +1,52 @@
+"""Where numbers come from: which code, and whether it is what was committed."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from grace_bench import provenance
+from grace_bench.reporting.run_folder import RunFolder, suite_provenance
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package in a repository, all of it committed, that provenance takes for its own."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "provenance.py").write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    provenance.git_state.cache_clear()
+    yield folder
+    provenance.git_state.cache_clear()
+
+
+def dirty() -> bool:
+    provenance.git_state.cache_clear()
+    return provenance.git_state()["git_dirty"]
+
+
+def test_a_file_of_the_package_that_git_does_not_know_is_a_change(package):
+    assert not dirty()
+    (package.parent / "notes.txt").write_text("no code")
+    assert not dirty()
+    (package / "another.py").write_text("code")
+    assert dirty()
+    (package / "another.py").unlink()
+    (package / "provenance.py").write_text("# changed")
+    assert dirty()
+
+
+def test_tables_name_the_plugins_that_made_their_numbers(tmp_path):
+    def run(origins):
+        spec = {"suite": "s", "dataset": {"name": "d"}, "model": {"name": "m"}}
+        record = {"id": "r", "content_hash": "h", "spec": spec, "status": "complete"}
+        return RunFolder(tmp_path, record | {"provenance": {"origins": origins}})
+
+    named = suite_provenance([run({"editor": "mine 1.2 0b1c", "cases.csv": "9f"}), run({})])
+    assert named["plugins"] == "mine 1.2 0b1c"
+    assert "plugins" not in suite_provenance([run({"cases.csv": "9f"})])
