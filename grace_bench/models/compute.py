@@ -45,10 +45,14 @@ def set_up(compute: ComputeConfig) -> torch.device:
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context of forward passes in the wanted precision; weights stay float32."""
+    """Return the context of forward passes in the wanted precision; weights stay float32.
+
+    Autocast's cache is off: one context spans all steps of an edit, and the cache would go on
+    giving the copy of a trained weight that was made before the first step.
+    """
     if compute.precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, compute.precision))
+    return torch.autocast(device.type, dtype=getattr(torch, compute.precision), cache_enabled=False)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

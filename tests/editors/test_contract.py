@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from grace_bench.config import ComputeConfig
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.editors.base import EditBatch
+from grace_bench.models.compute import autocast
 
 PARIS = ([5, 6, 7, 8], [20, 21, 1])
 ROME = ([9, 10, 11, 12, 13, 14], [22, 23, 1])
@@ -18,7 +20,7 @@ ADAPTERS = ("grace", "defer", "memory")
 
 def settings(name, rules=None, **more):
     if name == "mend":  # has one behaviour, and takes its one step by a map
-        return {"rank": 4, "rate": 1e-3}
+        return {"rank": 4, "rate": 1e-3, **more}
     given = {} if name == "unedited" else {"steps": 5, **more}
     if rules and name != "unedited":
         given["rules"] = rules
@@ -50,6 +52,20 @@ def test_an_edit_makes_the_label_more_likely(case, name, rules):
     assert after < before or (name == "defer" and after == pytest.approx(before))
     assert len(result.losses) <= 5
     assert editor.n_keys == (1 if name == "grace" else None)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "unedited"])
+def test_losses_fall_in_half_precision(case, name):
+    compute = ComputeConfig(device="cpu", precision="bfloat16")
+    more = {"rate": 0.1} if name == "mend" else {}  # above what bfloat16 rounds away
+    inputs = case.inputs(*PARIS)
+    with autocast(compute, torch.device("cpu")):
+        before = case.loss(inputs)
+        _, (result,) = edit_with(case, name, [PARIS], **more)
+        after = case.loss(inputs)
+    # Copies of weights that are trained must not be kept from one step to the next.
+    assert len(result.losses) < 2 or result.losses[-1] < result.losses[0]
+    assert after < before
 
 
 @pytest.mark.parametrize("name", ["ft", "ft_ewc", "ft_retrain"])
