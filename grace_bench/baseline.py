@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.checked import read_record
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
-from grace_bench.errors import DataError
+from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.models.compute import autocast, set_up
 from grace_bench.models.loading import load_model
@@ -88,8 +88,14 @@ def run_baseline(
     for role in ("upstream", "edits", "holdout", "accurate"):
         examples = list(load_role(data_folder, role))
         truncated[role] = count_truncated(task, role, examples)
-        with autocast(spec.compute, device):
-            predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
+        try:
+            with autocast(spec.compute, device):
+                predictions = predict_all(loaded.model, task, examples, spec.probes.batch_size)
+        except Diverged as error:
+            raise ModelError(
+                f"model '{spec.model.name}', unedited, with compute.precision "
+                f"{spec.compute.precision}: {error}; use float32 or bfloat16, or a sound model."
+            ) from error
         found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
         rows += found
         averages[role] = {r["measure"]: r["value"] for r in probe_rows(found, role, 0, 0)}

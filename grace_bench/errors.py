@@ -37,6 +37,10 @@ class EditorError(GraceBenchError):
     """An editor cannot work with what it was given."""
 
 
+class Diverged(EditorError):
+    """A model gives numbers that are not finite; after an edit that is a result of the run."""
+
+
 class ResultError(GraceBenchError):
     """The machine is in trouble: results cannot be written, or another process has them."""
 

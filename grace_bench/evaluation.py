@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from grace_bench import metrics
+from grace_bench.errors import Diverged
 from grace_bench.models.compute import free_memory, is_out_of_memory
 from grace_bench.prefix import PrefixCache
 from grace_bench.tasks.base import Prediction, to_device
@@ -45,11 +46,20 @@ def predict_all(
         examples: rows of a role.
         batch_size: examples predicted at once.
         after_batch: called after each batch with its size.
+
+    Raises:
+        Diverged: a loss is not finite; no further batch is predicted.
     """
     predictions: list[Prediction] = []
     for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
-        predictions += task.predict(model, batch)
+        found = task.predict(model, batch)
+        for example, prediction in zip(batch, found, strict=True):
+            if not math.isfinite(loss := prediction.scores["loss"]):
+                raise Diverged(
+                    f"the model's loss of example '{example['example_id']}' is not finite ({loss})"
+                )
+        predictions += found
         if after_batch is not None:
             after_batch(len(batch))
     return predictions

@@ -28,7 +28,14 @@ from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
-from grace_bench.errors import DataError, EditorError, GraceBenchError, Interrupted, ResultError
+from grace_bench.errors import (
+    DataError,
+    Diverged,
+    EditorError,
+    GraceBenchError,
+    Interrupted,
+    ResultError,
+)
 from grace_bench.lease import Lease
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
@@ -46,7 +53,7 @@ from grace_bench.records import (
 )
 from grace_bench.refusals import kept
 from grace_bench.runs import Run, content_hash, origins
-from grace_bench.stream import Diverged, StreamRun, load_probed_roles, select_stream
+from grace_bench.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:

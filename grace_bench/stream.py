@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.checkpoints import Checkpoint
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
-from grace_bench.errors import DataError
+from grace_bench.errors import DataError, Diverged
 from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
@@ -67,10 +67,6 @@ def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[
     if stream.order == "shuffled":
         generator.shuffle(selected)
     return selected
-
-
-class Diverged(Exception):
-    """An edit gave numbers that are not finite. It is a result of the run, no error of the user."""
 
 
 @dataclass

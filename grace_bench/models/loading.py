@@ -6,12 +6,13 @@ unpickled and no code of a repository is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,17 +24,25 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from grace_bench.checked import read_record
+from grace_bench.checked import is_plain_name, read_record
 from grace_bench.config import PretrainedSource
 from grace_bench.errors import ModelError
 from grace_bench.records import sha256_of
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+"""Of weights in several files: which tensor is in which."""
+
 TRAINING = "training.json"
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, ImportError),
@@ -81,40 +90,78 @@ def resolve_source(source: PretrainedSource) -> Path | str:
     else:
         folder = Path(source.id) / source.subfolder
     weights = folder / (source.gguf or WEIGHTS)
+    if not source.gguf and not weights.is_file():
+        weights = folder / INDEX
     if not weights.is_file():
         raise ModelError(
-            f"{folder}: holds no {weights.name}; point the model's source at one that does."
+            f"{folder}: holds no {source.gguf or WEIGHTS}; point the model's source at a folder "
+            "that does."
         )
-    check_sha256(weights, source.sha256)
+    if source.sha256:
+        shards = [] if weights.name != INDEX else [folder / name for name in shard_names(weights)]
+        check_sha256([weights, *shards], source.sha256)
     return folder
 
 
-def check_sha256(weights: Path, expected: str | None) -> None:
-    """Raise ModelError when the weights are not those that the config expects, if it does."""
-    found = sha256_of(weights) if expected else expected
-    if found != expected:
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that an index of weights lists, sorted.
+
+    Raises:
+        ModelError: it lists none, or a file outside its folder.
+    """
+    names = read_record(index, weight_map=dict)["weight_map"].values()
+    if not names or not all(isinstance(n, str) and is_plain_name(n) for n in names):
+        raise ModelError(f"{index}: is no index of weights; get a sound copy of the model.")
+    return sorted(set(names))
+
+
+def weights_hash(files: Sequence[Path]) -> str:
+    """Return the sha256 of the weights: of the one file, or of the hashes of index and shards.
+
+    The latter is `sha256sum model.safetensors.index.json model-*.safetensors | cut -d" " -f1 |
+    sha256sum`.
+    """
+    hashes = [sha256_of(file) for file in files]
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(f"{one}\n" for one in hashes).encode()).hexdigest()
+
+
+def check_sha256(files: Sequence[Path], expected: str) -> None:
+    """Raise ModelError when the weights are not those that the config expects."""
+    if (found := weights_hash(files)) != expected:
         raise ModelError(
-            f"{weights}: sha256 is {found[:12]}..., the config expects {expected[:12]}...; "
+            f"{files[0]}: sha256 is {found[:12]}..., the config expects {expected[:12]}...; "
             "install the right version or change the config."
         )
 
 
 def load_pretrained(
-    source: PretrainedSource, task: str, labels: list[str] | None
+    source: PretrainedSource, task: str, labels: list[str] | None, trains: bool = False
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Load model and tokenizer of a pretrained source; safetensors or GGUF only."""
+    """Load model and tokenizer of a pretrained source; safetensors or GGUF only.
+
+    Args:
+        source: where they are.
+        task: decides the head.
+        labels: the data set's classes. A classifier that comes with these keeps its own order.
+        trains: whether it will be trained on the data set; then it may come with other classes.
+
+    Raises:
+        ModelError: the source is no model, its weights are not the expected ones or not finite,
+            or it is a classifier of other classes.
+    """
     place = resolve_source(source)
     options: dict[str, Any] = {}
     if source.kind == "hub":
         options = {"revision": source.revision, "subfolder": source.subfolder}
     try:
         if source.kind == "hub" and source.sha256:
-            weights = cached_file(place, source.gguf or WEIGHTS, **options)
-            check_sha256(Path(weights), source.sha256)
+            check_sha256(_hub_weights(source, options), source.sha256)
         if source.gguf:
             options["gguf_file"] = source.gguf
         config = AutoConfig.from_pretrained(place, **options)
-        if task == "classification" and labels:
+        if task == "classification" and labels and not _has_classes(config, labels, trains):
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: index for index, label in enumerate(labels)}
         model = model_class(task, config.is_encoder_decoder).from_pretrained(
@@ -122,6 +169,7 @@ def load_pretrained(
         )
         if source.gguf:
             model = _plain(model)
+        model.generation_config = _greedy(model.config)
         named = {"pretrained_model_name_or_path": place, **options}
         if source.tokenizer:
             named = {"pretrained_model_name_or_path": source.tokenizer}
@@ -131,7 +179,57 @@ def load_pretrained(
         offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
         hint = "; let the hub be reached (HF_HUB_OFFLINE=0)" if offline else ""
         raise ModelError(f"model '{source.id}' cannot be loaded: {reason}{hint}") from error
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelError(
+                f"model '{source.id}': weight '{name}' has values that are not finite; use a sound "
+                "copy of the model."
+            )
     return model, tokenizer
+
+
+def _hub_weights(source: PretrainedSource, options: dict[str, Any]) -> list[Path]:
+    """Return the files of a hub model's weights, in the library's cache."""
+    name = source.gguf or WEIGHTS
+    found = cached_file(source.id, name, **options, _raise_exceptions_for_missing_entries=False)
+    if found is not None or source.gguf:
+        return [Path(found or name)]
+    index = Path(cached_file(source.id, INDEX, **options))
+    shards = (cached_file(source.id, name, **options) for name in shard_names(index))
+    return [index, *map(Path, shards)]
+
+
+def _has_classes(config: PretrainedConfig, labels: Sequence[str], trains: bool) -> bool:
+    """Say whether a model comes as a classifier of these classes, in whatever order.
+
+    Raises:
+        ModelError: it comes as one of other classes, and will not be trained on these.
+    """
+    comes_with_head = any(
+        name.endswith("ForSequenceClassification") for name in config.architectures or ()
+    )
+    own = [config.id2label[index] for index in sorted(config.id2label)]
+    if not comes_with_head or (trains and set(own) != set(labels)):
+        return False
+    if set(own) != set(labels):
+        raise ModelError(
+            f"the model sorts into {', '.join(own[:10])}, the data set into "
+            f"{', '.join(labels[:10])}; rename the classes of one of them, or train the model."
+        )
+    return True
+
+
+def _greedy(config: PretrainedConfig) -> GenerationConfig:
+    """Return what generation needs to know of a model, and no rule of how to choose tokens.
+
+    The file that comes with a model may hold penalties and the like, which would then be in
+    every score.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    known = {name: getattr(config, name, None) for name in names}
+    if config.is_encoder_decoder and known["decoder_start_token_id"] is None:
+        known["decoder_start_token_id"] = known["pad_token_id"]
+    return GenerationConfig(**known)
 
 
 def _plain(model: nn.Module) -> nn.Module:

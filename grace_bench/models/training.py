@@ -21,7 +21,7 @@ from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
-from grace_bench.errors import DataError
+from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.evaluation import average, predict_all
 from grace_bench.models.compute import set_up
 from grace_bench.models.layers import find_layer
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURED_EXAMPLES = 200
+ONE_FILE = 2**60
+"""Bytes up to which weights stay in one file."""
 CHECKPOINTS = ".training"
 TRAINING_LOG_FILE = "training.parquet"
 
@@ -76,7 +78,8 @@ def prepare_model(
             tokenizer = train_tokenizer(source.architecture, texts, source.vocabulary_size)
             model = build_model(source, dataset_config.task, tokenizer, labels, seed)
         else:
-            model, tokenizer = load_pretrained(source, dataset_config.task, labels)
+            trains = model_config.training is not None
+            model, tokenizer = load_pretrained(source, dataset_config.task, labels, trains)
     find_layer(model, model_config.layer)
     model.to(device)
     task = create_task(
@@ -99,7 +102,10 @@ def prepare_model(
         record["training"], log = train_model(model, task, train, settings, compute, checkpoints)
     model.eval()
     upstream = list(load_role(data_folder, "upstream"))[:MEASURED_EXAMPLES]
-    predictions = predict_all(model, task, upstream, batch_size=64)
+    try:
+        predictions = predict_all(model, task, upstream, batch_size=64)
+    except Diverged as error:
+        raise ModelError(f"model '{model_config.name}': {error}; use a sound model.") from error
     record["upstream"] = {"n": len(upstream), "measure": task.main_measure}
     record["upstream"]["value"] = average(predictions, task.main_measure)
     logger.info("upstream %s: %.3f", task.main_measure, record["upstream"]["value"])
@@ -151,7 +157,7 @@ def save_model(
     temporary = output / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
         with atomic_path(output / WEIGHTS) as weights:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, max_shard_size=ONE_FILE)
             tokenizer.save_pretrained(temporary)
             (temporary / WEIGHTS).replace(weights)
         for file in sorted(temporary.iterdir()):
