@@ -55,7 +55,7 @@ def predict_all(
         batch = examples[start : start + batch_size]
         found = task.predict(model, batch)
         for example, prediction in zip(batch, found, strict=True):
-            if not math.isfinite(loss := prediction.scores["loss"]):
+            if not math.isfinite(loss := prediction.scores.get("loss", 0.0)):
                 raise Diverged(
                     f"the model's loss of example '{example['example_id']}' is not finite ({loss})"
                 )

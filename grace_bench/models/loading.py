@@ -190,10 +190,11 @@ def load_pretrained(
 
 def _hub_weights(source: PretrainedSource, options: dict[str, Any]) -> list[Path]:
     """Return the files of a hub model's weights, in the library's cache."""
-    name = source.gguf or WEIGHTS
-    found = cached_file(source.id, name, **options, _raise_exceptions_for_missing_entries=False)
-    if found is not None or source.gguf:
-        return [Path(found or name)]
+    try:
+        return [Path(cached_file(source.id, source.gguf or WEIGHTS, **options))]
+    except OSError:
+        if source.gguf:
+            raise
     index = Path(cached_file(source.id, INDEX, **options))
     shards = (cached_file(source.id, name, **options) for name in shard_names(index))
     return [index, *map(Path, shards)]

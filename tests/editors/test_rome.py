@@ -280,10 +280,10 @@ def test_a_heavier_divergence_keeps_what_is_said_of_the_subject(taught):
     @torch.no_grad()
     def said():
         ids = torch.tensor([[START, *FACTS[0][0], 32]])
-        return model(input_ids=ids).logits[0, -1].log_softmax(-1)
+        return model(input_ids=ids).logits[0, -1].double().log_softmax(-1)
 
     before, drifts = said(), []
-    for factor in (0.0, 10.0):
+    for factor in (0.0, 1e5):  # so heavy that the difference is far above rounding
         editor = make(
             model, layer, covariance=covariance.second_moment, kl_factor=factor,
             essence_suffix=(32,), exact_for="prompt", context_lengths=(),
@@ -292,7 +292,7 @@ def test_a_heavier_divergence_keeps_what_is_said_of_the_subject(taught):
         after = said()
         drifts.append((after.exp() * (after - before)).sum().item())
         editor.remove()
-    assert drifts[1] < drifts[0]
+    assert drifts[1] < 0.7 * drifts[0]
 
 
 def test_the_value_stays_within_its_bounds():
