@@ -190,7 +190,7 @@ def write_run(
         },
     )
     entry = {"id": run_id, "folder": str(folder), "content_hash": run_id, "labels": labels}
-    return {**entry, "in_sweep": setting > 1}
+    return {**entry, "base_model": f"model-{task}/pretrained", "in_sweep": setting > 1}
 
 
 def probe_positions(edits: np.ndarray) -> np.ndarray:
