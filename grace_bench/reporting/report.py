@@ -393,4 +393,4 @@ def _cell(text: str) -> _Cell:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\\([\\|*])", r"\1", text)
+    return re.sub(r"\\([\\|*_`<>\[\]~])", r"\1", text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -137,6 +138,15 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': "''",  # \textquotedbl needs the T1 encoding
     **{char: "\\" + char for char in "&%$#_{}"},
+    # Braced: behind a rule or the end of a row, these would be its option.
+    **{char: f"{{{char}}}" for char in "[]*"},
+    "\u2013": "--",
+    "\u2014": "---",
+    "\u2018": "`",
+    "\u2019": "'",
+    "\u201c": "``",
+    "\u201d": "''",
+    "\u2026": r"\ldots{}",
 }
 _GREEK = {
     "\u03b1": "alpha",
@@ -148,6 +158,10 @@ _GREEK = {
     "\u03bc": "mu",
     "\u03c3": "sigma",
 }
+
+
+_MARKDOWN = re.compile(r"([\\|*_`<>\[\]~])")
+"""What Markdown may take for its own."""
 
 
 def escape_latex(text: str) -> str:
@@ -298,7 +312,7 @@ def _markdown_mark(mark: str) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+    return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")
 
 
 def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:

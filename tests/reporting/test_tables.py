@@ -12,8 +12,20 @@ import pytest
 
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Estimate, Summary
+from grace_bench.reporting.report import read_markdown_tables
 from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.table import best_in_bold, cell, escape_latex, number
+from grace_bench.reporting.table import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    best_in_bold,
+    cell,
+    escape_latex,
+    number,
+    to_latex,
+    to_markdown,
+)
 from grace_bench.reporting.tables import table_rows, write_tables
 
 needs_pdflatex = pytest.mark.skipif(
@@ -71,6 +83,24 @@ def test_names_are_escaped():
     )
     assert escape_latex("\u03b5=1") == r"$\epsilon$=1"
     assert escape_latex("caf\u00e9 \u4e2d") == "caf\u00e9 ?"
+    assert (
+        escape_latex("GRACE \u2013 ours, \u2018x\u2019 \u201cy\u201d") == "GRACE -- ours, `x' ``y''"
+    )
+
+
+def test_a_name_in_brackets_is_no_option_of_the_rule_above_it():
+    rows = (Row((Cell("[ours] FT"), Cell("1"))), Row((Cell("*FT"), Cell("2"))))
+    tex = to_latex(Table("t", "c", (), (Column("a"), Column("b")), rows))
+    assert re.search(r"\\midrule\n\{\[\}ours\{\]\} FT", tex)
+    assert not re.search(r"\n[\[*]", tex)
+
+
+def test_names_keep_their_signs_in_markdown():
+    rows = (Row((Cell("GRACE <eps=3> a_b `c`"), Cell("1"))),)
+    text = to_markdown(Table("t", "c", (), (Column("a"), Column("b")), rows))
+    assert r"GRACE \<eps=3\> a\_b \`c\`" in text
+    (read,) = read_markdown_tables(text)
+    assert read.rows[0][0].text == "GRACE <eps=3> a_b `c`"
 
 
 def test_main_table_has_the_configured_settings_only(reported):
