@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from grace_bench.errors import ConfigError, unknown_name
-from grace_bench.plain import check_plain, shown
+from grace_bench.plain import check_plain, shown, with_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -113,6 +113,8 @@ class ScratchSource(Section):
         default_factory=dict, description="keys of the Hugging Face configuration"
     )
     vocabulary_size: int = Field(2000, ge=300, description="size of the byte-level BPE vocabulary")
+
+    _numbers = field_validator("shape", mode="before")(with_numbers)
 
 
 class ModelConfig(Section):
@@ -293,6 +295,10 @@ class EditorEntry(Section):
         default_factory=dict, description="lists of values; their product is run as well"
     )
     datasets: list[Name] | None = Field(None, description="only on these; null for all")
+
+    _numbers = field_validator("hyperparameters", "per_dataset", "sweep", mode="before")(
+        with_numbers
+    )
 
     @field_validator("sweep")
     @classmethod

@@ -63,6 +63,22 @@ _Loader.add_implicit_resolver(
 # Integers come before floats in the list of resolvers, so "3" stays an int.
 
 
+EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
+"""Numbers that other readers of YAML, Snakemake's among them, take for texts."""
+
+
+def with_numbers(value: Any) -> Any:
+    """Return a value in which texts like "5e-2" are the numbers they mean.
+
+    For settings of no declared type: a suite is then the same whoever read its file.
+    """
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: with_numbers(item) for key, item in value.items()}
+    return [with_numbers(item) for item in value] if isinstance(value, list) else value
+
+
 def load_yaml(text: str) -> Any:
     """Parse YAML; what aliases and long numbers would make of it is found out before.
 

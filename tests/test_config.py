@@ -315,6 +315,19 @@ def test_numbers_without_a_dot_are_numbers_in_files(config_dir):
     assert loaded.editors[0].hyperparameters["learning_rate"] == 1e-4
 
 
+def test_a_number_without_a_point_is_one_value_whoever_reads_the_file(tmp_path):
+    def with_factor(value) -> dict:
+        source = {**MODEL["source"], "shape": {"initializer_factor": value}}
+        return suite(experiments=[{"model": {**MODEL, "source": source}, "dataset": DATASET}])
+
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(with_factor("FACTOR")).replace("FACTOR", "5e-2"))
+    (ours,) = expand(load_suite(path, "no-such-folder"))
+    (theirs,) = expand(load_suite(with_factor("5e-2"), "no-such-folder"))  # Snakemake reads a text
+    assert ours.spec.model.source.shape == {"initializer_factor": 0.05}
+    assert ours.content_hash == theirs.content_hash
+
+
 def test_strings_from_the_command_line_become_what_the_key_takes(repository):
     # `snakemake --config` reads 1e-4 as a string, and numbers as numbers.
     raw = suite(

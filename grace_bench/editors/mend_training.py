@@ -40,7 +40,7 @@ from grace_bench.editors.mend_examples import (
     training_edits,
 )
 from grace_bench.editors.training import is_causal, row_losses
-from grace_bench.errors import Interrupted
+from grace_bench.errors import Interrupted, ResultError
 from grace_bench.models.layers import find_layer, layer_dims, layer_name
 from grace_bench.replay import only_trainable
 
@@ -150,7 +150,12 @@ class MendTraining:
                     continue
                 stopping = stop_requested()
                 if stopping or time.monotonic() - written >= 60 * CHECKPOINT_MINUTES:
-                    self.write_checkpoint(checkpoints)
+                    try:
+                        self.write_checkpoint(checkpoints)
+                    except ResultError as error:
+                        if stopping:
+                            raise
+                        logger.warning("no checkpoint at step %d, going on: %s", self.step, error)
                     written = time.monotonic()
                 if stopping:
                     raise Interrupted(

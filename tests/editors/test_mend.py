@@ -12,14 +12,14 @@ import torch
 from tiny_models import build
 
 from grace_bench.checkpoints import Checkpoints
-from grace_bench.editors import create_editor
+from grace_bench.editors import create_editor, mend_training
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.hyperparameters import MendHyperparameters
 from grace_bench.editors.mend import GradientTransform, save_transform, token_gradients
 from grace_bench.editors.mend_examples import cut, split_by_fact, take, training_edits
 from grace_bench.editors.mend_training import MendTraining, divergence
 from grace_bench.editors.training import own_loss
-from grace_bench.errors import DataError, EditorError, Interrupted
+from grace_bench.errors import DataError, EditorError, Interrupted, ResultError
 
 KINDS = ("t5-encoder", "bert", "gpt2", "llama", "qwen", "mistral", "neox")
 ROWS = [
@@ -159,6 +159,18 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     assert len(steps) == 4
     for name, tensor in whole.transform.state_dict().items():
         assert torch.equal(second.transform.state_dict()[name], tensor)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise ResultError("the disk is full")
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    monkeypatch.setattr(mend_training, "CHECKPOINT_MINUTES", 0)
+    checkpoints = Checkpoints(tmp_path / "training", "work")
+    told = training("gpt2", training_steps=3, check_every=2).fit(ROWS, checkpoints)
+    assert told["steps"] == 3
+    assert "no checkpoint at step 1, going on: the disk is full" in caplog.text
 
 
 def test_no_fact_that_is_checked_is_trained_on():
