@@ -63,7 +63,7 @@ _Loader.add_implicit_resolver(
 # Integers come before floats in the list of resolvers, so "3" stays an int.
 
 
-EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+")
+EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
 """Numbers that other readers of YAML, Snakemake's among them, take for texts."""
 
 

@@ -187,8 +187,9 @@ def moving_settings(spec: RunSpec) -> dict[str, Any]:
 
 def asset_settings(editor: EditorConfig) -> dict[str, Any]:
     """Return the hyperparameters that what the editor needs before a run depends on."""
+    settings = resolve_editor(editor).hyperparameters
     names = EDITORS.get(editor.editor).hyperparameters_class().ASSET_FIELDS
-    return {name: editor.hyperparameters[name] for name in names}
+    return {name: settings[name] for name in names}
 
 
 def without_labels(spec: RunSpec) -> RunSpec:

@@ -315,16 +315,18 @@ def test_numbers_without_a_dot_are_numbers_in_files(config_dir):
     assert loaded.editors[0].hyperparameters["learning_rate"] == 1e-4
 
 
-def test_a_number_without_a_point_is_one_value_whoever_reads_the_file(tmp_path):
+@pytest.mark.parametrize("text", ["5e-2", "1e5", ".5e3", "-.5e-1", "1.e3"])
+def test_a_number_is_one_value_whoever_reads_the_file(tmp_path, text):
     def with_factor(value) -> dict:
         source = {**MODEL["source"], "shape": {"initializer_factor": value}}
         return suite(experiments=[{"model": {**MODEL, "source": source}, "dataset": DATASET}])
 
     path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump(with_factor("FACTOR")).replace("FACTOR", "5e-2"))
+    path.write_text(yaml.safe_dump(with_factor("FACTOR")).replace("FACTOR", text))
     (ours,) = expand(load_suite(path, "no-such-folder"))
-    (theirs,) = expand(load_suite(with_factor("5e-2"), "no-such-folder"))  # Snakemake reads a text
-    assert ours.spec.model.source.shape == {"initializer_factor": 0.05}
+    # As Snakemake gives it, which reads some of these as texts.
+    (theirs,) = expand(load_suite(with_factor(yaml.safe_load(text)), "no-such-folder"))
+    assert ours.spec.model.source.shape == {"initializer_factor": float(text)}
     assert ours.content_hash == theirs.content_hash
 
 

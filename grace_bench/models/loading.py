@@ -169,11 +169,13 @@ def load_pretrained(
         )
         if source.gguf:
             model = _plain(model)
-        model.generation_config = _greedy(model.config)
         named = {"pretrained_model_name_or_path": place, **options}
         if source.tokenizer:
             named = {"pretrained_model_name_or_path": source.tokenizer}
         tokenizer = AutoTokenizer.from_pretrained(**named)
+        if model.config.is_encoder_decoder:
+            _begin_answers(model, tokenizer)
+        model.generation_config = _greedy(model.config)
     except LOADING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
@@ -228,9 +230,28 @@ def _greedy(config: PretrainedConfig) -> GenerationConfig:
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     known = {name: getattr(config, name, None) for name in names}
-    if config.is_encoder_decoder and known["decoder_start_token_id"] is None:
-        known["decoder_start_token_id"] = known["pad_token_id"]
     return GenerationConfig(**known)
+
+
+def _begin_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let an encoder-decoder that does not say how answers begin begin them with its padding.
+
+    Raises:
+        ModelError: neither the model nor its tokenizer names a padding token.
+    """
+    pad = getattr(model.config, "pad_token_id", None)
+    if pad is None:
+        pad = tokenizer.pad_token_id
+    start = getattr(model.config, "decoder_start_token_id", None)
+    start = pad if start is None else start
+    if pad is None or start is None:
+        raise ModelError(
+            "the model names no padding token, with which an encoder-decoder begins its answers; "
+            "set pad_token_id in its config.json."
+        )
+    for module in model.modules():  # the decoder has a configuration of its own
+        if isinstance(config := getattr(module, "config", None), PretrainedConfig):
+            config.pad_token_id, config.decoder_start_token_id = pad, start
 
 
 def _plain(model: nn.Module) -> nn.Module:

@@ -6,7 +6,14 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from grace_bench.config import PretrainedSource
 from grace_bench.errors import ModelError
@@ -89,6 +96,35 @@ def test_a_file_of_decoding_rules_moves_no_answer(tmp_path):
     model.save_pretrained(tmp_path / "again")
     kept = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert not kept.keys() & rules.keys()
+
+
+@pytest.mark.parametrize(
+    "missing", [("decoder_start_token_id",), ("decoder_start_token_id", "pad_token_id")]
+)
+def test_a_t5_that_does_not_say_how_answers_begin_begins_them_with_its_padding(tmp_path, missing):
+    tokenizer = train_tokenizer("t5", TEXTS, 300)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2,
+        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    whole, bare = tmp_path / "whole", tmp_path / "bare"
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config)
+    for folder in (whole, bare):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (bare / "generation_config.json").unlink()
+    written = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(
+        json.dumps({key: value for key, value in written.items() if key not in missing})
+    )
+    said = []
+    for folder in (whole, bare):
+        model, tokenizer = load(folder)
+        task = QuestionAnswering(tokenizer, model.config, max_length=64)
+        said.append([(p.text, p.scores["loss"]) for p in task.predict(model.eval(), QUESTIONS)])
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
