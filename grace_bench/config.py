@@ -237,6 +237,17 @@ class ComputeConfig(Section):
     )
 
 
+def base_model_name(model: str, dataset: str, seed: int | None) -> str:
+    """Return what a base model is called within a suite: "facts-t5-facts-qa/seed-0".
+
+    Args:
+        model: its name.
+        dataset: name of the data set that it is for.
+        seed: with which it was trained; None: it was not trained here, and is "pretrained".
+    """
+    return f"{model}-{dataset}/{'pretrained' if seed is None else f'seed-{seed}'}"
+
+
 class RunSpec(Section):
     """All that a run depends on: model x data set x editor x hyperparameters x seed."""
 
@@ -261,13 +272,9 @@ class RunSpec(Section):
 
     @property
     def base_model(self) -> str:
-        """The base model within a suite: "facts-t5-facts-qa/seed-0".
-
-        Its last part says with which seed it was trained; "pretrained": it was not trained here.
-        """
+        """The base model within a suite (`base_model_name`)."""
         training = self.model.training
-        made = "pretrained" if training is None else f"seed-{training.seed}"
-        return f"{self.model.name}-{self.dataset.name}/{made}"
+        return base_model_name(self.model.name, self.dataset.name, training and training.seed)
 
 
 class ExperimentConfig(Section):

@@ -20,7 +20,7 @@ from grace_bench.datasets.base import MANIFEST
 from grace_bench.errors import DataError
 from grace_bench.origins import origins_of_dataset, origins_of_editor, origins_of_model
 from grace_bench.records import ROLES
-from grace_bench.runs import asset_settings, digest
+from grace_bench.runs import asset_settings, base_model_settings, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,8 +94,7 @@ def data_made_from(dataset: DatasetConfig) -> str:
 
 def model_made_from(spec: RunSpec) -> str:
     """Return the hash of all that a base model, and what it predicts unedited, depends on."""
-    model = spec.model.model_dump(mode="json", exclude={"label", "layer"})
-    (model["training"] or {}).pop("checkpoint_minutes", None)
+    model = base_model_settings(spec.model.model_dump(mode="json"))
     compute = [spec.compute.precision, spec.compute.threads]
     made_from = [data_made_from(spec.dataset), model, compute, origins_of_model(spec.model)]
     return _digest(*made_from)

@@ -181,7 +181,16 @@ def moving_settings(spec: RunSpec) -> dict[str, Any]:
     settings = without_labels(spec).model_dump(mode="json")
     settings.pop("suite")
     settings["compute"].pop("device")
-    (settings["model"]["training"] or {}).pop("checkpoint_minutes", None)
+    settings["model"] = {**settings["model"], **base_model_settings(settings["model"])}
+    return settings
+
+
+def base_model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model, as JSON, that its weights depend on."""
+    settings = {key: value for key, value in model.items() if key not in ("label", "layer")}
+    if settings.get("training"):
+        training = settings["training"].items()
+        settings["training"] = {k: v for k, v in training if k != "checkpoint_minutes"}
     return settings
 
 

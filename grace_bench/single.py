@@ -16,7 +16,7 @@ from grace_bench.config import RunSpec
 from grace_bench.errors import ConfigError
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.records import PROBES, read_parquet, sha256_of
-from grace_bench.runs import Run, canonical_json, moving_settings
+from grace_bench.runs import Run, base_model_settings, canonical_json, moving_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,18 +64,9 @@ def refuse_other_inputs(run: Run) -> None:
         if not isinstance(there, dict) or not there:
             continue
         compute = {key: getattr(spec.compute, key) for key in record.get("compute") or {}}
-        here = _of_a_base_model({**here, "compute": compute})
-        refuse_to_replace(
-            path.parent, _of_a_base_model({**there, "compute": record.get("compute") or {}}), here
-        )
-
-
-def _of_a_base_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without those that no base model depends on."""
-    kept = {key: value for key, value in settings.items() if key not in ("label", "layer")}
-    if isinstance(kept.get("training"), dict):
-        kept["training"] = {**kept["training"], "checkpoint_minutes": None}
-    return kept
+        here = base_model_settings({**here, "compute": compute})
+        there = base_model_settings({**there, "compute": record.get("compute") or {}})
+        refuse_to_replace(path.parent, there, here)
 
 
 def refuse_to_replace(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.runs import base_model_settings
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def training_fingerprint(
 
     A checkpoint with another hash cannot be gone on from to the same weights.
     """
-    settings = model_config.model_dump(mode="json", exclude={"name", "label"})
-    settings["training"].pop("checkpoint_minutes")
+    settings = base_model_settings(model_config.model_dump(mode="json", exclude={"name"}))
     weights = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

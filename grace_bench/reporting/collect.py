@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench.checked import check_record, is_plain_name
-from grace_bench.config import is_name
+from grace_bench.config import base_model_name, is_name
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.records import sha256_of
 from grace_bench.reporting.copying import Piece, is_file, place_folder
@@ -54,8 +54,7 @@ class FoundRun:
     def base_model(self) -> str:
         """Its base model, as the folder under models/ is called."""
         training = self.run.spec["model"].get("training")
-        made = "pretrained" if training is None else f"seed-{training['seed']}"
-        return f"{self.id.split('/')[0]}-{self.dataset}/{made}"
+        return base_model_name(self.id.split("/")[0], self.dataset, training and training["seed"])
 
     @property
     def dataset(self) -> str:

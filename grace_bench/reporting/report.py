@@ -24,6 +24,7 @@ from grace_bench import __version__, records
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary
 from grace_bench.reporting.plotting import INDEX
+from grace_bench.reporting.table import from_markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,7 +340,7 @@ def read_markdown_tables(text: str) -> list[_Table]:
             while end < len(lines) and lines[end].startswith("|"):
                 end += 1
             block = [_split(part) for part in lines[index:end]]
-            found.append(_table(_plain(caption), block, _footnotes(lines[end:])))
+            found.append(_table(from_markdown(caption), block, _footnotes(lines[end:])))
         elif line and not line.startswith("|"):
             caption = line
     return found
@@ -348,13 +349,13 @@ def read_markdown_tables(text: str) -> list[_Table]:
 def _footnotes(lines: list[str]) -> list[tuple[str, str]]:
     """Return the footnotes that stand right below a table."""
     notes = (_FOOTNOTE.fullmatch(line) for line in lines if line)
-    return [(note[1], _plain(note[2])) for note in itertools.takewhile(bool, notes) if note]
+    return [(note[1], from_markdown(note[2])) for note in itertools.takewhile(bool, notes) if note]
 
 
 def _table(caption: str, block: list[list[str]], footnotes: list[tuple[str, str]]) -> _Table:
     left = [cell == ":--" for cell in block[1]]
     # "Group: column" names become two lines of header.
-    names = [_plain(name).rpartition(": ") for name in block[0]]
+    names = [from_markdown(name).rpartition(": ") for name in block[0]]
     groups = [
         (name, len(list(members)))
         for name, members in itertools.groupby(name for name, _, _ in names)
@@ -385,12 +386,8 @@ def _cell(text: str) -> _Cell:
     value = value[: mark.start()] if mark else value
     bold = _BOLD.fullmatch(value)
     return _Cell(
-        _plain(bold.group(1) if bold else value),
+        from_markdown(bold.group(1) if bold else value),
         interval.group(1) if interval else "",
         bool(bold),
         mark=mark.group(1) if mark else "",
     )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\([\\|*_`<>\[\]~])", r"\1", text)

@@ -62,8 +62,7 @@ def _copy(
 ) -> bool:
     folder = target / inside
     found = [place / inside for place in places if _is_plain(place, inside)]
-    # The oldest first: what was made from it must not look older than it to the workflow.
-    for source in sorted(found, key=_changed):
+    for source in found:
         try:
             pieces = pieces_of(source, expected)
             if not pieces:
@@ -71,7 +70,6 @@ def _copy(
             if is_file(folder / pieces[-1].source.name):
                 if not pieces_of(folder, expected):
                     raise DataError(f"{folder}: is not what the runs were made from, and stays.")
-                _make_older(folder, pieces)
                 return False
             place_folder(pieces, folder)
         except DataError as error:
@@ -139,16 +137,6 @@ def _record(path: Path, **wanted: type) -> Record | None:
     return check_record(path, read_json(path), **wanted) if is_file(path) else None
 
 
-def _make_older(folder: Path, pieces: Sequence[Piece]) -> None:
-    """Let what is there be as old as the oldest of its copies."""
-    for piece in pieces:
-        ours = folder / piece.source.name
-        if is_file(ours) and is_file(piece.source):
-            theirs = os.lstat(piece.source).st_mtime_ns
-            if theirs < os.lstat(ours).st_mtime_ns:
-                os.utime(ours, ns=(theirs, theirs))
-
-
 def _is_plain(place: Path, inside: str) -> bool:
     """Say whether a folder is there, and no link on the way to it."""
     folder = place
@@ -167,7 +155,3 @@ def _names(folder: Path) -> Iterator[str]:
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
             )
-
-
-def _changed(folder: Path) -> int:
-    return max((os.lstat(p).st_mtime_ns for p in folder.iterdir() if is_file(p)), default=0)

@@ -315,6 +315,11 @@ def _markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")
 
 
+def from_markdown(text: str) -> str:
+    """Return the text that `to_markdown` wrote down as this."""
+    return re.sub(rf"\\{_MARKDOWN.pattern}", r"\1", text)
+
+
 def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:
     titles: list[str] = []
     for title, span in table.groups:

@@ -95,6 +95,14 @@ class Task(ABC):
         self.texts = Texts(tokenizer, start_token, end_token)
         self.config = config
         self.max_length = max_length
+        self.fit_to_model()
+
+    def fit_to_model(self) -> None:  # noqa: B027
+        """Check that the model is fit for the task, and tell its configuration what it needs.
+
+        Raises:
+            ConfigError: the model is not fit for the task.
+        """
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -170,19 +178,12 @@ class GenerativeTask(Task):
     most_new_tokens: ClassVar[int | None] = None  # `make_room` goes no further
     separator: ClassVar[str] = " "
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PretrainedConfig,
-        max_length: int,
-        start_token: str | None = None,
-        end_token: str | None = None,
-    ) -> None:
-        super().__init__(tokenizer, config, max_length, start_token, end_token)
-        if _reads_both_ways(config):
+    def fit_to_model(self) -> None:
+        """Refuse a model that cannot write, and a tokenizer with which no answer would end."""
+        if _reads_both_ways(self.config):
             raise ConfigError(
-                f"a {config.model_type} model reads a text as a whole and writes none; take one "
-                f"that generates (such as t5 or gpt2) for the task {self.name}."
+                f"a {self.config.model_type} model reads a text as a whole and writes none; take "
+                f"one that generates (such as t5 or gpt2) for the task {self.name}."
             )
         if self.texts.end is None:
             raise ConfigError(

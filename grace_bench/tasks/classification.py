@@ -22,8 +22,6 @@ from grace_bench.tasks.base import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
 
 class Classification(Task):
     """The class predicted is the argmax; the main measure is accuracy."""
@@ -31,17 +29,10 @@ class Classification(Task):
     name = "classification"
     main_measure = "accuracy"
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PretrainedConfig,
-        max_length: int,
-        start_token: str | None = None,
-        end_token: str | None = None,
-    ) -> None:
-        super().__init__(tokenizer, config, max_length, start_token, end_token)
+    def fit_to_model(self) -> None:
+        """Tell the model what padding is: a decoder classifies at its last token that is none."""
+        config = self.config
         if not is_roberta_like(config):
-            # A decoder classifies at its last token that is not this one.
             config.pad_token_id = config.get_text_config().pad_token_id = self.texts.pad
 
     def encode(self, examples: Sequence[Example]) -> dict[str, Tensor]:
