@@ -227,16 +227,10 @@ def model_spec(wildcards):
     return Argument(pipeline.model_spec_json(SUITE, run_of_base_model(wildcards)))
 
 
-def data_files(*roles):
-    """Return the function that names the files of these roles, and the manifest."""
-
-    def files(wildcards):
-        folder = run_of_base_model(wildcards).dataset_folder
-        return [f"{folder}/{role}.parquet" for role in roles] + [
-            f"{folder}/manifest.json"
-        ]
-
-    return files
+def data_files(wildcards):
+    """Return the files of a data set; how long answers are is asked of all its roles."""
+    folder = run_of_base_model(wildcards).dataset_folder
+    return [*(f"{folder}/{role}.parquet" for role in ROLES), f"{folder}/manifest.json"]
 
 
 def model_files(wildcards):
@@ -258,5 +252,5 @@ def dataset_spec(wildcards):
 def bundle_inputs(wildcards):
     """Return the inputs of the bundle that the wildcards name."""
     records = {run.folder / RUN_FILES[0] for run in runs_of_bundle(wildcards)}
-    functions = data_files(*ROLES), model_files, baseline_file, bundle_assets
+    functions = data_files, model_files, baseline_file, bundle_assets
     return inputs_of_job(not records.isdisjoint(OUTDATED), functions, wildcards)

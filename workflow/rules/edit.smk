@@ -1,7 +1,7 @@
 rule prepare_editor:
     """Make what an editor needs before any run: a trained network, statistics."""
     input:
-        inputs_of(f"{ASSETS}/assets.json", data_files("train"), model_files),
+        inputs_of(f"{ASSETS}/assets.json", data_files, model_files),
     output:
         f"{ASSETS}/assets.json",
     log:
@@ -29,7 +29,7 @@ if SUITE.bundle == 1:
         input:
             inputs_of(
                 f"{RUN}/run.json",
-                data_files(*ROLES),
+                data_files,
                 model_files,
                 baseline_file,
                 run_assets,

@@ -1,7 +1,7 @@
 rule prepare_model:
     """Build or load one base model, train it on a data set, save it."""
     input:
-        inputs_of(f"{MODEL}/training.json", data_files("train", "upstream")),
+        inputs_of(f"{MODEL}/training.json", data_files),
     output:
         weights=f"{MODEL}/model.safetensors",
         config=f"{MODEL}/config.json",
@@ -29,7 +29,7 @@ rule prepare_model:
 rule baseline:
     """Predict every role with the unedited model, once for all editors."""
     input:
-        inputs_of(f"{BASELINE}/baseline.json", data_files(*ROLES), model_files),
+        inputs_of(f"{BASELINE}/baseline.json", data_files, model_files),
     output:
         predictions=f"{BASELINE}/predictions.parquet",
         averages=f"{BASELINE}/baseline.json",
