@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-NUMERICS_VERSION = 4
+NUMERICS_VERSION = 5
 """Raised whenever a change of ours moves a number in a result; part of every run's hash."""

@@ -58,10 +58,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DATASETS_CACHE = ".cache/datasets"
 
-
-def prepare_dataset(dataset: DatasetConfig, folder: Path, results: Path = RESULTS) -> None:
+def prepare_dataset(dataset: DatasetConfig, folder: Path) -> None:
     """Write one data set's roles and its manifest into `folder`."""
     from grace_bench.datasets.base import prepare
 
@@ -70,7 +68,6 @@ def prepare_dataset(dataset: DatasetConfig, folder: Path, results: Path = RESULT
         folder,
         task=dataset.task,
         config=dataset.model_dump(mode="json"),
-        cache_dir=results / DATASETS_CACHE,
         made_from=data_made_from(dataset),
     )
 
@@ -101,8 +98,8 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     run_baseline(spec, *folders, model_made_from(spec))
 
 
-def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
-    """Make what the editor of a run needs before it."""
+def prepare_editor(spec: RunSpec, results: Path = RESULTS, minutes: float = 2.0) -> None:
+    """Make what the editor of a run needs before it, with a checkpoint every so many minutes."""
     from grace_bench.assets import make_assets
 
     run = Run(spec, results)
@@ -116,7 +113,7 @@ def prepare_editor(spec: RunSpec, results: Path = RESULTS) -> None:
             return
         folders = run.dataset_folder, run.model_folder, run.assets_folder
         with kept(run.assets_folder, made_from):
-            make_assets(spec, *folders, made_from)
+            make_assets(spec, *folders, made_from, minutes)
 
 
 def _is_made(run: Run, kind: str) -> bool:
@@ -136,13 +133,13 @@ def edit(
     Raises:
         ConfigError: with `prepare_missing`, what is there was made with other settings.
     """
-    from grace_bench.execution import do_run
+    from grace_bench.execution import Saving, do_run
 
-    run = Run(spec, results)
+    run, saving = Run(spec, results), saving or Saving()
     if prepare_missing:
         if (found := result_there(run)) is not None:
             return found
-        ensure_prepared(run)
+        ensure_prepared(run, saving.minutes)
     check_parts(run, "data set", "model", "baseline", "assets")
     return do_run(run, saving)
 
@@ -162,13 +159,13 @@ def edit_bundle(
     write_json(output, run_bundle(runs, saving))
 
 
-def ensure_prepared(run: Run) -> None:
+def ensure_prepared(run: Run, minutes: float = 2.0) -> None:
     """Make what a run is made from where it is missing or was made from something else."""
     makers: dict[str, Callable[[], None]] = {
-        "data set": lambda: prepare_dataset(run.spec.dataset, run.dataset_folder, run.results),
+        "data set": lambda: prepare_dataset(run.spec.dataset, run.dataset_folder),
         "model": lambda: prepare_model(run.spec, run.results),
         "baseline": lambda: baseline(run.spec, run.results),
-        "assets": lambda: prepare_editor(run.spec, run.results),
+        "assets": lambda: prepare_editor(run.spec, run.results, minutes),
     }
     again: set[str] = set()
     for part in parts_of(run):

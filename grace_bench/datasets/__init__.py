@@ -5,7 +5,7 @@ pandas nor torch nor `datasets`:
 
     builder_class = DATASETS.get("facts_qa")
     builder = builder_class(builder_class.options_class(seed=1))
-    manifest = prepare(builder, folder, task="question_answering", config={}, cache_dir=None)
+    manifest = prepare(builder, folder, task="question_answering", config={})
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A builder only makes rows; `prepare` checks them, writes one Parquet file per ro
 manifest, so that a folder with a manifest is a whole data set:
 
     manifest = prepare(builder, Path("data/facts_qa"), task="question_answering",
-                       config={"seed": 0}, cache_dir=None)
+                       config={"seed": 0})
     rows = load_role(Path("data/facts_qa"), "edits")
 """
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,8 +77,8 @@ class DatasetBuilder(ABC, Generic[Options]):
         self.options = options
 
     @abstractmethod
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
-        """Make all rows; `cache_dir` is where the `datasets` library may keep what it reads."""
+    def build(self) -> BuiltDataset:
+        """Make all rows."""
 
 
 def prepare(
@@ -89,7 +87,6 @@ def prepare(
     *,
     task: str,
     config: Mapping[str, Any],
-    cache_dir: Path | str | None = None,
     made_from: str | None = None,
 ) -> dict[str, Any]:
     """Build, check and write a data set; return its manifest.
@@ -102,7 +99,6 @@ def prepare(
         folder: where `<role>.parquet` and `manifest.json` go.
         task: the task the data set is prepared for; recorded in the manifest.
         config: the data set's part of the suite; recorded in the manifest.
-        cache_dir: where the `datasets` library keeps tables it converts.
         made_from: hash of all that the data set depends on; recorded in the manifest.
 
     Raises:
@@ -116,7 +112,7 @@ def prepare(
             f"data set builder '{builder.name}' makes data for {' or '.join(builder.tasks)}, "
             f"not for '{task}'; choose another task or another builder."
         )
-    built = builder.build(Path(cache_dir) if cache_dir is not None else None)
+    built = builder.build()
     roles = {role: built.roles.get(role, []) for role in ROLES}
     if unknown := sorted(set(built.roles) - set(ROLES)):
         raise DataError(f"{builder.name}: the builder makes unknown roles {unknown}.")
@@ -224,7 +220,7 @@ def _write_role(path: Path, rows: list[Row]) -> None:
     features = datasets.Features(
         {field.name: datasets.List(text) if _is_list(field) else text for field in EXAMPLES}
     )
-    with atomic_path(path) as temporary, _no_progress_bars():
+    with atomic_path(path) as temporary, no_progress_bars():
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(temporary))
 
 
@@ -233,7 +229,7 @@ def _is_list(field: pa.Field) -> bool:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Keep the `datasets` library from drawing bars into logs, and leave its setting as it was."""
     import datasets
 
@@ -244,19 +240,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if were_shown:
             datasets.enable_progress_bars()
-
-
-@contextmanager
-def library_cache(cache_dir: Path | None) -> Iterator[str]:
-    """Yield a folder the `datasets` library may write to; a temporary one when none is given."""
-    if cache_dir is not None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with _no_progress_bars():
-            yield str(cache_dir)
-        return
-    folder = tempfile.mkdtemp(prefix="grace-bench-datasets-")
-    try:
-        with _no_progress_bars():
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

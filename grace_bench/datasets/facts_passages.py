@@ -21,16 +21,13 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.fields import row_of
 from grace_bench.datasets.options import FactsPassagesOptions
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HEADER = "This is a passage about {s}."
 OTHER_HEADER = "Here is what is known about {s}:"
@@ -89,7 +86,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
     options_class = FactsPassagesOptions
     tasks = ("language_modelling",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()

@@ -35,7 +35,6 @@ from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _MAX_ANSWER_WORDS = 3
 
@@ -66,7 +65,7 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
     options_class = FactsQaOptions
     tasks = ("question_answering",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()

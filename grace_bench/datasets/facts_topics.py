@@ -23,16 +23,13 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsTopicsOptions
 from grace_bench.datasets.topic_classes import CLASSES, country_classes, element_classes
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SHARES = {
     True: {"train": 0.34, "test": 0.45, "development": 0.21},
@@ -93,7 +90,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
     options_class = FactsTopicsOptions
     tasks = ("classification",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()

@@ -6,6 +6,7 @@ unfit(text, "question")      # None, or "empty question" / "undecodable question
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ _END_MARKS = " ?.!"
 
 def text_of(value: Any) -> str:
     """Return a value as a string with single spaces; what is missing or no text is empty."""
-    return "" if _missing(value) or isinstance(value, list | dict) else " ".join(str(value).split())
+    if _missing(value) or isinstance(value, list | dict):
+        return ""
+    return json.dumps(value) if isinstance(value, bool) else " ".join(str(value).split())
 
 
 def answers_of(values: Any) -> tuple[str, ...]:

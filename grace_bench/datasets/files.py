@@ -1,6 +1,6 @@
 """Records of files, folders and hub data sets, as they are; what is wrong is one sentence.
 
-    records = read_records(Source(path="zsre_3k.json"), "the zsRE questions", cache_dir=None)
+    records = read_records(Source(path="zsre_3k.json"), "the zsRE questions")
     records.rows[0]["src"], records.entry["version"]     # "sha256:..."
 
 A path that exists, or ends like a file, is local. Only a hub id with a revision reaches for the
@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.base import library_cache
+from grace_bench.datasets.base import no_progress_bars
 from grace_bench.errors import DataError
 from grace_bench.records import sha256_of
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PARQUET_COPY = "refs/convert/parquet"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,13 +47,12 @@ class Records:
     path: str
 
 
-def read_records(source: Source, what: str, cache_dir: Path | None) -> Records:
+def read_records(source: Source, what: str) -> Records:
     """Read all records of a source.
 
     Args:
         source: where they are.
         what: what they are, for the message when they are not there: "the zsRE questions".
-        cache_dir: where the `datasets` library keeps hub data sets.
 
     Raises:
         DataError: they are missing, damaged, not UTF-8 or not what was expected.
@@ -59,10 +60,10 @@ def read_records(source: Source, what: str, cache_dir: Path | None) -> Records:
     path = Path(source.path)
     if path.is_dir():
         files, read = _folder(path, source.split)
-    elif path.is_file() or path.suffix.lower() in FORMATS or source.revision is None:
+    elif source.revision is None or not is_hub_id(source.path):
         files, read = _file(path, what)
     else:
-        return _from_hub(source, what, cache_dir)
+        return _from_hub(source, what)
     digest = _digest(files)
     if source.sha256 is not None and digest != source.sha256.lower():
         raise DataError(
@@ -78,11 +79,17 @@ def read_records(source: Source, what: str, cache_dir: Path | None) -> Records:
     return Records(read(), entry, source.path)
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether a path looks like owner/name on the hub, and no file or folder lies there."""
+    named = _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in FORMATS
+    return bool(named) and not Path(path).exists()
+
+
 def _file(path: Path, what: str) -> tuple[list[Path], Callable[[], list[dict[str, Any]]]]:
     if not path.is_file():
         hub = (
             f", or give 'revision' if {path} is the id of a hub data set"
-            if _HUB_ID.fullmatch(str(path)) and path.suffix.lower() not in FORMATS
+            if is_hub_id(str(path))
             else ""
         )
         raise DataError(
@@ -126,7 +133,7 @@ def _rows_saved(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"{folder}: not readable ({_reason(error)}); save it again.") from error
 
 
-def _from_hub(source: Source, what: str, cache_dir: Path | None) -> Records:
+def _from_hub(source: Source, what: str) -> Records:
     if source.sha256 is not None:
         raise DataError(
             f"{source.path}: a hub data set is pinned by its revision; take the option 'sha256' "
@@ -134,12 +141,13 @@ def _from_hub(source: Source, what: str, cache_dir: Path | None) -> Records:
         )
     import datasets
 
-    with library_cache(cache_dir) as cache:
+    with no_progress_bars():
         try:
-            table = datasets.load_dataset(
-                source.path, revision=source.revision, split=source.split, cache_dir=cache
-            )
+            table = datasets.load_dataset(source.path, revision=source.revision, split=source.split)
             rows = table.to_list()
+            _check_revision(source, table.cache_files)
+        except DataError:
+            raise
         # The library passes on whatever its readers and its network code raise.
         except Exception as error:
             reason = _reason(error)
@@ -147,7 +155,8 @@ def _from_hub(source: Source, what: str, cache_dir: Path | None) -> Records:
             way = (
                 f"set 'revision' to {PARQUET_COPY}, the hub's own copy without a script"
                 if script
-                else "let the hub be reached (HF_HUB_OFFLINE=0)"
+                else "let the hub be reached once (HF_HUB_OFFLINE=0), so that it comes into "
+                f"{datasets.config.HF_DATASETS_CACHE}"
             )
             raise DataError(
                 f"{source.path}: neither a local file nor a hub data set that can be loaded "
@@ -160,6 +169,18 @@ def _from_hub(source: Source, what: str, cache_dir: Path | None) -> Records:
         "origin": f"Hugging Face hub, split {source.split}",
     }
     return Records(rows, entry, source.path)
+
+
+def _check_revision(source: Source, cache_files: Sequence[dict[str, str]]) -> None:
+    """Refuse another commit than the one asked for: offline, the library takes any it has."""
+    for file in cache_files:
+        cached = Path(file["filename"]).parent.name
+        wanted = source.revision or ""
+        if _COMMIT.fullmatch(wanted) and _COMMIT.fullmatch(cached) and cached != wanted:
+            raise DataError(
+                f"{source.path}: the cache holds revision {cached}, 'revision' asks for {wanted}; "
+                "let the hub be reached (HF_HUB_OFFLINE=0), or correct the option."
+            )
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -242,7 +263,9 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
             return pq.read_table(path).to_pylist()
         import pandas as pd
 
-        return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            cells = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+        return cells.to_dict("records")
     # Both libraries raise errors of their own kinds for damaged files.
     except Exception as error:
         raise DataError(

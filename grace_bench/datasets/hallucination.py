@@ -35,8 +35,6 @@ from grace_bench.datasets.webtext import read_web_texts, web_roles
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     Roles = dict[str, list[dict[str, Any]]]
 
 HEADER = "This is a Wikipedia passage about {concept}."
@@ -55,22 +53,22 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
     options_class = HallucinationOptions
     tasks = ("language_modelling",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Read all sources and make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()
-        records = read_records(options.edits, _WHAT, cache_dir)
+        records = read_records(options.edits, _WHAT)
         sources = [records.entry]
         form = form_of(records, {**PASSAGE_FORMS, "wise": _WISE})
         if form == "wise":
             pairs = complete(records.rows, _WISE, dropped)
             roles = self._from_pairs(pairs, dropped)
         else:
-            passages, names = read_passages(records, form, options.concepts, cache_dir, dropped)
+            passages, names = read_passages(records, form, options.concepts, dropped)
             sources += names
             roles = self._from_passages(passages[: options.passages], dropped)
         if options.web is not None:
-            texts, entry = read_web_texts(options.web, options.web_words, cache_dir, dropped)
+            texts, entry = read_web_texts(options.web, options.web_words, dropped)
             sources.append(entry)
             web = web_roles(texts, options, dropped)
         elif form == "wise":

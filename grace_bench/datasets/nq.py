@@ -24,7 +24,6 @@ from grace_bench.datasets.files import read_records
 if TYPE_CHECKING:
     import random
     from collections import Counter
-    from pathlib import Path
 
     from grace_bench.datasets.real_options import Source, ZsreOptions
 
@@ -50,11 +49,9 @@ def same_question(text: str) -> str:
     return same_text(text).removeprefix(_LOC_PREFIX).strip()
 
 
-def read_questions(
-    source: Source, cache_dir: Path | None, dropped: Counter[str]
-) -> tuple[list[Question], dict[str, str]]:
+def read_questions(source: Source, dropped: Counter[str]) -> tuple[list[Question], dict[str, str]]:
     """Return the usable questions in their order, and the source's entry in the manifest."""
-    records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)", cache_dir)
+    records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)")
     fields = _FORMS[form_of(records, _FORMS)]
     questions = []
     for number, record in complete(records.rows, fields, dropped, lists=fields[1:]):

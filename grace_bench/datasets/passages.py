@@ -17,7 +17,6 @@ from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from pathlib import Path
 
     from grace_bench.datasets.files import Records
     from grace_bench.datasets.real_options import Source
@@ -43,11 +42,10 @@ def read_passages(
     records: Records,
     form: str,
     concepts: Source | None,
-    cache_dir: Path | None,
     dropped: Counter[str],
 ) -> tuple[list[Passage], list[dict[str, str]]]:
     """Return the usable passages in their order, and the manifest's entries of the names."""
-    names, entries = _names(records, concepts, cache_dir)
+    names, entries = _names(records, concepts)
     fields = PASSAGE_FORMS[form]
     passages: list[Passage] = []
     seen: set[str] = set()
@@ -65,16 +63,14 @@ def read_passages(
     return passages, entries
 
 
-def _names(
-    records: Records, concepts: Source | None, cache_dir: Path | None
-) -> tuple[list[str], list[dict[str, str]]]:
+def _names(records: Records, concepts: Source | None) -> tuple[list[str], list[dict[str, str]]]:
     what = "the passages' names, one a line (wiki_bio_concepts.txt of the GRACE repository),"
     if concepts is None:
         raise DataError(
             f"{records.path}: passages need the option 'concepts'; put {what} on disk and set it "
             "to the file."
         )
-    read = read_records(concepts, what, cache_dir)
+    read = read_records(concepts, what)
     if any("line" not in row for row in read.rows):
         raise DataError(f"{read.path}: {what} must be a .txt file; convert it.")
     names = [row["line"] for row in read.rows]

@@ -28,8 +28,6 @@ from grace_bench.datasets.real_options import ScotusOptions
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from grace_bench.datasets.real_options import Source
 
 
@@ -49,18 +47,18 @@ class Scotus(DatasetBuilder[ScotusOptions]):
     options_class = ScotusOptions
     tasks = ("classification",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Read all splits and make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()
-        edits, edits_entry = self._read(options.edits, "stream", cache_dir, dropped)
-        older, older_entry = self._read(options.upstream, "older", cache_dir, dropped)
+        edits, edits_entry = self._read(options.edits, "stream", dropped)
+        older, older_entry = self._read(options.upstream, "older", dropped)
         sources = [older_entry, edits_entry]
         streamed = {same_text(case.text) for case in edits}
         older = self._apart(older, streamed, dropped)
         train = older
         if options.train is not None:
-            train, entry = self._read(options.train, "train", cache_dir, dropped)
+            train, entry = self._read(options.train, "train", dropped)
             train = self._apart(train, streamed, dropped)
             sources.append(entry)
         classes = self._classes(train, options.upstream.path)
@@ -80,11 +78,11 @@ class Scotus(DatasetBuilder[ScotusOptions]):
         )
 
     def _read(
-        self, source: Source, part: str, cache_dir: Path | None, dropped: Counter[str]
+        self, source: Source, part: str, dropped: Counter[str]
     ) -> tuple[list[Case], dict[str, str]]:
         columns = (self.options.text_column, self.options.label_column)
         what = f"the {part} cases (a table of {' and '.join(columns)}, such as tomh/grace-scotus)"
-        records = read_records(source, what, cache_dir)
+        records = read_records(source, what)
         form_of(records, {"table": columns})
         cases: list[Case] = []
         seen: dict[str, str] = {}

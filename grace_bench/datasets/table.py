@@ -3,8 +3,7 @@
     TableOptions(path="oyez_scdb_cases.jsonl", text_column="facts", id_column="caseId",
                  label_column="issueAreaName", term_column="term", train_before=1990)
 
-Every row is a fact of its own. Files and hub data sets go through `datasets.load_dataset`, which
-works offline when `HF_HUB_OFFLINE` is set and the hub data set is in its cache.
+Every row is a fact of its own. Cells are texts as they are written: `01` and `NA` are labels.
 
 - train, upstream: the rows before `train_before`; `upstream` is a random sample of them that is
   kept out of `train`. Every label of theirs has at least one row in `train`.
@@ -24,17 +23,15 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, library_cache
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.fields import same_text, text_of, unfit
+from grace_bench.datasets.files import Records, is_hub_id, read_records
 from grace_bench.datasets.markup import without_markup
 from grace_bench.datasets.options import TableOptions
+from grace_bench.datasets.real_options import Source
 from grace_bench.errors import DataError
-from grace_bench.records import sha256_of
-
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,12 @@ class Table(DatasetBuilder[TableOptions]):
     options_class = TableOptions
     tasks = ("classification",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Read the table and make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()
-        rows, source = self._read(cache_dir)
-        records = self._records(rows, dropped)
+        read = self._read()
+        records = self._records(read.rows, dropped)
         old, stream = self._by_term(records)
         counts = Counter(record.label for record in old)
         rare = {label for label, n in counts.items() if n < options.min_label_count}
@@ -77,7 +74,7 @@ class Table(DatasetBuilder[TableOptions]):
                 "upstream": [self._row("upstream", record) for record in upstream],
                 "edits": [self._row("edits", record) for record in kept],
             },
-            sources=[source],
+            sources=[read.entry],
             dropped=dict(+dropped),
             labels=sorted(known),
         )
@@ -85,57 +82,27 @@ class Table(DatasetBuilder[TableOptions]):
     def _rng(self, purpose: str) -> random.Random:
         return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
 
-    def _read(self, cache_dir: Path | None) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """Load the needed columns of the table, and say where it comes from."""
+    def _read(self) -> Records:
+        """Read the table; it must have the columns that the options name."""
         options = self.options
-        path = Path(options.path)
-        format_ = _FORMATS.get(path.suffix.lower())
-        local = format_ is not None or path.exists()
-        source = {"name": path.name, "version": "", "licence": options.licence}
-        if local:
-            digest = self._check_file(path, format_)
-            source |= {"version": f"sha256:{digest}", "origin": "local file"}
-            arguments: dict[str, Any] = {"path": format_, "data_files": str(path)}
-            split = "train"
-        else:
-            source |= {"name": options.path, "version": options.revision or "not pinned"}
-            source["origin"] = f"Hugging Face hub, split {options.split}"
-            arguments = {"path": options.path, "revision": options.revision}
-            split = options.split
-
-        import datasets
-
-        with library_cache(cache_dir) as cache:
-            try:
-                table = datasets.load_dataset(**arguments, split=split, cache_dir=cache)
-                self._check_columns(table.column_names)
-                rows = table.select_columns(self._columns()).to_list()
-            except DataError:
-                raise
-            # The library passes on whatever its readers and its network code raise.
-            except Exception as error:
-                raise DataError(self._unreadable(local, error)) from error
-        return rows, source
-
-    def _check_file(self, path: Path, format_: str | None) -> str:
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such file; put the table there (jsonl, json, csv or parquet, with the "
-                f"columns {', '.join(self._columns())}) or set the option 'path' to where it is."
-            )
-        if format_ is None:
-            raise DataError(
-                f"{path}: a table must be one of {', '.join(_FORMATS)}, by the end of its name; "
-                "convert it."
-            )
-        digest = sha256_of(path)
-        expected = self.options.sha256
-        if expected is not None and digest != expected.lower():
-            raise DataError(
-                f"{path}: its sha256 is {digest}, expected {expected.lower()}; get the file again, "
-                "or correct the option 'sha256'."
-            )
-        return digest
+        source = Source(
+            path=options.path,
+            revision=options.revision or ("main" if is_hub_id(options.path) else None),
+            split=options.split,
+            sha256=options.sha256,
+            licence=options.licence,
+        )
+        columns = self._columns()
+        records = read_records(source, f"the table (with the columns {', '.join(columns)})")
+        found = list(dict.fromkeys(name for row in records.rows for name in row))
+        for column in columns:
+            if column not in found:
+                near = difflib.get_close_matches(column, found, n=1, cutoff=0.4)
+                hint = f"; did you mean '{near[0]}'?" if near else "."
+                raise DataError(
+                    f"{options.path}: no column '{column}'{hint} It has: {', '.join(found)}"
+                )
+        return records
 
     def _columns(self) -> list[str]:
         options = self.options
@@ -147,37 +114,19 @@ class Table(DatasetBuilder[TableOptions]):
         )
         return list(dict.fromkeys(name for name in named if name is not None))
 
-    def _check_columns(self, found: list[str]) -> None:
-        for column in self._columns():
-            if column not in found:
-                near = difflib.get_close_matches(column, found, n=1, cutoff=0.4)
-                hint = f"; did you mean '{near[0]}'?" if near else "."
-                raise DataError(
-                    f"{self.options.path}: no column '{column}'{hint} It has: {', '.join(found)}"
-                )
-
-    def _unreadable(self, local: bool, error: Exception) -> str:
-        reason = " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
-        if local:
-            return f"{self.options.path}: not readable as a table ({reason}); get it again."
-        return (
-            f"{self.options.path}: neither a local table nor a hub data set that can be loaded "
-            f"({reason}); correct the option 'path', or download the data set into the cache first."
-        )
-
     def _records(self, rows: list[dict[str, Any]], dropped: Counter[str]) -> list[Record]:
         options = self.options
         records: list[Record] = []
         labels: dict[str, str] = {}
         ids: set[str] = set()
         for number, row in enumerate(rows, start=1):
-            text = text_of(row[options.text_column])
+            text = text_of(row.get(options.text_column))
             if options.strip_markup and (plain := text_of(without_markup(text))) != text:
                 dropped["markup of a text"] += 1
                 text = plain
-            label = text_of(row[options.label_column])
-            term = row[options.term_column] if options.term_column else None
-            row_id = text_of(row[options.id_column]) if options.id_column else f"row-{number}"
+            label = text_of(row.get(options.label_column))
+            term = row.get(options.term_column) if options.term_column else None
+            row_id = text_of(row.get(options.id_column)) if options.id_column else f"row-{number}"
             key = same_text(text)
             reason = unfit(text, "text") or unfit(label, "label")
             if reason is not None:

@@ -11,7 +11,6 @@ from grace_bench.datasets.files import read_records
 
 if TYPE_CHECKING:
     from collections import Counter
-    from pathlib import Path
 
     from grace_bench.datasets.real_options import HallucinationOptions, Source
 
@@ -29,10 +28,10 @@ class WebText:
 
 
 def read_web_texts(
-    source: Source, words: int, cache_dir: Path | None, dropped: Counter[str]
+    source: Source, words: int, dropped: Counter[str]
 ) -> tuple[list[WebText], dict[str, str]]:
     """Return the usable texts, none of more than `words` words, and the manifest's entry."""
-    records = read_records(source, "the web texts (a jsonl of {text})", cache_dir)
+    records = read_records(source, "the web texts (a jsonl of {text})")
     form_of(records, {"web": ("text",)})
     texts: list[WebText] = []
     seen: set[str] = set()

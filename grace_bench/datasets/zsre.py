@@ -44,8 +44,6 @@ from grace_bench.datasets.real_options import ZsreOptions
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from grace_bench.datasets.files import Records
 
 _FORMS = {
@@ -98,13 +96,13 @@ class Zsre(DatasetBuilder[ZsreOptions]):
     options_class = ZsreOptions
     tasks = ("question_answering",)
 
-    def build(self, cache_dir: Path | None = None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         """Read both sources and make all rows."""
         options = self.options
         dropped: Counter[str] = Counter()
-        records = read_records(options.edits, _WHAT, cache_dir)
+        records = read_records(options.edits, _WHAT)
         facts = _records(records, dropped)
-        questions, nq = read_questions(options.upstream, cache_dir, dropped)
+        questions, nq = read_questions(options.upstream, dropped)
         stream = self._released if options.stream == "released" else self._phrasings
         roles = stream(facts, dropped)
         edited = {same_question(row["text"]) for rows in roles.values() for row in rows}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +41,7 @@ def write(path, rows=ROWS):
 
 
 def read(path, **options):
-    return read_records(Source(path=str(path), **options), "the records", None)
+    return read_records(Source(path=str(path), **options), "the records")
 
 
 def refusal(path, **options):
@@ -108,7 +110,7 @@ def test_a_hub_id_is_asked_for_by_its_revision_and_never_without(tmp_path, monke
 
     asked = {}
 
-    def hub(path, revision, split, cache_dir):
+    def hub(path, revision, split):
         asked.update(path=path, revision=revision, split=split)
         return datasets.Dataset.from_list(ROWS)
 
@@ -125,6 +127,47 @@ def test_a_hub_id_is_asked_for_by_its_revision_and_never_without(tmp_path, monke
     asked.clear()
     assert read("owner/rows", revision="abc").rows == ROWS
     assert not asked
+
+
+COMMITS = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def in_the_cache(tmp_path, monkeypatch):
+    """The library's cache, holding one revision of the hub data set acme/cases."""
+    import datasets
+
+    made = datasets.Dataset.from_list(ROWS)
+    made.to_parquet(tmp_path / "cases.parquet")
+    converted = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "cases.parquet"), cache_dir=tmp_path / "converted"
+    )
+    folder = Path(converted["train"].cache_files[0]["filename"]).parent
+    cache = tmp_path / "cache"
+    place = cache / "acme___cases" / "default" / "0.0.0" / COMMITS[0]
+    shutil.copytree(folder, place)
+    for file in place.glob("parquet-*.arrow"):
+        file.rename(place / file.name.replace("parquet-", "cases-"))
+    told = place / "dataset_info.json"
+    known = {"builder_name": "parquet", "dataset_name": "cases", "config_name": "default"}
+    told.write_text(json.dumps({**json.loads(told.read_text()), **known}))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("in_the_cache")
+def test_offline_a_hub_data_set_comes_from_the_librarys_cache():
+    assert read("acme/cases", revision="main").rows == ROWS
+    assert read("acme/cases", revision=COMMITS[0]).rows == ROWS
+    said = refusal("acme/cases", revision=COMMITS[1])
+    assert f"holds revision {COMMITS[0]}, 'revision' asks for {COMMITS[1]}" in said
+
+
+def test_a_table_whose_rows_have_more_cells_than_its_header_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\na,b,c\nd,e,f\n")
+    assert "not readable as a table" in refusal(path)
 
 
 def test_a_hub_data_set_out_of_reach_is_one_sentence(monkeypatch):

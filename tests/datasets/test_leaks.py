@@ -115,7 +115,7 @@ class Planted(DatasetBuilder[DatasetOptions]):
         super().__init__(DatasetOptions())
         self.roles = roles
 
-    def build(self, cache_dir=None):
+    def build(self):
         return BuiltDataset(roles=self.roles, sources=[], dropped={"odd": 2})
 
 
@@ -204,7 +204,7 @@ def test_every_builder_is_checked_and_keeps_the_promises(tmp_path, monkeypatch, 
     built = made.build()
     leak = {**built.roles["edits"][0], "example_id": "leak", "fact_id": "elsewhere"}
     built.roles["upstream"] = [*built.roles["upstream"], {**leak, "text": leak["text"].upper()}]
-    monkeypatch.setattr(made, "build", lambda cache_dir=None: built)
+    monkeypatch.setattr(made, "build", lambda: built)
     with pytest.raises(DataError, match="is also in upstream"):
         prepare(made, tmp_path / "again", task=task, config={})
     assert not (tmp_path / "again").exists()

@@ -52,12 +52,12 @@ class Planted(DatasetBuilder[DatasetOptions]):
             labels=None if labels is None else list(labels),
         )
 
-    def build(self, cache_dir=None):
+    def build(self):
         return self._built
 
 
 def prepare_planted(folder, roles, task="classification"):
-    return prepare(Planted(roles), folder, task=task, config={"name": "p"}, cache_dir=None)
+    return prepare(Planted(roles), folder, task=task, config={"name": "p"})
 
 
 FAULTS = {

@@ -83,7 +83,7 @@ def test_the_hub_is_asked_for_both_splits(tmp_path, monkeypatch):
 
     asked = []
 
-    def hub(path, revision, split, cache_dir):
+    def hub(path, revision, split):
         asked.append((path, revision, split))
         return datasets.Dataset.from_list(OLDER if split == "train" else LATER)
 

@@ -23,7 +23,7 @@ class Capitals(DatasetBuilder[DatasetOptions]):
     name = "capitals"
     options_class = DatasetOptions
 
-    def build(self, cache_dir=None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         def rows(role: str, question: str) -> list[dict[str, str]]:
             return [row(role, c, question.format(c), name) for c, name in CAPITALS.items()]
 

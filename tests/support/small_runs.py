@@ -27,7 +27,7 @@ class Capitals(DatasetBuilder[DatasetOptions]):
     name = "capitals"
     options_class = DatasetOptions
 
-    def build(self, cache_dir=None) -> BuiltDataset:
+    def build(self) -> BuiltDataset:
         pairs = list(zip(LANDS, CITIES, strict=True))
         wrong = list(zip(LANDS, reversed(CITIES), strict=True))[:6]
         edits = [

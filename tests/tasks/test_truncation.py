@@ -22,7 +22,7 @@ class Rivers(DatasetBuilder[DatasetOptions]):
     name = "rivers"
     options_class = DatasetOptions
 
-    def build(self, cache_dir=None):
+    def build(self):
         def rows(role, n):
             texts = [f"{LONG} {role} {i}" if i == 0 else f"{role} {i}" for i in range(n)]
             return [
