@@ -313,13 +313,28 @@ def _compose(
         unused -= shared.keys()
         every |= known or set()
         own = shared | overrides.named["editor"].get(entry_name(entry), {})
-        raw["editors"].append(_compose_editor(editor, entry, own, place))
+        file_rules = _file_rules(config_dir, entry)
+        raw["editors"].append(_compose_editor(editor, file_rules, entry, own, place))
     if unused:
         key = min(unused)
         one = editors[0] if len(editors) == 1 else None
         place = f"editors.{entry_name(one)}.{key}" if one else f"--set editor.{key}"
         raise ConfigError(unknown_name("key", key, every, place))
+    _tell_apart(raw["editors"])
+    for kind in ("model", "dataset"):
+        _tell_apart([experiment[kind] for experiment in raw["experiments"]])
     return validate(SuiteConfig, raw, where, ": ")
+
+
+def _tell_apart(parts: Iterable[dict[str, Any]]) -> None:
+    """Put its name behind the label of every part whose label another one has, too."""
+    names: dict[str, set[str]] = {}
+    parts = [part for part in parts if isinstance(part.get("label"), str)]
+    for part in parts:
+        names.setdefault(part["label"], set()).add(str(part["name"]))
+    for part in parts:
+        if len(names[part["label"]]) > 1:
+            part["label"] = f"{part['label']} ({part['name']})"
 
 
 def _section(value: Any, where: str) -> dict[str, Any]:
@@ -338,18 +353,31 @@ def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
 
 
 def _compose_editor(
-    editor: dict[str, Any], entry: Any, overrides: Mapping[str, Any], where: str
+    editor: dict[str, Any],
+    file_rules: Any,
+    entry: Any,
+    overrides: Mapping[str, Any],
+    where: str,
 ) -> dict[str, Any]:
     """Lay a suite's own hyperparameters, and then `--set`, over an editor's file.
 
     What is laid over also wins over the file's `per_dataset` (not over the suite's own), and
-    `--set` over everything.
+    `--set` over everything. What a file tunes is for its `rules`: under others none of it is left
+    but the layer.
     """
     for part in ("hyperparameters", "per_dataset", "sweep"):
         editor[part] = _section(editor.get(part), f"{where}.{part}")
     given = entry if isinstance(entry, Mapping) else {}
     own = given.get("hyperparameters") or {}
     own_per_dataset = given.get("per_dataset") or {}
+    _refuse_several_rules(editor["sweep"], own_per_dataset, where)
+    if _has_other_rules(editor, file_rules, own | overrides):
+        editor["hyperparameters"] = _layer_of(editor["hyperparameters"]) | own
+        editor["per_dataset"] = {
+            dataset: _layer_of(_section(value, f"{where}.per_dataset.{dataset}"))
+            | (own_per_dataset.get(dataset) or {})
+            for dataset, value in editor["per_dataset"].items()
+        }
     editor["hyperparameters"] |= overrides
     for dataset, value in editor["per_dataset"].items():
         settings = _section(value, f"{where}.per_dataset.{dataset}")
@@ -359,6 +387,44 @@ def _compose_editor(
         logger.warning("--set: %s has one value of '%s' now, not a sweep.", editor["name"], key)
     editor["sweep"] = {k: v for k, v in editor["sweep"].items() if k not in overrides}
     return editor
+
+
+def _refuse_several_rules(
+    sweep: Mapping[str, Any], per_dataset: Mapping[str, Any], where: str
+) -> None:
+    by_dataset = [
+        f"per_dataset.{name}" for name, own in per_dataset.items() if own and "rules" in own
+    ]
+    for place in [*(["sweep"] if "rules" in sweep else []), *by_dataset]:
+        raise ConfigError(
+            f"{where}.{place}: an editor's file is tuned for one value of 'rules'; make an editor "
+            "of each, {name: NAME, base: EDITOR, hyperparameters: {rules: ...}}."
+        )
+
+
+def _has_other_rules(editor: Mapping[str, Any], file_rules: Any, given: Mapping[str, Any]) -> bool:
+    """Say whether a suite asks for other `rules` than those that the editor's file is tuned for."""
+    if "rules" not in given or editor.get("editor") not in EDITORS.names():
+        return False
+    schema = EDITORS.get(editor["editor"]).hyperparameters_class()
+    if "rules" not in schema.model_fields:
+        return False
+    return given["rules"] != (file_rules or schema.model_fields["rules"].default)
+
+
+def _file_rules(config_dir: Path, entry: Any) -> Any:
+    """Return the `rules` that the file behind an editor's entry names; None if it names none."""
+    parts = ("hyperparameters", "per_dataset", "sweep")
+    if isinstance(entry, Mapping):
+        entry = {key: value for key, value in entry.items() if key not in parts}
+    elif not isinstance(entry, str):
+        return None
+    settings = load_named(config_dir, "editor", entry).get("hyperparameters")
+    return settings.get("rules") if isinstance(settings, Mapping) else None
+
+
+def _layer_of(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in hyperparameters.items() if key == "layer"}
 
 
 def _compose_experiment(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from grace_bench.config import SuiteConfig
+from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
 from grace_bench.pipeline import single_spec
 from grace_bench.runs import expand
@@ -580,6 +581,65 @@ def radii(config_dir, entry, overrides=()) -> dict[str, list[float]]:
 )
 def test_what_wins_from_weak_to_strong(config_dir, entry, overrides, one, two):
     assert radii(config_dir, entry, overrides) == {"one": one, "two": two}
+
+
+PRESETS = [
+    name
+    for name in EDITORS.names()
+    if "rules" in EDITORS.get(name).hyperparameters_class().model_fields
+]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_released_rules_are_the_released_codes_whatever_the_file_tunes(repository, name):
+    model, dataset = "facts-t5", "facts-qa"
+    config = repository / "config"
+    spec = single_spec(
+        config / "config.yaml", config, model, dataset, name, 0, ["editor.rules=released"]
+    )
+    schema = EDITORS.get(name).hyperparameters_class()
+    assert spec.editor.hyperparameters == schema(rules="released").model_dump(mode="json")
+
+
+RELEASED = {"name": "g", "hyperparameters": {"rules": "released"}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "one", "two"),
+    [
+        (RELEASED, [], [1], [1]),
+        ({**RELEASED, "per_dataset": {"two": {"radius": 6}}}, [], [1], [6]),
+        ({"name": "mine", "base": "g", "hyperparameters": {"rules": "released"}}, [], [1], [1]),
+        ("g", ["editor.rules=released", "editor.radius=9"], [9], [9]),
+        ("g", ["editors.g.rules=corrected"], [3], [2]),  # the file's own rules
+    ],
+)
+def test_other_rules_leave_nothing_of_what_the_file_tunes(config_dir, entry, overrides, one, two):
+    assert radii(config_dir, entry, overrides) == {"one": one, "two": two}
+
+
+@pytest.mark.parametrize(
+    "part", [{"sweep": {"rules": ["released"]}}, {"per_dataset": {"qa": {"rules": "released"}}}]
+)
+def test_rules_are_one_for_an_editor(repository, part):
+    said = refusal(suite(editors=[{**GRACE, **part}]), repository / "config")
+    assert "is tuned for one value of 'rules'; make an editor of each" in said
+
+
+def test_parts_of_one_label_are_told_apart_by_their_names(repository):
+    editors = [{"name": "a", "base": "ft"}, {"name": "b", "base": "ft"}, "grace"]
+    experiments = [
+        {"model": {**MODEL, "name": model}, "dataset": {**DATASET, "name": data}}
+        for model, data in (("tiny", "qa"), ("tiny", "qa-2"), ("other", "qa"))
+    ]
+    made = load_suite(suite(editors=editors, experiments=experiments), repository / "config")
+    assert [entry.label for entry in made.editors] == ["FT (a)", "FT (b)", "GRACE"]
+    assert [entry.model.label for entry in made.experiments] == [
+        "Tiny (tiny)",
+        "Tiny (tiny)",
+        "Tiny (other)",
+    ]
+    assert {entry.dataset.label for entry in made.experiments} == {"QA (qa)", "QA (qa-2)"}
 
 
 def test_an_experiment_wins_over_the_suite(repository):
