@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grace_bench.config import DatasetConfig, ModelConfig
     from grace_bench.tasks.base import Task
 
-TASKS: Registry[type[Task]] = Registry("task", group="grace_bench.tasks")
+TASKS: Registry[type[Task]] = Registry("task")
 TASKS.register("question_answering", "grace_bench.tasks.question_answering:QuestionAnswering")
 TASKS.register("classification", "grace_bench.tasks.classification:Classification")
 TASKS.register("language_modelling", "grace_bench.tasks.language_modelling:LanguageModelling")
