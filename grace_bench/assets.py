@@ -50,6 +50,7 @@ class AssetRequest:
         hyperparameters: of the editor.
         rows: of the role `train`.
         folder: to write into.
+        checkpoint_minutes: between two checkpoints; 0: only when asked to stop.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class AssetRequest:
     hyperparameters: EditorHyperparameters
     rows: Sequence[dict[str, Any]]
     folder: Path
+    checkpoint_minutes: float = 2.0
 
 
 def make_assets(
@@ -67,6 +69,7 @@ def make_assets(
     model_folder: Path,
     folder: Path,
     made_from: str | None = None,
+    checkpoint_minutes: float = 2.0,
 ) -> None:
     """Make the assets of a run's editor and write their record, assets.json, last.
 
@@ -98,6 +101,7 @@ def make_assets(
             hyperparameters=hyperparameters,
             rows=rows,
             folder=folder,
+            checkpoint_minutes=checkpoint_minutes,
         )
     )
     files = sorted(folder.glob("*.safetensors"))

@@ -49,7 +49,7 @@ def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, A
     Raises:
         GraceBenchError: runs could not be done; the first one's error, once the others are done.
         ResultError: the machine is in trouble; no further run was tried.
-        Interrupted: SIGTERM came; called again, what is finished stays.
+        Interrupted: it was asked to stop; called again, what is finished stays.
     """
     started = time.perf_counter()
     loaded: LoadedModel | None = None

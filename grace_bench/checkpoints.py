@@ -250,20 +250,32 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Keep SIGTERM from ending the process at once; yield a function that says whether it came.
+    """Keep SIGTERM and Ctrl-C from ending the process at once; yield what says whether one came.
 
-    Schedulers send it some seconds before they kill a job: time for a checkpoint. A request that
-    the block has not answered with an exception takes its ordinary effect after it. Only the main
-    thread of a process can do this; in others nothing is changed.
+    Schedulers send SIGTERM some seconds before they kill a job: time for a checkpoint. A request
+    that the block has not answered with an exception takes its ordinary effect after it, and so
+    does a second Ctrl-C at once. Only the main thread of a process can do this; in others nothing
+    is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    requested = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    # A shell's background job ignores Ctrl-C, and goes on doing so.
+    caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, note)
     try:
-        yield requested.is_set
+        yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if requested.is_set():
-        signal.raise_signal(signal.SIGTERM)
+        for number in caught:
+            signal.signal(number, before[number])
+    if came:
+        signal.raise_signal(came[0])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from grace_bench import __version__, pipeline
 from grace_bench.checked import read_record
 from grace_bench.config import is_name
-from grace_bench.errors import ConfigError, DataError, GraceBenchError, ResultError
+from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
 from grace_bench.suites import find_suite, load_suite
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {describe_os_error(place, error)}", file=sys.stderr)
         return ResultError.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("error: interrupted; the same command goes on from what is there.", file=sys.stderr)
+        return Interrupted.exit_code
     return 0
 
 
@@ -90,7 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_run("prepare-model", "Build or load a base model, train it, save it.", prepare_model)
     add_run("baseline", "Predict every role with the unedited model.", baseline)
-    add_run("prepare-editor", "Make what an editor needs before any run.", prepare_editor)
+    command = add_run("prepare-editor", "Make what an editor needs before any run.", prepare_editor)
+    add_checkpoint_minutes(command)
     command = add_run("edit", "Do one run: a stream of edits for one editor on one model.", edit)
     add_saving_options(command)
     command = add(
@@ -189,8 +190,8 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     add_suite_options(command)
 
 
-def add_saving_options(command: argparse.ArgumentParser) -> None:
-    """Add how often a run writes a checkpoint; no result depends on it."""
+def add_checkpoint_minutes(command: argparse.ArgumentParser) -> None:
+    """Add how often a checkpoint is written; no result depends on it."""
     command.add_argument(
         "--checkpoint-minutes",
         type=float,
@@ -199,6 +200,11 @@ def add_saving_options(command: argparse.ArgumentParser) -> None:
         help="minutes between checkpoints; 0: only when asked to stop; "
         "default GRACE_BENCH_CHECKPOINT_MINUTES or 2",
     )
+
+
+def add_saving_options(command: argparse.ArgumentParser) -> None:
+    """Add how often a run writes a checkpoint; no result depends on it."""
+    add_checkpoint_minutes(command)
     command.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="at most so many steps between two"
     )
@@ -208,10 +214,17 @@ def saving_of(options: argparse.Namespace) -> Saving:
     """Return how often checkpoints are written."""
     from grace_bench.execution import Saving
 
-    minutes, steps = options.checkpoint_minutes, options.checkpoint_steps
-    if not minutes >= 0 or (steps is not None and steps < 1):
-        raise ConfigError("--checkpoint-minutes must be 0 or more, --checkpoint-steps 1 or more.")
-    return Saving(minutes, steps)
+    steps = options.checkpoint_steps
+    if steps is not None and steps < 1:
+        raise ConfigError("--checkpoint-steps must be 1 or more.")
+    return Saving(checkpoint_minutes(options), steps)
+
+
+def checkpoint_minutes(options: argparse.Namespace) -> float:
+    """Return the minutes between two checkpoints."""
+    if not options.checkpoint_minutes >= 0:
+        raise ConfigError("--checkpoint-minutes must be 0 or more.")
+    return options.checkpoint_minutes
 
 
 def add_summary_options(command: argparse.ArgumentParser) -> None:
@@ -277,7 +290,7 @@ def baseline(options: argparse.Namespace) -> None:
 
 def prepare_editor(options: argparse.Namespace) -> None:
     """`grace-bench prepare-editor`."""
-    pipeline.prepare_editor(spec_of(options))
+    pipeline.prepare_editor(spec_of(options), minutes=checkpoint_minutes(options))
 
 
 def edit(options: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ class ResultError(GraceBenchError):
 
 
 class Interrupted(GraceBenchError):
-    """Work was asked to stop (SIGTERM), and has left a checkpoint to go on from."""
+    """Work was asked to stop (SIGTERM, Ctrl-C); what it had finished is kept."""
 
     exit_code = 143  # what a shell reports for a process that SIGTERM ended
 

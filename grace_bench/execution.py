@@ -159,7 +159,7 @@ def run_stream(
 
     Raises:
         GraceBenchError: the inputs do not fit the run, or the results cannot be written.
-        Interrupted: SIGTERM came; called again, the run goes on after the step it was at.
+        Interrupted: it was asked to stop; called again, the run goes on after the step it was at.
     """
     started, began = time.perf_counter(), datetime.now(UTC)
     made_from, sources = content_hash(spec), origins(spec)  # before anything of it can change
@@ -334,7 +334,7 @@ class Keeper:
         if stop_requested():
             self.write()
             raise Interrupted(
-                f"the run was asked to stop (SIGTERM) and did after step {self.run.done} of "
+                f"the run was asked to stop and did after step {self.run.done} of "
                 f"{self.n_steps}; run the same command again and it goes on from there."
             )
         if not self.run.finished and self._is_due():

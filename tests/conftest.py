@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -99,3 +100,11 @@ def pytest_sessionfinish(session, exitstatus):
     if skipped and session.exitstatus == 0:
         session.exitstatus = 1
         reporter.write_line(f"error: {len(skipped)} tests were skipped, none may be here", red=True)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C does what it does at a terminal: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

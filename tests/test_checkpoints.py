@@ -116,11 +116,13 @@ def test_what_a_killed_writer_left_is_cleared_away(written):
     assert names(written) == ["00000010", "00000020"]
 
 
-def test_a_request_to_stop_can_be_answered():
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_can_be_answered(number):
     def work():
         with stop_requests() as stop_requested:
             assert not stop_requested()
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             if stop_requested():
                 raise KeyError("answered")
 
@@ -128,16 +130,41 @@ def test_a_request_to_stop_can_be_answered():
         work()
 
 
-def test_a_request_that_nobody_answered_takes_its_effect_afterwards():
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_that_nobody_answered_takes_its_effect_afterwards(number):
     came = []
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append("after"))
+    before = signal.signal(number, lambda *_: came.append("after"))
     try:
         with stop_requests():
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             came.append("in the block")
         assert came == ["in the block", "after"]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_ctrl_c_ends_the_work_at_once():
+    def work():
+        with stop_requests():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("it went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_background_job_goes_on_ignoring_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop_requested:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop_requested()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_other_threads_than_the_main_one_are_asked_nothing():

@@ -54,7 +54,6 @@ LARGEST_NORM = 100.0
 """Of the gradient of a step (released)."""
 
 CHECKPOINTS = ".training"
-CHECKPOINT_MINUTES = 5.0
 
 Encode = Callable[[Sequence[Row]], dict[str, Tensor]]
 
@@ -97,16 +96,22 @@ class MendTraining:
         self.best: dict[str, float] = {}
         self.best_state: dict[str, Tensor] = {}
 
-    def fit(self, rows: Sequence[Row], checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+    def fit(
+        self,
+        rows: Sequence[Row],
+        checkpoints: Checkpoints | None = None,
+        checkpoint_minutes: float = 0.0,
+    ) -> dict[str, Any]:
         """Train on most rows, keep what is best on the others; return what to tell of it.
 
         Args:
             rows: of the role `train`.
             checkpoints: to go on from, and to write; None: it cannot be resumed.
+            checkpoint_minutes: between two; 0: only when asked to stop.
 
         Raises:
             DataError: there is too little to train on.
-            Interrupted: SIGTERM came; there is a checkpoint of the step that was being made.
+            Interrupted: it was asked to stop; there is a checkpoint of the step it was at.
         """
         settings = self.settings
         train, held_out = split_by_fact(rows, settings.held_out, settings.training_seed)
@@ -121,7 +126,7 @@ class MendTraining:
                 self.transform.normalise_by(self._pairs(train))
                 self.best = self.untrained = self.evaluate(check)
                 self.best_state = self._state()
-            self._go_on(train, check, checkpoints)
+            self._go_on(train, check, checkpoints, checkpoint_minutes)
             self.transform.load_state_dict(self.best_state)
             return {
                 "steps": self.step,
@@ -134,7 +139,11 @@ class MendTraining:
             }
 
     def _go_on(
-        self, train: Sequence[Row], check: Sequence[TrainingEdit], checkpoints: Checkpoints | None
+        self,
+        train: Sequence[Row],
+        check: Sequence[TrainingEdit],
+        checkpoints: Checkpoints | None,
+        minutes: float,
     ) -> None:
         settings = self.settings
         stream = training_edits(train, settings.training_seed)
@@ -149,7 +158,8 @@ class MendTraining:
                 if checkpoints is None:
                     continue
                 stopping = stop_requested()
-                if stopping or time.monotonic() - written >= 60 * CHECKPOINT_MINUTES:
+                is_due = minutes > 0 and time.monotonic() - written >= 60 * minutes
+                if stopping or is_due:
                     try:
                         self.write_checkpoint(checkpoints)
                     except ResultError as error:
@@ -159,7 +169,7 @@ class MendTraining:
                     written = time.monotonic()
                 if stopping:
                     raise Interrupted(
-                        f"MEND's training was asked to stop (SIGTERM) and did after step "
+                        f"MEND's training was asked to stop and did after step "
                         f"{self.step} of {settings.training_steps}; run the same command again "
                         "and it goes on from there."
                     )
@@ -330,7 +340,7 @@ def make_assets(request: AssetRequest) -> dict[str, Any]:
         request.model, request.layer, request.task.encode, request.hyperparameters
     )
     checkpoints = Checkpoints(request.folder / CHECKPOINTS, fingerprint(request))
-    told = training.fit(request.rows, checkpoints)
+    told = training.fit(request.rows, checkpoints, request.checkpoint_minutes)
     save_transform(training.transform, request.folder, request.layer)
     checkpoints.remove()
     return told

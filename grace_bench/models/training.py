@@ -62,7 +62,7 @@ def prepare_model(
 
     Raises:
         ModelError: the model has no such layer, or training diverged; nothing is left behind.
-        Interrupted: SIGTERM came while it was trained; called again, the training goes on.
+        Interrupted: it was asked to stop while it was trained; called again, the training goes on.
     """
     manifest = read_manifest(data_folder)
     device = set_up(compute)

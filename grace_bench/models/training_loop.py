@@ -53,7 +53,7 @@ def train_model(
 
     Raises:
         ModelError: `training.freeze` fits no parameter or all of them, or training diverged.
-        Interrupted: SIGTERM came; there is a checkpoint of the step that was being made.
+        Interrupted: it was asked to stop; there is a checkpoint of the step that was being made.
     """
     run = Training(model, task, examples, training, compute)
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
@@ -147,7 +147,7 @@ class Training:
                 if stop_requested():
                     self.write(checkpoints)
                     raise Interrupted(
-                        f"training was asked to stop (SIGTERM) and did after step {self.step} of "
+                        f"training was asked to stop and did after step {self.step} of "
                         f"{settings.steps}; run the same command again and it goes on from there."
                     )
                 since = time.perf_counter() - written

@@ -12,7 +12,7 @@ import torch
 from tiny_models import build
 
 from grace_bench.checkpoints import Checkpoints
-from grace_bench.editors import create_editor, mend_training
+from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.hyperparameters import MendHyperparameters
 from grace_bench.editors.mend import GradientTransform, save_transform, token_gradients
@@ -134,7 +134,9 @@ def test_training_leaves_the_model_alone_and_is_the_same_twice():
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch, number):
     settings = {"training_steps": 7, "check_every": 2}
     whole = training("gpt2", **settings)
     told = whole.fit(ROWS)
@@ -144,7 +146,7 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     def stopped_at_three(self, items):
         make_step(self, items)
         if self.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(MendTraining, "make_step", stopped_at_three)
@@ -166,9 +168,8 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path, monkeypat
         raise ResultError("the disk is full")
 
     monkeypatch.setattr(Checkpoints, "write", full)
-    monkeypatch.setattr(mend_training, "CHECKPOINT_MINUTES", 0)
     checkpoints = Checkpoints(tmp_path / "training", "work")
-    told = training("gpt2", training_steps=3, check_every=2).fit(ROWS, checkpoints)
+    told = training("gpt2", training_steps=3, check_every=2).fit(ROWS, checkpoints, 1e-9)
     assert told["steps"] == 3
     assert "no checkpoint at step 1, going on: the disk is full" in caplog.text
 
