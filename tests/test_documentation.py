@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import tomllib
 
 import pytest
 
@@ -40,3 +44,42 @@ def test_files_and_suites_that_the_readme_names_exist(repository):
     missing = {link for link in links if not (repository / link).exists()}
     # The paper's own suite is announced, the user's own editor is an example.
     assert missing <= {"config/suites/paper.yaml", "config/editors/my_editor.yaml"}
+
+
+def blocks(page: str, language: str = "") -> list[str]:
+    """Return a page's code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.M | re.S)
+
+
+@pytest.fixture
+def my_package(repository, tmp_path):
+    """The README's own plug-in, installed in a folder of its own."""
+    readme = (repository / "README.md").read_text()
+    for block in blocks(readme, "python"):
+        if found := re.match(r"# (my_package/\w+\.py)", block):
+            path = tmp_path / found[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block)
+    [project] = [b for b in blocks(readme, "toml") if b.startswith("# pyproject.toml")]
+    points = tomllib.loads(project)["project"]["entry-points"]["grace_bench.editors"]
+    info = tmp_path / "my_package-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
+    lines = [f"{name} = {target}\n" for name, target in points.items()]
+    (info / "entry_points.txt").write_text("".join(["[grace_bench.editors]\n", *lines]))
+    return tmp_path
+
+
+def test_the_readmes_editor_keeps_the_contract(repository, my_package):
+    """A slow test (10 s): whoever writes an editor begins with this one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_editor"]
+    done = subprocess.run(
+        [*command, "tests/editors/test_contract.py"],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": str(my_package)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 25
