@@ -12,7 +12,7 @@ from grace_bench import records
 from grace_bench.config import is_name
 from grace_bench.errors import DataError
 from grace_bench.reporting import failures
-from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY
+from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY, UNEDITED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from grace_bench.reporting.failures import Failure
 
-UNEDITED = "unedited"
 EDITOR_ORDER = (
     UNEDITED,
     "ft",
@@ -86,6 +85,7 @@ class Estimate:
     high: float | None
     n: int | None
     n_seeds: int
+    is_best: bool = False  # a paired comparison does not tell it from the best editor
 
     @property
     def is_finite(self) -> bool:
@@ -154,6 +154,11 @@ class Summary:
         if setting is None:
             return MISSING
         return self._values.get((setting, metric, measure), MISSING)
+
+    def n_base_models(self, experiment: Experiment) -> int:
+        """Return how many base models were edited: one, or one for each seed."""
+        name = f"{experiment.model}-{experiment.dataset}:"
+        return sum(one.startswith(name) for one in self.provenance["model_hashes"].split())
 
     def failures(self, setting: Setting | None) -> list[Failure]:
         """Return the failed seeds of a setting; no value has them in it."""
@@ -285,7 +290,8 @@ def _setting(row: dict[str, Any], measure: str) -> Setting:
 
 
 def _estimate(row: dict[str, Any]) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"], row["n"], row["n_seeds"])
+    values = (row[key] for key in ("value", "low", "high", "n", "n_seeds"))
+    return Estimate(*values, bool(row.get("is_best")))
 
 
 def _experiment_order(experiment: Experiment) -> tuple[int, str, str]:

@@ -364,15 +364,10 @@ def _table(caption: str, block: list[list[str]], footnotes: list[tuple[str, str]
     rows = []
     for texts in block[2:]:
         row = [replace(_cell(text), left=left[i]) for i, text in enumerate(texts)]
-        # A row without a name says one thing of each group.
-        rows.append(_merge(row, groups) if grouped and not texts[0] else row)
+        is_heading = row[0].bold and not any(texts[1:])
+        rows.append([replace(row[0], span=len(row))] if is_heading else row)
     header = [_Cell(column) for _, _, column in names]
     return _Table(caption, groups if grouped else [], header, left, rows, footnotes)
-
-
-def _merge(row: list[_Cell], groups: list[tuple[str, int]]) -> list[_Cell]:
-    starts = itertools.accumulate((span for _, span in groups[:-1]), initial=0)
-    return [replace(row[start], span=span) for start, (_, span) in zip(starts, groups, strict=True)]
 
 
 def _split(line: str) -> list[str]:

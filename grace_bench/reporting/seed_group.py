@@ -96,6 +96,7 @@ class SeedGroup:
         derived = LOSS_MEASURES if {"loss", "perplexity"} <= set(self._columns) else ()
         self.measures = (*self._columns, *derived)
         facts, _ = statistics.unit_indices(everything["fact_id"].combine_chunks())
+        self._fact_names = np.array(everything["fact_id"].unique().to_pylist(), dtype=object)
         ends = np.cumsum([table.num_rows for table in tables])[:-1]
         self._roles = [
             self._split(table, numbers)
@@ -127,6 +128,28 @@ class SeedGroup:
         start = 0 if role == "edit" else np.searchsorted(steps, step, "left")
         end = np.searchsorted(steps, step, "right")
         return _Scores(scores.facts[start:end], scores.values[start:end])
+
+    @property
+    def experiment(self) -> str:
+        """The model and the data set."""
+        return f"{self.keys['model']}/{self.keys['dataset']}"
+
+    def final_scores(self, metric: str, measure: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the facts and the values of each seed's examples at its last probe.
+
+        Empty where the measure is none of an example's own. An arithmetic mean of losses orders
+        editors as the log-mean of perplexities does.
+        """
+        name = "loss" if measure == "perplexity_log_mean" else measure
+        if name not in self._columns:
+            return []
+        found = []
+        for seed, probes in enumerate(self._probes):
+            scores = self._scores(seed, METRICS[metric].role, probes[-1][0])
+            values = scores.values[:, self._columns.index(name)]
+            known = ~np.isnan(values)
+            found.append((self._fact_names[scores.facts[known]], values[known]))
+        return found
 
     def summary_rows(self) -> list[dict[str, Any]]:
         """Return the rows of summary.parquet: the state at the last probe, and what was spent."""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from grace_bench import __version__, records
+from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting.comparison import as_good_as_the_best
 from grace_bench.reporting.failures import COLUMNS, failure_rows
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders, suite_provenance
 from grace_bench.reporting.seed_group import SeedGroup, setting_keys
@@ -54,6 +56,7 @@ _VALUES = (
     ("n_seeds", pa.int32(), False),  # that are in the value
     ("n_failed", pa.int32(), False),  # that are not, as their runs failed
 )
+_COMPARED = ("is_best", pa.bool_(), True)  # not told from the best editor; null: not compared
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -62,7 +65,7 @@ def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
 
 
 SUMMARY = _schema(  # seed null: over all seeds
-    *_KEYS, ("seed", pa.int32(), True), *_VALUES, *COLUMNS
+    *_KEYS, ("seed", pa.int32(), True), *_VALUES, _COMPARED, *COLUMNS
 )
 CURVES = _schema(  # seed null: over all seeds that were completed; else that of one that failed
     *_KEYS,
@@ -72,6 +75,7 @@ CURVES = _schema(  # seed null: over all seeds that were completed; else that of
     *_VALUES,
 )
 
+UNEDITED = "unedited"  # the editor class that is the control
 PROVENANCE = "grace_bench."  # prefix of the provenance keys in the files' metadata
 
 
@@ -95,8 +99,8 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     }
     rows: Rows = []
     points: Rows = []
-    for _, seeds in itertools.groupby(runs, key=lambda run: run.id.rsplit("/", 1)[0]):
-        found = _summarise_setting(list(seeds))
+    for _, members in itertools.groupby(runs, key=lambda run: run.id.split("/")[:2]):
+        found = _summarise_experiment(list(members))
         rows += found[0]
         points += found[1]
     output = Path(output)
@@ -107,16 +111,39 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     return curves
 
 
-def _summarise_setting(seeds: list[RunFolder]) -> tuple[Rows, Rows]:
-    """Return the rows of summary and curves of one setting."""
+def _summarise_experiment(runs: list[RunFolder]) -> tuple[Rows, Rows]:
+    """Return the rows of summary and curves of one model on one data set."""
+    rows: Rows = []
+    points: Rows = []
+    competing: list[tuple[SeedGroup, Rows]] = []
+    n_seeds = len({run.spec["seed"] for run in runs})
+    for _, members in itertools.groupby(runs, key=lambda run: run.id.rsplit("/", 1)[0]):
+        seeds = list(members)
+        group, own, curves = _summarise_setting(seeds)
+        points += curves
+        keys = setting_keys(seeds[0])
+        is_control = keys["editor_class"] == UNEDITED
+        if group and len(group.runs) == n_seeds and not (keys["in_sweep"] or is_control):
+            competing.append((group, own))
+        rows += own
+    best = as_good_as_the_best([group for group, _ in competing]) if competing else set()
+    for index, (_, own) in enumerate(competing):
+        for row in own:
+            if row["seed"] is None and row["measure"] in MEASURES and row["metric"] in METRICS:
+                row["is_best"] = (index, row["metric"], row["measure"]) in best
+    return rows, points
+
+
+def _summarise_setting(seeds: list[RunFolder]) -> tuple[SeedGroup | None, Rows, Rows]:
+    """Return the completed seeds of one setting, and its rows of summary and curves."""
     whole = [run for run in seeds if run.failure is None]
     failed = [run for run in seeds if run.failure is not None]
+    group = SeedGroup(whole, len(failed)) if whole else None
     rows = list(failure_rows(setting_keys(seeds[0]), seeds, seeds[0].measure))
     points: Rows = []
-    if whole:
-        group = SeedGroup(whole, len(failed))
+    if group:
         rows += group.summary_rows()
         points += group.curve_rows()
     for run in failed:
         points += [{**p, "seed": run.spec["seed"]} for p in SeedGroup([run]).curve_rows()]
-    return rows, points
+    return group, rows, points

@@ -10,18 +10,17 @@ import io
 import math
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grace_bench.metrics import MEASURES
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from grace_bench.reporting.estimates import Estimate
 
 NONE = "--"
-HUGE = 10_000  # from here on a perplexity is written as a power of ten
+HUGE = 9999.5  # from here on a number is written as a power of ten
+WIDE = 12  # more columns stand on a page of their own, on its side
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Cell:
     text: str
     interval: str = ""
     bold: bool = False
-    span: int = 1
     number: float | None = None  # unrounded
     low: float | None = None
     high: float | None = None
@@ -48,11 +46,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `rule` draws a thin line above it, `note` marks what belongs to the row above."""
+    """One row; `rule` draws a thin line above it, `heading` says what the rows below it are of."""
 
     cells: tuple[Cell, ...]
     rule: bool = False
-    note: bool = False
+    heading: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,6 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     left: int = 1  # columns of names, set flush left
-    beside: bool = False  # intervals beside the value instead of below it
     footnotes: tuple[tuple[str, str], ...] = ()  # mark and sentence, below the table
 
 
@@ -77,7 +74,7 @@ def number(value: float | None, kind: str) -> str:
         kind: a measure, or count, mean_count, ratio, seconds.
 
     >>> number(0.824, "f1"), number(1449.3, "perplexity"), number(None, "f1")
-    ('.82', '1449.30', '--')
+    ('.82', '1449', '--')
     """
     if value is None or math.isnan(value):
         return NONE
@@ -85,11 +82,10 @@ def number(value: float | None, kind: str) -> str:
         return "inf"
     if kind == "count":
         return str(round(value)) if abs(value - round(value)) < 1e-9 else f"{value:.1f}"
-    if kind == "seconds":
-        return _without_zero(f"{value:.2f}") if value < 10 else f"{value:.1f}"
-    if kind == "ratio" or not MEASURES[kind].higher_is_better:
-        return f"{value:.1e}" if abs(value) >= HUGE else f"{value:.2f}"
-    return _without_zero(f"{value:.2f}")
+    if abs(value) >= HUGE:
+        return f"{value:.1e}"
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0  # three that count
+    return _without_zero(f"{value:.{digits}f}")
 
 
 def _without_zero(text: str) -> str:
@@ -104,29 +100,11 @@ def cell(estimate: Estimate, kind: str, with_interval: bool = True) -> Cell:
     return Cell(
         number(estimate.value, kind),
         interval,
+        estimate.is_best,
         number=estimate.value,
         low=estimate.low,
         high=estimate.high,
     )
-
-
-def best_in_bold(cells: Sequence[Cell], measure: str, eligible: Sequence[bool]) -> list[Cell]:
-    """Return the cells with the best of the eligible ones in bold; what prints alike ties.
-
-    Cells with a mark are not eligible: seeds that failed are not in them.
-    """
-    numbers = {
-        i: item.number
-        for i, item in enumerate(cells)
-        if eligible[i] and not item.mark and item.number is not None and math.isfinite(item.number)
-    }
-    if not numbers:
-        return list(cells)
-    best = (max if MEASURES[measure].higher_is_better else min)(numbers, key=numbers.__getitem__)
-    return [
-        replace(item, bold=True) if i in numbers and item.text == cells[best].text else item
-        for i, item in enumerate(cells)
-    ]
 
 
 _SPECIAL = {
@@ -183,16 +161,17 @@ def escape_latex(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Return a `table*` float; it needs booktabs and graphicx, and shrinks to the text's width."""
+    """Return a `table*` float, which needs booktabs; a wide one, on a page turned by lscape."""
+    is_wide = len(table.columns) > WIDE
     lines = [
+        *([r"\begin{landscape}"] if is_wide else []),
         r"\begin{table*}[tp]",
         r"\centering",
         rf"\caption{{{escape_latex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         r"\vspace{5pt}",
         r"\small",
-        # Shrinks a wide table to the page, and leaves a narrow one as it is.
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        r"\setlength{\tabcolsep}{3pt}",
         rf"\begin{{tabular}}{{@{{}}{_column_format(table)}@{{}}}}",
         r"\toprule",
     ]
@@ -202,10 +181,11 @@ def to_latex(table: Table) -> str:
     for index, row in enumerate(table.rows):
         if row.rule:
             lines.append(r"\midrule")
-        elif index and not row.note and not table.beside:
+        elif index and any(item.interval for item in table.rows[index - 1].cells):
             lines.append(r"\addlinespace[2pt]")
         lines += _latex_row(row, table)
-    lines += [r"\bottomrule", r"\end{tabular}}", *_latex_footnotes(table), r"\end{table*}"]
+    lines += [r"\bottomrule", r"\end{tabular}", *_latex_footnotes(table), r"\end{table*}"]
+    lines += [r"\end{landscape}"] if is_wide else []
     return "\n".join(lines) + "\n"
 
 
@@ -247,20 +227,19 @@ def _header(column: Column) -> str:
 
 
 def _latex_row(row: Row, table: Table) -> list[str]:
+    if row.heading:
+        text = escape_latex(row.cells[0].text)
+        return [rf"\multicolumn{{{len(table.columns)}}}{{@{{}}l@{{}}}}{{\emph{{{text}}}}} \\"]
     values, intervals = [], []
     for item in row.cells:
         text = _latex_number(item)
         if item.mark:
             text += rf"\textsuperscript{{{item.mark}}}"
-        if table.beside and item.interval:
-            text += rf" {{\tiny {_latex_interval(item.interval)}}}"
-        size = rf"{{\footnotesize {text}}}" if row.note and text else text
-        values.append(rf"\multicolumn{{{item.span}}}{{c}}{{{size}}}" if item.span > 1 else size)
-        small = rf"{{\tiny {_latex_interval(item.interval)}}}" if item.interval else ""
-        intervals.append(small)
-        intervals += [""] * (item.span - 1)
+        values.append(text)
+        interval = _latex_interval(item.interval) if item.interval else ""
+        intervals.append(rf"{{\scriptsize {interval}}}" if interval else "")
     lines = [" & ".join(values) + r" \\"]
-    if not table.beside and any(intervals):
+    if any(intervals):
         lines[0] = " & ".join(values) + r" \\[-3pt]"
         lines.append(" & ".join(intervals) + r" \\")
     return lines
@@ -298,9 +277,10 @@ def to_markdown(table: Table) -> str:
         texts = []
         for item in row.cells:
             text = _markdown_text(item.text)
-            text = f"**{text}**" if item.bold else text
+            text = f"**{text}**" if item.bold or row.heading else text
             text += _markdown_mark(item.mark)
-            texts += [f"{text} {item.interval}".strip(), *[""] * (item.span - 1)]
+            texts.append(f"{text} {item.interval}".strip())
+        texts += [""] * (len(names) - len(texts))
         lines.append("| " + " | ".join(texts) + " |")
     for mark, sentence in table.footnotes:
         lines += ["", f"{_markdown_mark(mark)} {_markdown_text(sentence)}"]
@@ -345,22 +325,24 @@ def to_csv(tables: Iterable[Table]) -> str:
     for table in tables:
         footnotes = dict(table.footnotes)
         names = _full_names(table, lambda column: column.name)
+        heading = ""
         for row in table.rows:
+            if row.heading:
+                heading = f"{row.cells[0].text}: "
+                continue
             label = " ".join(item.text for item in row.cells[: table.left] if item.text)
-            column = 0
-            for item in row.cells:
+            for column, item in enumerate(row.cells):
                 if column >= table.left and (item.number is not None or item.mark):
                     numbers = [item.number, item.low, item.high]
                     writer.writerow(
                         [
                             table.name,
                             label,
-                            names[column],
+                            heading + names[column],
                             *("" if value is None else repr(float(value)) for value in numbers),
                             item.text,
                             "true" if item.bold else "false",
                             footnotes.get(item.mark, ""),
                         ]
                     )
-                column += item.span
     return stream.getvalue()

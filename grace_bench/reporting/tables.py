@@ -9,13 +9,13 @@ the same summary gives the same bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, records
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.estimates import (
-    UNEDITED,
     Experiment,
     Setting,
     Summary,
@@ -29,9 +29,7 @@ from grace_bench.reporting.table import (
     Column,
     Row,
     Table,
-    best_in_bold,
     cell,
-    number,
     to_csv,
     to_latex,
     to_markdown,
@@ -46,12 +44,16 @@ INTERVAL = (
     "Brackets: 95% percentile intervals from 2000 bootstrap resamples of facts (all examples of a "
     "fact together)"
 )
+BOLD = (
+    "Bold: the best editor, and those that a paired bootstrap over the same facts and seeds does "
+    "not tell from it (95%); Unedited is the control and not compared."
+)
 
 DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[a4paper,margin=2cm]{geometry}
 \usepackage{booktabs}
-\usepackage{graphicx}
+\usepackage{lscape}
 \begin{document}
 """
 
@@ -149,71 +151,67 @@ def main_tables(data: Summary) -> list[Table]:
     return [_main_table(data, part, i, len(parts)) for i, part in enumerate(parts)]
 
 
-def _main_columns(experiment: Experiment) -> list[tuple[str, str, str | None, str]]:
-    """Return (name, metric, measure, kind) of each column of an experiment's group."""
-    main = experiment.measure
-    third = ("ARR", "arr") if experiment.is_perplexity else ("Avg", "avg")
-    columns = [(name, metric, main, main) for name, metric in (("TRR", "trr"), ("ERR", "err"))]
-    columns.append((*third, main, main))
-    columns.append(("#E", "n_edits", None, "count"))
-    if experiment.is_perplexity:
-        columns.append(("time s (sd)", "seconds_per_edit", "mean", "seconds"))
-    return columns
+SCORED = ("es", "err", "trr", "holdout", "arr")
+"""The metrics of the main table, in its order."""
+
+SPENT = (
+    ("edits", "n_edits", None, "count"),
+    ("keys", "n_keys", None, "count"),
+    ("edits/key", "edits_per_key", None, "ratio"),
+    ("s/edit", "seconds_per_edit", "mean", "seconds"),
+)
+"""The counts behind them: name, metric, measure, kind of number."""
+
+EXPLAINED = {
+    "es": "ES: edit success, of each edit right after it was made",
+    "err": "ERR: edit retention, of all past edits at the end",
+    "trr": "TRR: test retention, of upstream examples",
+    "holdout": "Holdout: phrasings (texts, sentences) of edited facts that were never edited",
+    "arr": "ARR: accurate retention, of outputs that were right before",
+}
 
 
 def _main_table(data: Summary, experiments: Sequence[Experiment], part: int, parts: int) -> Table:
     rows = table_rows(data)
-    eligible = [kind != UNEDITED for _, kind, _ in rows]
-    columns: list[list[Cell]] = []
-    header = [Column("Editor")]
+    shown = [(e, s[e]) for e in experiments for *_, s in rows if e in s]
+    scored = [
+        metric
+        for metric in SCORED
+        if any(data.get(setting, metric, e.measure).value is not None for e, setting in shown)
+    ] or ["trr"]
     footnotes = Footnotes(data)
-    for experiment in experiments:
-        for name, metric, measure, kind in _main_columns(experiment):
-            scored = measure is not None and measure in MEASURES
-            cells = []
-            for _, _, settings in rows:
-                setting = settings.get(experiment)
-                item = _main_cell(data, setting, metric, measure, kind)
-                cells.append(footnotes.marked(item, setting, metric == "trr") if scored else item)
-            columns.append(best_in_bold(cells, measure, eligible) if scored else cells)
-            header.append(Column(name, _direction(measure) if scored else 0))
     body: list[Row] = []
-    for index, (label, kind, settings) in enumerate(rows):
-        after_unedited = index > 0 and rows[index - 1][1] == UNEDITED and kind != UNEDITED
-        body.append(Row((Cell(label), *(column[index] for column in columns)), after_unedited))
-        keys = [_keys_cell(data, settings.get(e), len(_main_columns(e))) for e in experiments]
-        if any(item.text for item in keys):
-            body.append(Row((Cell(""), *keys), note=True))
-    groups = [("", 1), *((e.title, len(_main_columns(e))) for e in experiments)]
+    for experiment in experiments:
+        better = "higher is better" if _direction(experiment.measure) > 0 else "lower is better"
+        label = MEASURES[experiment.measure].label
+        title = f"{experiment.title}: {label}, {better}"
+        body.append(Row((Cell(title),), rule=bool(body), heading=True))
+        for name, _, settings in rows:
+            if experiment not in settings:
+                continue
+            setting = settings[experiment]
+            scores = [
+                cell(data.get(setting, metric, experiment.measure), experiment.measure)
+                for metric in scored
+            ]
+            cells = [footnotes.marked(item, setting, not i) for i, item in enumerate(scores)]
+            cells += [
+                cell(data.get(setting, metric, measure), kind, with_interval=False)
+                for _, metric, measure, kind in SPENT
+            ]
+            body.append(Row((Cell(name), *cells)))
     return Table(
         name="main" if part == 0 else f"main-{part + 1}",
-        caption=_main_caption(data, experiments, rows, part, parts) + footnotes.caption,
-        groups=tuple(groups),
-        columns=tuple(header),
+        caption=_main_caption(data, experiments, shown, scored, part, parts) + footnotes.caption,
+        groups=(),
+        columns=(
+            Column("Editor"),
+            *(Column(METRICS[metric].label) for metric in scored),
+            *(Column(name) for name, *_ in SPENT),
+        ),
         rows=tuple(body),
         footnotes=footnotes.sentences,
     )
-
-
-def _main_cell(
-    data: Summary, setting: Setting | None, metric: str, measure: str | None, kind: str
-) -> Cell:
-    estimate = data.get(setting, metric, measure)
-    if metric != "seconds_per_edit":
-        return cell(estimate, kind, with_interval=metric != "n_edits")
-    text = number(estimate.value, kind)
-    spread = data.get(setting, metric, "sd").value
-    if spread is not None:
-        text += f" ({number(spread, kind)})"
-    return Cell(text, number=estimate.value)
-
-
-def _keys_cell(data: Summary, setting: Setting | None, span: int) -> Cell:
-    keys, share = data.get(setting, "n_keys").value, data.get(setting, "edits_per_key").value
-    if keys is None:
-        return Cell("", span=span)
-    each = "" if share is None else f" ({number(share, 'ratio')} edits/key)"
-    return Cell(f"{number(keys, 'count')} keys{each}", span=span)
 
 
 def _direction(measure: str) -> int:
@@ -223,32 +221,34 @@ def _direction(measure: str) -> int:
 def _main_caption(
     data: Summary,
     experiments: Sequence[Experiment],
-    rows: Sequence[tuple[str, str, dict[Experiment, Setting]]],
+    shown: Sequence[tuple[Experiment, Setting]],
+    scored: Sequence[str],
     part: int,
     parts: int,
 ) -> str:
-    shown = [setting for _, _, settings in rows for setting in settings.values()]
     which = f" (part {part + 1} of {parts})" if parts > 1 else ""
-    described = []
+    sizes = []
     for experiment in experiments:
-        here = [setting for setting in shown if setting.experiment == experiment]
-        sizes = ", ".join(
-            f"n = {spread} for {METRICS[metric].label}"
-            for metric in ("trr", "err", *(["arr"] if experiment.is_perplexity else []))
-            if (spread := _spread([data.get(s, metric, experiment.measure).n for s in here]))
+        counts = ", ".join(
+            f"{spread} for {METRICS[metric].label}"
+            for metric in scored
+            if (
+                spread := _spread(
+                    [data.get(s, metric, e.measure).n for e, s in shown if e == experiment]
+                )
+            )
         )
-        label = MEASURES[experiment.measure].label
-        described.append(f"{experiment.title}: {label}{', ' + sizes if sizes else ''}")
-    perplexities = [experiment.is_perplexity for experiment in experiments]
-    explained = ["TRR: retention of upstream examples", "ERR: of all past edits"]
-    explained += [] if all(perplexities) else ["Avg: their mean"]
-    explained += ["ARR: of outputs that were right before"] if any(perplexities) else []
+        if counts:
+            sizes.append(f"{experiment.dataset_label} {counts}")
+    settings = [setting for _, setting in shown]
     return (
-        f"Suite {data.provenance.get('suite', '')}: editors after all edits{which}. "
-        + "; ".join(described)
-        + f". {', '.join(explained)}, #E: edits made. "
-        + interval_sentence(data, shown)
-        + " Best editor in bold, to the digits shown; hyperparameters as configured."
+        f"Editors after all edits{which}. "
+        + "; ".join(EXPLAINED[metric] for metric in scored)
+        + ". Edits: made in the stream; keys: of the codebook at the end; s/edit: seconds of an "
+        "edit (values of coming edits that GRACE trains in one batch share its time). "
+        + interval_sentence(data, settings)
+        + f" Examples a seed: {'; '.join(sizes) or 'none'}. "
+        + BOLD
     )
 
 
@@ -258,8 +258,15 @@ def interval_sentence(data: Summary, settings: Sequence[Setting]) -> str:
     if not seeds:
         return "No run was completed."
     if seeds == "1":
-        return f"One seed. {INTERVAL}."
-    return f"Means over {seeds} seeds. {INTERVAL} and of seeds."
+        return f"One seed. {INTERVAL}; neither other streams nor other base models are in them."
+    several = {data.n_base_models(setting.experiment) > 1 for setting in settings}
+    if several == {True}:
+        each = "each with a stream and a base model of its own"
+    elif several == {False}:
+        each = "each with a stream of its own; all edit one base model"
+    else:
+        each = "each with a stream and, where it is trained here, a base model of its own"
+    return f"Means over {seeds} seeds, {each}. {INTERVAL} and of seeds."
 
 
 def _spread(values: Sequence[int | None]) -> str:
@@ -279,18 +286,21 @@ def _measure_table(data: Summary, experiment: Experiment) -> Table:
     measures = [m for m in data.measures(experiment) if m != "loss" or not experiment.is_perplexity]
     measures = measures or [experiment.measure]  # where every run failed
     rows = [(label, kind, s[experiment]) for label, kind, s in table_rows(data) if experiment in s]
-    eligible = [kind != UNEDITED for _, kind, _ in rows]
     footnotes = Footnotes(data)
     body: list[Row] = []
     for metric in METRICS.values():
-        columns = [[cell(data.get(s, metric.name, m), m) for _, _, s in rows] for m in measures]
+        columns = [
+            [replace(cell(data.get(s, metric.name, m), m), interval="") for _, _, s in rows]
+            for m in measures
+        ]
         nothing = all(item.number is None for column in columns for item in column)
         if nothing and not (metric.name == "trr" and any(data.failures(s) for _, _, s in rows)):
             continue
-        for index, (measure, column) in enumerate(zip(measures, columns, strict=True)):
+        for index, column in enumerate(columns):
             pairs = zip(column, rows, strict=True)
-            marked = [footnotes.marked(item, setting, not index) for item, (*_, setting) in pairs]
-            columns[index] = best_in_bold(marked, measure, eligible)
+            columns[index] = [
+                footnotes.marked(item, setting, not index) for item, (*_, setting) in pairs
+            ]
         for index, (label, _, _) in enumerate(rows):
             name = Cell(metric.label if index == 0 else "")
             cells = (name, Cell(label), *(column[index] for column in columns))
@@ -300,8 +310,7 @@ def _measure_table(data: Summary, experiment: Experiment) -> Table:
         name=f"measures-{experiment.model}-{experiment.dataset}",
         caption=(
             f"{experiment.title}: all measures after all edits. {definitions}. "
-            f"{interval_sentence(data, [setting for _, _, setting in rows])} "
-            f"Best editor in bold.{footnotes.caption}"
+            f"Intervals are in measures.csv. {BOLD}{footnotes.caption}"
         ),
         groups=(),
         columns=(
@@ -311,7 +320,6 @@ def _measure_table(data: Summary, experiment: Experiment) -> Table:
         ),
         rows=tuple(body),
         left=2,
-        beside=True,
         footnotes=footnotes.sentences,
     )
 
@@ -337,7 +345,9 @@ def sweep_table(data: Summary, settings: Sequence[Setting]) -> Table:
         values = [_plain(setting.values.get(name)) for name in names] or [setting.variant]
         values[-1] += mark
         cells = [Cell(value) for value in values]
-        scores = [cell(data.get(setting, metric, main), main) for metric in scored]
+        scores = [
+            replace(cell(data.get(setting, metric, main), main), bold=False) for metric in scored
+        ]
         cells += [footnotes.marked(item, setting, not i) for i, item in enumerate(scores)]
         cells += [cell(data.get(setting, m, s), kind, False) for _, m, s, kind in spent]
         rows.append(Row(tuple(cells)))

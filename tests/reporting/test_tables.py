@@ -8,10 +8,12 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.estimates import Estimate, Summary
+from grace_bench.reporting.comparison import as_good_as_the_best
+from grace_bench.reporting.estimates import Summary
 from grace_bench.reporting.report import read_markdown_tables
 from grace_bench.reporting.summary import summarise
 from grace_bench.reporting.table import (
@@ -19,8 +21,6 @@ from grace_bench.reporting.table import (
     Column,
     Row,
     Table,
-    best_in_bold,
-    cell,
     escape_latex,
     number,
     to_latex,
@@ -41,8 +41,12 @@ needs_pdflatex = pytest.mark.skipif(
         (1.0, "accuracy", "1.00"),
         (0.0, "f1", ".00"),
         (0.999, "f1", "1.00"),
-        (15.984, "perplexity", "15.98"),
-        (9999.0, "perplexity", "9999.00"),
+        (15.984, "perplexity", "16.0"),
+        (9.99, "perplexity", "9.99"),
+        (9.996, "perplexity", "10.0"),
+        (99.96, "perplexity", "100"),
+        (0.52, "loss", ".52"),
+        (9999.0, "perplexity", "9999"),
         (123456.0, "perplexity", "1.2e+05"),
         (math.inf, "perplexity", "inf"),
         (None, "f1", "--"),
@@ -58,23 +62,49 @@ def test_numbers_as_the_paper_prints_them(value, kind, printed):
     assert number(value, kind) == printed
 
 
-def _cells(measure: str, *values: float | None):
-    return [cell(Estimate(value, None, None, 1, 1), measure) for value in values]
+class Scored:
+    """A setting's scores of twenty facts under three seeds."""
+
+    experiment = "m/d"
+
+    def __init__(self, *by_seed):
+        self.by_seed = by_seed
+
+    def final_scores(self, metric, measure):
+        facts = np.array([f"fact-{n}" for n in range(20)], dtype=object)
+        return [(facts, v) for v in self.by_seed] if (metric, measure) == ("trr", "f1") else []
+
+
+FACTS = np.linspace(0, 0.9, 20)
+SHAKEN = 0.1 * np.resize([1, -1], 20)
 
 
 @pytest.mark.parametrize(
-    ("measure", "values", "eligible", "bold"),
+    ("other", "bold"),
     [
-        ("f1", (0.9, 0.5, 0.8), (False, True, True), (False, False, True)),
-        ("perplexity", (1.0, 30.0, 7.1), (False, True, True), (False, False, True)),
-        ("f1", (0.1, 0.812, 0.808), (False, True, True), (False, True, True)),
-        ("f1", (None, None, 0.2), (True, True, True), (False, False, True)),
-        ("perplexity", (None, math.inf), (True, True), (False, False)),
+        ([FACTS, FACTS, FACTS], {0, 1}),
+        # Far within one another's intervals, and worse on each single fact.
+        ([FACTS - 0.02] * 3, {0}),
+        ([FACTS + 0.02] * 3, {1}),
+        # Better here, worse there.
+        ([FACTS + SHAKEN - 0.001, FACTS - SHAKEN, FACTS + SHAKEN], {0, 1}),
+        # As good on every fact, but only with two of three base models.
+        ([FACTS, FACTS, FACTS - 0.5], {0, 1}),
     ],
 )
-def test_bold_goes_to_the_best_editor(measure, values, eligible, bold):
-    cells = best_in_bold(_cells(measure, *values), measure, eligible)
-    assert tuple(item.bold for item in cells) == bold
+def test_bold_goes_to_what_a_paired_comparison_does_not_tell_from_the_best(other, bold):
+    found = as_good_as_the_best([Scored(FACTS, FACTS, FACTS), Scored(*other)])
+    assert found == {(index, "trr", "f1") for index in bold}
+
+
+def test_of_perplexities_the_smaller_is_the_better():
+    class Perplexities(Scored):
+        def final_scores(self, metric, measure):
+            return super().final_scores(metric, "f1" if measure == "perplexity" else measure)
+
+    found = as_good_as_the_best([Perplexities(FACTS + 1, FACTS + 1), Perplexities(FACTS, FACTS)])
+    assert found >= {(1, "trr", "perplexity")}
+    assert (0, "trr", "perplexity") not in found
 
 
 def test_names_are_escaped():
@@ -106,7 +136,9 @@ def test_names_keep_their_signs_in_markdown():
 def test_main_table_has_the_configured_settings_only(reported):
     text = (reported / "tables" / "main.md").read_text()
     names = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line[:2] == "| "]
-    assert [name for name in names if name] == ["Editor", "Unedited", "FT", "Defer", "GRACE"]
+    each = ["Unedited", "FT", "Defer", "GRACE"]
+    assert [name for name in names if name[:2] != "**"] == ["Editor", *each, *each]
+    assert sum(name[:2] == "**" for name in names) == 2
     summary = Summary(reported / "summary.parquet")
     chosen = {s.variant for _, _, cells in table_rows(summary) for s in cells.values()}
     assert chosen == {"default", "radius=1.0"}
@@ -120,21 +152,24 @@ def test_csv_holds_unrounded_values(reported):
         s for s in summary.settings if s.editor == "ft" and s.experiment.dataset == "facts-qa"
     ]
     estimate = summary.get(setting, "trr", "f1")
-    (row,) = [r for r in rows if r["row"] == "FT" and r["column"].endswith("T5 (tiny): TRR")]
+    (row,) = [
+        r
+        for r in rows
+        if r["row"] == "FT" and r["column"] == "Facts QA, T5 (tiny): F1, higher is better: TRR"
+    ]
     assert float(row["value"]) == estimate.value
     assert (float(row["low"]), float(row["high"])) == (estimate.low, estimate.high)
     assert row["printed"] == number(estimate.value, "f1")
 
 
-def test_bold_in_latex_is_the_best_of_the_column(reported):
+def test_bold_is_what_the_summary_says(reported):
     with open(reported / "tables" / "main.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    for column in {row["column"] for row in rows if row["column"].endswith(("TRR", "ERR", "Avg"))}:
+    for column in {row["column"] for row in rows if row["column"].endswith(("TRR", "ERR"))}:
         edited = [r for r in rows if r["column"] == column and r["row"] != "Unedited"]
         best = max(float(row["value"]) for row in edited)
-        bold = [row for row in edited if row["best"] == "true"]
-        assert best in [float(row["value"]) for row in bold]
-        assert len({row["printed"] for row in bold}) == 1
+        assert best in [float(row["value"]) for row in edited if row["best"] == "true"]
+    assert not any(row["best"] == "true" for row in rows if row["row"] == "Unedited")
     latex = (reported / "tables" / "main.tex").read_text()
     assert latex.count(r"\textbf{") == sum(row["best"] == "true" for row in rows)
 
@@ -148,7 +183,7 @@ def test_caption_and_comments_say_where_numbers_come_from(reported):
     assert any(line.startswith("% data: facts-qa:") for line in head)
     assert not re.search(r"20\d\d-\d\d-\d\d", text)
     caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
-    for said in ("n = 40 for TRR", "2 seeds", r"95\% percentile", "bootstrap", "F1"):
+    for said in ("40 for TRR", "2 seeds", "base model", r"95\% percentile", "paired bootstrap"):
         assert said in caption
 
 
@@ -197,10 +232,12 @@ def test_tables_compile_and_show_their_numbers(reported, tmp_path):
     text = _text_of(tmp_path)
     with open(tmp_path / "main.csv", newline="") as stream:
         for row in csv.DictReader(stream):
-            line = next(line for line in text.splitlines() if line.strip().startswith(row["row"]))
-            assert row["printed"] in line
+            lines = [line for line in text.splitlines() if line.strip().startswith(row["row"])]
+            assert any(row["printed"] in line for line in lines)
     assert "Terms & Topics" in text
-    assert "edits/key)" in text
+    assert "edits/key" in text
+    latex = "".join(path.read_text() for path in tmp_path.glob("*.tex"))
+    assert not re.search(r"\\tiny|resizebox", latex)
 
 
 @needs_pdflatex

@@ -1,0 +1,83 @@
+"""Which editors a paired comparison does not tell from the best one: the bold ones of the tables.
+
+Editors of an experiment meet the same examples and, seed by seed, the same base model. So their
+scores are compared example by example: all are resampled by the same draws of facts and of seeds
+(`statistics.py`), and an editor stands beside the best one where the 95% interval of its difference
+from it does not exclude 0 on the worse side. Intervals that overlap say less: what facts and base
+models do to both editors alike is in them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting import statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from grace_bench.reporting.seed_group import SeedGroup
+    from grace_bench.reporting.statistics import Array
+
+
+def as_good_as_the_best(groups: Sequence[SeedGroup]) -> set[tuple[int, str, str]]:
+    """Return (number of the group, metric, measure) where a group is not worse than the best.
+
+    Args:
+        groups: the settings of one experiment that compete; of the same seeds.
+    """
+    found = set()
+    for metric in METRICS:
+        for measure in MEASURES:
+            for index in _not_worse(groups, metric, measure):
+                found.add((index, metric, measure))
+    return found
+
+
+def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[int]:
+    scores = [group.final_scores(metric, measure) for group in groups]
+    present = [i for i, seeds in enumerate(scores) if seeds and all(len(v) for _, v in seeds)]
+    if not present:
+        return []
+    values = {i: float(np.mean([v.mean() for _, v in scores[i]])) for i in present}
+    finite = [i for i in present if np.isfinite(values[i])]
+    if not finite:
+        return []
+    sign = 1 if MEASURES[measure].higher_is_better else -1
+    best = max(finite, key=lambda i: sign * values[i])
+    replicates = _paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
+    behind = replicates - replicates[finite.index(best)]
+    kept = []
+    for i, row in zip(finite, behind, strict=True):
+        low, high = statistics.interval(row)
+        if i == best or (high >= 0 if sign > 0 else low <= 0):
+            kept.append(i)
+    return kept
+
+
+def _paired_replicates(
+    scores: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], key: str
+) -> Array:
+    """Return each setting's mean over seeds in each resample, (settings, resamples).
+
+    Args:
+        scores: by setting and seed, the examples' facts and their values.
+        key: chooses the random numbers.
+    """
+    names = [facts for seeds in scores for facts, _ in seeds]
+    units, n_units = statistics.unit_indices(np.concatenate(names))
+    parts = iter(np.split(units, np.cumsum([len(facts) for facts in names])[:-1]))
+    generator = statistics.generator_for(key)
+    seed_weights = statistics.draw_weights(generator, len(scores[0]))
+    fact_weights = statistics.draw_weights(generator, n_units)
+    replicates = []
+    for seeds in scores:
+        values = np.concatenate([value for _, value in seeds])[:, None]
+        mine = np.concatenate([next(parts) for _ in seeds])
+        sizes = [len(value) for _, value in seeds]
+        means = statistics.weighted_means(values, mine, fact_weights, sizes)[:, 0]
+        replicates.append(statistics.over_seeds(list(means), seed_weights))
+    return np.array(replicates)
