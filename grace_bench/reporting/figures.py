@@ -3,14 +3,16 @@
     write_figures(Path("results/smoke/summary.parquet"), Path("results/smoke/curves.parquet"),
                   Path("results/smoke/figures"))
 
-retention-<model>-<dataset> (metrics against edits), codebook-size (keys against edits), trade-off
-(TRR against ERR), sweep-<editor> (metrics against a swept number), overview (for the README).
+overview (ERR and holdout against TRR), retention-<model>-<dataset> (metrics against edits),
+codebook-size (keys against edits, where keys are fewer), sweep-<editor> (metrics against a swept
+number).
 Bands and crosses are the 95 % intervals of the summary. Seeds whose run failed are in no line and
 no point: a dotted line of its own shows how far each came.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import textwrap
 from pathlib import Path
@@ -52,6 +54,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
+KINDS = ("sweep-", "retention-", "codebook-", "trade-off")
+"""How the names of figures begin; those that are no longer made are removed."""
+
 Curves = dict[tuple[Setting, str], list[Point]]
 FailedCurves = dict[tuple[Setting, str], dict[int, list[Point]]]  # by seed
 
@@ -73,17 +80,17 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
         with new_figure(PAGE, 4.4) as figure:
             draw_retention(figure, data, points, experiment, failed)
             paths += save(figure, folder, name, provenance)
-    if any(metric == "n_keys" for _, metric in points):
-        panels = len({s.experiment for s, metric in points if metric == "n_keys"})
-        with new_figure(PAGE * max(1.5, min(3, panels)) / 3, 2.7) as figure:
-            draw_codebook_sizes(figure, data, points)
+    if reusing := [e for e in data.experiments if _reuses_keys(data, points, e)]:
+        with new_figure(PAGE * max(1.5, min(3, len(reusing))) / 3, 2.7) as figure:
+            draw_codebook_sizes(figure, data, points, reusing)
             paths += save(figure, folder, "codebook-size", provenance)
-    for name, width, height in (("trade-off", PAGE, 2.7), ("overview", 10.0, 3.5)):
-        panels = len(data.experiments)
-        across = max(1.5, min(3, panels)) / 3  # one panel alone gets half the width
-        with new_figure(width * across, height * math.ceil(panels / 3)) as figure:
-            draw_trade_off(figure, data)
-            paths += save(figure, folder, name, provenance)
+    else:
+        logger.info("codebook-size is not drawn: no codebook has fewer keys than edits.")
+    panels, rows = len(data.experiments), len(_kept_metrics(data))
+    across = max(1.5, min(3, panels)) / 3  # one panel alone gets half the width
+    with new_figure(10.0 * across, 3.3 * rows * math.ceil(panels / 3)) as figure:
+        draw_overview(figure, data)
+        paths += save(figure, folder, "overview", provenance)
     for editor, cells in data.sweeps().items():
         shown = {e: cells[e] for e in data.experiments if e in cells and _swept_number(cells[e])}
         if shown:
@@ -91,7 +98,7 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
                 draw_sweep(figure, data, shown)
                 paths += save(figure, folder, f"sweep-{editor}", provenance)
     made = set(paths)
-    for old in [*folder.glob("sweep-*"), *folder.glob("retention-*"), *folder.glob("codebook-*")]:
+    for old in [path for kind in KINDS for path in folder.glob(f"{kind}*")]:
         if old not in made and old.suffix in (".pdf", ".png"):
             old.unlink(missing_ok=True)
     return paths
@@ -206,13 +213,18 @@ def editor_legend(
     )
 
 
-def draw_codebook_sizes(figure: Figure, data: Summary, curves: Curves) -> None:
+def _reuses_keys(data: Summary, curves: Curves, experiment: Experiment) -> bool:
+    """Whether any codebook of an experiment has fewer keys than edits were made."""
+    ends = [curves[s, "n_keys"][-1] for s in data.configured(experiment) if (s, "n_keys") in curves]
+    return any(end.estimate.is_finite and end.estimate.value < end.n_edits for end in ends)
+
+
+def draw_codebook_sizes(
+    figure: Figure, data: Summary, curves: Curves, experiments: Sequence[Experiment]
+) -> None:
     """Draw the number of keys against the number of edits, one panel an experiment."""
     tints = colours(data.settings)
-    experiments = [
-        e for e in data.experiments if any((s, "n_keys") in curves for s in data.configured(e))
-    ]
-    grid = figure.subplots(1, max(1, len(experiments)), squeeze=False)
+    grid = figure.subplots(1, len(experiments), squeeze=False)
     drawn: dict[str, Setting] = {}
     for axes, experiment in zip(grid.flat, experiments, strict=False):
         longest = 1
@@ -243,45 +255,73 @@ def draw_codebook_sizes(figure: Figure, data: Summary, curves: Curves) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
-def draw_trade_off(figure: Figure, data: Summary) -> None:
-    """Draw ERR against TRR after all edits, better to the upper right in every panel."""
+AXES = {
+    "err": "ERR (edits retained) \u2192",
+    "holdout": "Holdout (other phrasings) \u2192",
+}
+
+
+def _kept_metrics(data: Summary) -> list[str]:
+    """Return the metrics that the overview sets against TRR: ERR, and holdout if it is known."""
+    shown = [(s, s.experiment.measure) for e in data.experiments for s in data.configured(e)]
+    known = [name for name in AXES if any(data.get(s, name, m).is_finite for s, m in shown)]
+    return known or ["err"]
+
+
+def draw_overview(figure: Figure, data: Summary) -> None:
+    """Draw ERR and holdout against TRR after all edits, better to the upper right everywhere."""
     tints = colours(data.settings)
-    experiments = data.experiments
+    experiments, metrics = data.experiments, _kept_metrics(data)
     columns = min(3, len(experiments))
-    grid = figure.subplots(math.ceil(len(experiments) / columns), columns, squeeze=False)
-    panels = []
-    for axes, experiment in zip(grid.flat, experiments, strict=False):
-        measure = experiment.measure
-        shown = [
-            (s, data.get(s, "trr", measure), data.get(s, "err", measure))
-            for s in data.configured(experiment)
-        ]
-        shown = [item for item in shown if item[1].is_finite and item[2].is_finite]
-        scale(axes, "x", experiment, [trr for _, trr, _ in shown])
-        scale(axes, "y", experiment, [err for _, _, err in shown])
-        make_headroom(axes, experiment.is_perplexity)
-        if experiment.is_perplexity:
-            # Turned round: better is up and to the right here too.
-            axes.invert_xaxis()
-            axes.invert_yaxis()
-        for setting, trr, err in shown:
-            _draw_cross(axes, setting, trr, err, tints[setting.editor])
-        label = MEASURES[measure].label
-        turned = ", axes reversed" if experiment.is_perplexity else ""
-        axes.set_title(f"{experiment.title}\n({label}{turned})")
-        axes.set_xlabel("TRR (upstream retained) \u2192" + _failed_line(data, experiment))
-        axes.set_ylabel("ERR (edits retained) \u2192")
-        panels.append((axes, shown))
-    for axes in list(grid.flat)[len(experiments) :]:
+    blocks = math.ceil(len(experiments) / columns)
+    grid = figure.subplots(blocks * len(metrics), columns, squeeze=False)
+    unused = set(grid.flat)
+    labels = []
+    for index, experiment in enumerate(experiments):
+        for row, metric in enumerate(metrics):
+            axes = grid[index // columns * len(metrics) + row, index % columns]
+            unused.discard(axes)
+            measure = experiment.measure
+            pairs = [
+                (s, data.get(s, "trr", measure), data.get(s, metric, measure))
+                for s in data.configured(experiment)
+            ]
+            shown = [item for item in pairs if item[1].is_finite and item[2].is_finite]
+            _draw_against_retention(axes, experiment, shown, tints)
+            if row == 0:
+                turned = ", axes reversed" if experiment.is_perplexity else ""
+                label = MEASURES[measure].label
+                axes.set_title(f"{experiment.title}\n({label}{turned})")
+            axes.set_xlabel("TRR (upstream retained) \u2192" + _failed_line(data, experiment))
+            axes.set_ylabel(AXES[metric])
+            labels.append((axes, shown))
+    for axes in unused:
         axes.set_axis_off()
-    for axes, shown in panels:
+    for axes, shown in labels:
         if not shown:
             continue  # every run failed
-        places = [(trr.value, err.value) for _, trr, err in shown]
+        places = [(trr.value, kept.value) for _, trr, kept in shown]
         names = [setting.editor_label for setting, _, _ in shown]
-        crosses = [line for _, trr, err in shown for line in _cross(trr, err)]
+        crosses = [line for _, trr, kept in shown for line in _cross(trr, kept)]
         shades = [tints[setting.editor] for setting, _, _ in shown]
         place_labels(axes, places, names, shades, crosses)
+
+
+def _draw_against_retention(
+    axes: Axes,
+    experiment: Experiment,
+    shown: Sequence[tuple[Setting, Estimate, Estimate]],
+    tints: Mapping[str, str],
+) -> None:
+    scale(axes, "x", experiment, [trr for _, trr, _ in shown])
+    scale(axes, "y", experiment, [kept for _, _, kept in shown])
+    make_headroom(axes, experiment.is_perplexity)
+    if experiment.is_perplexity:
+        # Turned round: better is up and to the right here too.
+        axes.invert_xaxis()
+        axes.invert_yaxis()
+    for setting, trr, kept in shown:
+        _draw_cross(axes, setting, trr, kept, tints[setting.editor])
 
 
 def _failed_line(data: Summary, experiment: Experiment) -> str:

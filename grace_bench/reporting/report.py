@@ -112,7 +112,7 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 {% for figure in figures %}
 <figure>
 <img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.name }}">
-<figcaption>{{ figure.name }}</figcaption>
+<figcaption>{{ figure.caption or figure.name }}</figcaption>
 </figure>
 {% endfor %}
 {% if paper or not_drawn %}
@@ -155,6 +155,30 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 </body>
 </html>
 """
+
+
+SHOWN = (
+    (
+        "overview",
+        "After all edits: what edits keep (ERR) and what other phrasings of them give (Holdout), "
+        "against what the model keeps (TRR). Better is up and to the right; crosses are 95% "
+        "intervals. Right of every other point and above them: fixed, general, nothing forgotten.",
+    ),
+    (
+        "retention",
+        "Over the life of the edits, one line an editor: dots and bands are probes with 95% "
+        "intervals; between them a line is drawn where the average is known after every edit.",
+    ),
+    (
+        "codebook-size",
+        "Keys against edits: below the dotted line, edits share keys.",
+    ),
+    (
+        "sweep",
+        "One hyperparameter, all else as configured: what it gives and what it costs.",
+    ),
+)
+"""By the beginning of a figure's name, what it shows."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +233,8 @@ def write_report(
     if not parsed:
         raise DataError(f"{tables}: holds no tables; run the tables step first.")
     pictures = [
-        _figure(path) for path in _ordered(Path(figures), "*.png", ("overview", "trade-off"))
+        _figure(path, next((text for kind, text in SHOWN if path.stem.startswith(kind)), ""))
+        for path in _ordered(Path(figures), "*.png", ("overview",))
     ]
     paper, not_drawn = _paper_figures(paper_figures)
     folder = Path(summary).parent

@@ -292,6 +292,15 @@ class SeedGroup:
             step, n_edits = (round(sum(part) / len(where)) for part in zip(*where, strict=True))
             yield {**row, "step": step, "n_edits": n_edits}
 
+    @property
+    def _seeds(self) -> range:
+        return range(len(self.runs))
+
+    def _edit_scores(self, seed: int, measure: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps of a seed's edits, and how each scored right after it was made."""
+        steps, scores = self._roles[seed]["edit"]
+        return steps, scores.values[:, self._columns.index(measure)]
+
     def _points_between(self) -> Iterator[tuple[str, str | None, int, list[tuple[int, float]]]]:
         """Yield (metric, measure, edits, each seed's step and value), CURVE_POINTS at most.
 
@@ -307,9 +316,22 @@ class SeedGroup:
                 name = (row["metric"], row["measure"])
                 seeds = curves.setdefault(name, [{} for _ in self.runs])
                 seeds[seed][row["n_edits"]] = (row["step"], _number(row["value"]))
+        # Edit success is known after every edit, whatever the probes.
+        for measure in self._columns:
+            seeds = [_running_means(*self._edit_scores(seed, measure)) for seed in self._seeds]
+            between = set.intersection(*map(set, seeds)) - probed
+            chosen = set(_spread(between))
+            curves["es", measure] = [{n: found[n] for n in chosen} for found in seeds]
         for (metric, measure), seeds in curves.items():
             for n_edits in _spread(set.intersection(*map(set, seeds))):
                 yield metric, measure, n_edits, [found[n_edits] for found in seeds]
+
+
+def _running_means(steps: np.ndarray, values: np.ndarray) -> Curve:
+    """Return the mean over the first edits, by their number."""
+    numbers = np.arange(1, len(values) + 1)
+    means = np.cumsum(values) / numbers
+    return {int(n): (int(step), float(m)) for n, step, m in zip(numbers, steps, means, strict=True)}
 
 
 def _spread(numbers: set[int]) -> list[int]:

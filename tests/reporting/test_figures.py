@@ -20,7 +20,6 @@ NAMES = (
     "retention-facts-t5-facts-qa",
     "retention-terms-bert-terms_cls",
     "sweep-grace",
-    "trade-off",
 )
 
 

@@ -148,6 +148,13 @@ def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
     curves = records.read_parquet(summarise(folders, output), CURVES).to_pylist()
     found = {(r["metric"], r["measure"]): r for r in curves if r["n_edits"] == 3}
     del found["n_keys", None]
+    wanted = {s: {k: v for k, v in means.items() if k[0] != "es"} for s, means in wanted.items()}
+    success = {key[1]: found.pop(key) for key in [key for key in found if key[0] == "es"]}
+    tables = [records.read_parquet(folder / "predictions.parquet") for folder in folders]
+    first = [[r for r in t.to_pylist() if r["role"] == "edit"][:3] for t in tables]
+    assert success["f1"]["value"] == pytest.approx(
+        np.mean([[row["f1"] for row in rows] for rows in first])
+    )
     assert found.keys() == wanted[0].keys() == wanted[1].keys()
     for key, row in found.items():
         assert row["value"] == pytest.approx(np.mean([wanted[seed][key] for seed in (0, 1)]))
