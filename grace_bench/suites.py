@@ -167,8 +167,8 @@ def load_suite(
 ) -> SuiteConfig:
     """Read a suite file (or mapping) and resolve every name in it.
 
-    A mapping without `experiments` (what `snakemake --config seeds=[0]` gives) is laid over the
-    default suite, `config/config.yaml`.
+    One without `experiments` (what `snakemake --config seeds=[0]` gives) is laid over the default
+    suite, `config/config.yaml`.
 
     Args:
         source: path of a suite file, or its content.
@@ -185,10 +185,10 @@ def load_suite(
     if isinstance(source, Mapping):
         check_plain(source, "config", ": ")
         raw, where = copy.deepcopy(dict(source)), "config"
-        if "experiments" not in raw:
-            raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
     else:
         raw, where = read_yaml(Path(source)), str(source)
+    if "experiments" not in raw:
+        raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
     late: list[tuple[str, Any]] = []
     for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
         key, value = split_override(override)
