@@ -423,9 +423,13 @@ def reference(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """`grace-bench ui`."""
-    from grace_bench.reporting.tracking import tracking_uri_for
+    from grace_bench.reporting.tracking import experiment_of, tracking_uri_for
     from grace_bench.reporting.tracking import ui as serve
 
     if not is_name(options.suite):
         raise ConfigError(f"'{options.suite}' is no name of a suite; give one of results/.")
-    serve(tracking_uri_for(RESULTS / options.suite, options.uri), options.host, options.port)
+    folder = RESULTS / options.suite
+    if (experiment := experiment_of(folder)) is not None:
+        address = f"http://{options.host}:{options.port}/#/experiments/{experiment}/runs"
+        print(f"the runs of {options.suite}: {address}", flush=True)
+    serve(tracking_uri_for(folder, options.uri), options.host, options.port)

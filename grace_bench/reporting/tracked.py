@@ -15,7 +15,7 @@ from grace_bench.metrics import METRICS
 from grace_bench.runs import dataset_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from grace_bench.reporting.run_folder import RunFolder
 
@@ -65,6 +65,35 @@ def run_params(run: RunFolder) -> dict[str, str]:
     # The editor's own keys second: no hyperparameter may hide its name.
     params |= flatten(hyperparameters, "editor.")
     return params | flatten(editor, "editor.")
+
+
+def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Return, by run id, a name of each run that tells it from the others at a glance.
+
+    "GRACE radius=3, Facts QA, seed 0": settings stand in it where an editor has several.
+    """
+
+    def group(run: RunFolder) -> tuple[str, ...]:
+        return tuple(run.spec[part]["name"] for part in ("model", "dataset", "editor"))
+
+    settings: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    models: dict[str, set[str]] = {}
+    for run in runs:
+        values = settings.setdefault(group(run), {})
+        for key, value in flatten(run.spec["editor"]["hyperparameters"]).items():
+            values.setdefault(key, set()).add(value)
+        models.setdefault(run.spec["dataset"]["name"], set()).add(run.spec["model"]["name"])
+    names = {}
+    for run in runs:
+        spec = run.spec
+        several = settings[group(run)]
+        own = flatten(spec["editor"]["hyperparameters"]).items()
+        varied = [f"{key}={value}" for key, value in own if len(several[key]) > 1]
+        model = [spec["model"]["label"]] if len(models[spec["dataset"]["name"]]) > 1 else []
+        editor = " ".join([spec["editor"]["label"], *varied])
+        parts = [editor, *model, spec["dataset"]["label"], f"seed {spec['seed']}"]
+        names[run.id] = ", ".join(parts)
+    return names
 
 
 def run_tags(run: RunFolder) -> dict[str, str]:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ from grace_bench.reporting.tracked import (
     run_metrics,
     run_params,
     run_tags,
+    short_names,
     started_ms,
 )
 from grace_bench.runs import digest
@@ -105,10 +108,12 @@ def _export(
         experiment_id = _experiment(client, suite, uri, summary_folder)
         known = _known_runs(client, experiment_id)
         exported: dict[str, Any] = {}
+        titles = short_names(runs)
         for run in runs:
             files = _run_artifacts(run)
             entry = _Entry(
                 run.id,
+                titles[run.id],
                 run.files_hash,
                 started_ms(run),
                 run_tags(run),
@@ -137,18 +142,47 @@ def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> s
     return given or f"sqlite:///{Path(summary_folder).resolve() / DATABASE}"
 
 
+def experiment_of(summary_folder: Path) -> str | None:
+    """Return the id of the MLflow experiment that a suite was exported to; None: of none yet."""
+    path = Path(summary_folder) / EXPORT
+    return str(records.read_json(path).get("experiment_id")) if path.is_file() else None
+
+
 def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
     """Run MLflow's web interface until it is interrupted, and return its exit code.
 
     Raises:
         DataError: the URI is that of a server, which has an interface of its own, or of a SQLite
-            file that is not there.
+            file that is not there; or the port is taken.
     """
     command = ui_command(tracking_uri, host, port)
+    _check_port(host, port)
+    # In a session of its own: MLflow starts further processes, which must all end with this one.
+    server = subprocess.Popen(command, env=ui_environment(), start_new_session=True)
+
+    def stop(*_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return subprocess.run(command, env=ui_environment(), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+        return max(0, server.wait())
+    finally:
+        stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DataError(
+                f"{host}:{port}: cannot be listened on ({error.strerror}); choose another with "
+                "--port."
+            ) from error
 
 
 def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -235,6 +269,7 @@ class _Entry:
     """An MLflow run as it should be."""
 
     name: str
+    title: str
     files_hash: str
     started_ms: int
     tags: dict[str, str]
@@ -257,11 +292,13 @@ def _ensure(
     if kept is not None:
         if TAG + "stale" in kept.data.tags:
             client.delete_tag(kept.info.run_id, TAG + "stale")
+        if kept.info.run_name != entry.title:
+            client.update_run(kept.info.run_id, name=entry.title)
         return {"mlflow_run_id": kept.info.run_id, "files_hash": entry.files_hash}
     made = client.create_run(
         experiment_id,
         start_time=entry.started_ms,
-        run_name=entry.name,
+        run_name=entry.title,
         tags={**entry.tags, TAG + "run_id": entry.name, TAG + "files_hash": entry.files_hash},
     )
     end = entry.fill(made.info.run_id)
@@ -319,7 +356,7 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
         if path.is_file() and not path.name.startswith(".")
     )
     hashes = {str(path.relative_to(folder)): records.sha256_of(path) for path in files}
-    first = min(started_ms(run) for run in runs)
+    last = max(started_ms(run) for run in runs) + 1  # MLflow lists what began last first
     suite = runs[0].spec["suite"]
     tags = {
         TAG + "kind": "suite",
@@ -338,9 +375,10 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
         for path in files:
             inside = path.relative_to(folder).parent.as_posix()
             client.log_artifact(mlflow_id, str(path), None if inside == "." else inside)
-        return first
+        return last
 
-    return _Entry(f"suite {suite}", digest(hashes, 16), first, tags, fill)
+    name = f"suite {suite}"
+    return _Entry(name, name, digest(hashes, 16), last, tags, fill)
 
 
 def _mark_stale(

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from grace_bench import records
 from grace_bench.errors import DataError, ResultError
 from grace_bench.reporting import locking
-from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui_command
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui, ui_command
 
 EDITORS = ("unedited", "ft", "grace")
 
@@ -58,9 +59,9 @@ def _client(suite: Path):
 def _runs(suite: Path) -> dict:
     client = _client(suite)
     runs = client.search_runs([client.get_experiment_by_name("synthetic").experiment_id])
-    names = Counter(run.info.run_name for run in runs)
+    names = Counter(run.data.tags["grace_bench.run_id"] for run in runs)
     assert set(names.values()) <= {1}, names
-    return {run.info.run_name: run for run in runs}
+    return {run.data.tags["grace_bench.run_id"]: run for run in runs}
 
 
 def _folders(suite: Path) -> list[Path]:
@@ -98,18 +99,24 @@ def test_everything_arrives(suite):
     assert params["seed"] == "0"
     assert params["stream.facts"] == "12"
     tags = grace.data.tags
-    record = json.loads((suite / f"runs/{grace.info.run_name}/run.json").read_text())
+    record = json.loads(
+        (suite / "runs/facts-t5/facts-qa/grace/default/seed-0/run.json").read_text()
+    )
     assert tags["grace_bench.content_hash"] == record["content_hash"]
     assert tags["grace_bench.data_hash"] == record["data_hash"]
     assert tags["mlflow.source.git.commit"] == "0123456789abcdef"
     assert (tags["model"], tags["dataset"], tags["editor"]) == ("facts-t5", "facts-qa", "grace")
     assert tags["device"] == "cpu"
+    assert grace.info.run_name == "GRACE, Facts QA, seed 0"
+    assert max(runs, key=lambda name: runs[name].info.start_time) == "suite synthetic"
     assert grace.info.status == "FINISHED"
     assert grace.info.start_time == 1767268800000  # 2026-01-01T12:00:00Z
 
     client = _client(suite)
     history = client.get_metric_history(grace.info.run_id, "probe/trr")
-    probes = records.read_parquet(suite / f"runs/{grace.info.run_name}/probes.parquet").to_pylist()
+    probes = records.read_parquet(
+        suite / "runs/facts-t5/facts-qa/grace/default/seed-0/probes.parquet"
+    ).to_pylist()
     wanted = {
         row["n_edits"]: row["value"]
         for row in probes
@@ -271,6 +278,49 @@ def test_ui_needs_a_database_of_ours(tmp_path):
     command = ui_command(f"sqlite:///{tmp_path}/mlflow.db", port=5001)
     assert command[1:4] == ["-m", "mlflow", "ui"]
     assert command[-2:] == ["--workers", "1"]
+
+
+SERVING = """
+import sys
+from grace_bench.reporting import tracking
+started = "sleep 300 & echo $$ $!; wait"
+tracking.ui_command = lambda *_: ["sh", "-c", started]
+sys.exit(tracking.ui("sqlite:///none", port=int(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_interface_ends_with_all_its_processes(number):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVING, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as interface:
+        children = [int(text) for text in interface.stdout.readline().split()]
+        interface.send_signal(number)
+        interface.wait(60)
+    deadline = time.monotonic() + 60
+    while any(_runs_still(child) for child in children):
+        assert time.monotonic() < deadline, "a process of the interface is left"
+        time.sleep(0.05)
+
+
+def _runs_still(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(DataError, match=f"127.0.0.1:{port}: cannot be listened on .* --port"):
+            ui(f"sqlite:///{tmp_path}/mlflow.db", port=port)
 
 
 def test_a_folder_that_was_moved_finds_its_artifacts_and_writes_nothing_where_it_was(

@@ -3,9 +3,11 @@
     snakemake --cores 2 --configfile config/suites/development.yaml
     python workflow/scripts/choose_hyperparameters.py
 
-The rule, the same for every editor: the largest mean of TRR and ERR; for perplexities, the
-smallest geometric mean of TRR, ERR and ARR; of equals, the better on holdout. Nothing of the
-default suite's streams is looked at.
+The rule, the same for every editor: of the settings that keep the model, the one that does most for
+the edits. A setting keeps the model if its TRR is at most .02 below the unedited model's (a
+perplexity: at most 2 % above); most for the edits is the largest mean of ERR and holdout (the
+smallest geometric mean of ERR, holdout and ARR). Where no setting of an editor keeps the model, TRR
+is one of the averaged. Nothing of the default suite's streams is looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from grace_bench.records import atomic_path, read_json, read_parquet
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_SUMMARY = REPOSITORY / "results" / "development" / "summary.parquet"
 PAGE = REPOSITORY / "docs" / "hyperparameters.md"
-METRICS = ("trr", "err", "arr", "holdout", "es")
+METRICS = ("trr", "err", "arr", "holdout", "es", "edits_per_key")
 
 Setting = dict[str, Any]
 
@@ -32,32 +34,37 @@ def read_settings(summary: Path) -> dict[tuple[str, str], list[Setting]]:
     """Return, for each data set and editor, its settings with their main metrics."""
     found: dict[tuple[str, str, str], Setting] = {}
     for row in read_parquet(summary).to_pylist():
-        if row["seed"] is not None or not row["is_main"] or row["metric"] not in METRICS:
+        counted = row["is_main"] or row["metric"] == "edits_per_key"
+        if row["seed"] is not None or not counted or row["metric"] not in METRICS:
             continue
         key = (row["dataset"], row["editor"], row["hyperparameters"])
         setting = found.setdefault(key, {"hyperparameters": json.loads(row["hyperparameters"])})
         setting[row["metric"]] = row["value"]
-        setting["measure"] = row["measure"]
+        if row["is_main"]:
+            setting["measure"] = row["measure"]
     grouped: dict[tuple[str, str], list[Setting]] = defaultdict(list)
     for (dataset, editor, _), setting in sorted(found.items()):
         grouped[dataset, editor].append(setting)
     return grouped
 
 
-def rank(setting: Setting) -> tuple[float, float]:
-    """Return what the rule makes as large as possible; of equals, the better on holdout."""
-    holdout = setting.get("holdout") or 0.0
-    return round(merit(setting), 6), -holdout if setting["measure"] == "perplexity" else holdout
-
-
-def merit(setting: Setting) -> float:
-    """Return the mean that the rule goes by."""
+def keeps(setting: Setting, unedited: Setting) -> bool:
+    """Whether a setting's TRR is near enough the unedited model's."""
     if setting["measure"] == "perplexity":
-        values = [setting.get(metric) for metric in ("trr", "err", "arr")]
-        if any(value is None or not math.isfinite(value) for value in values):
-            return -math.inf
-        return -statistics.fmean(math.log(value) for value in values)
-    return (setting["trr"] + setting["err"]) / 2
+        return setting["trr"] <= 1.02 * unedited["trr"]
+    return setting["trr"] >= unedited["trr"] - 0.02
+
+
+def rank(setting: Setting, unedited: Setting) -> tuple[bool, float, float]:
+    """Return what the rule makes as large as possible; of equals, the better TRR."""
+    kept = keeps(setting, unedited)
+    metrics = [*([] if kept else ["trr"]), "err", "holdout"]
+    if setting["measure"] == "perplexity":
+        values = [setting.get(metric) for metric in (*metrics, "arr")]
+        known = all(value is not None and math.isfinite(value) for value in values)
+        merit = -statistics.fmean(map(math.log, values)) if known else -math.inf
+        return kept, round(merit, 6), -setting["trr"]
+    return kept, round(statistics.fmean(setting[metric] for metric in metrics), 6), setting["trr"]
 
 
 def varying(settings: list[Setting]) -> list[str]:
@@ -73,14 +80,15 @@ def varying(settings: list[Setting]) -> list[str]:
 def mend_lines(results: Path) -> list[str]:
     """Return the table of what MEND's training gave on edits that it held out."""
     lines = []
-    for path in sorted(results.glob("assets/*/mend-*/assets.json")):
+    for path in sorted(results.glob("assets/*/*/mend-*/assets.json")):
         record = read_json(path)
         told, settings = record["told"], record["settings"]
         kinds = ("unedited", "untrained", "trained")
         cells = [f"{told[kind]['edit']:.3f}" for kind in kinds]
         cells += [f"{told[kind]['local']:.4f}" for kind in kinds[1:]]
         cells.append(f"{told['best_step']} of {told['steps']}")
-        names = [path.parent.parent.name, f"{settings['edit_weight']:g}"]
+        model, seed = path.parts[-4], path.parts[-3]
+        names = [f"{model}, {seed}", f"{settings['edit_weight']:g}"]
         lines.append("| " + " | ".join([*names, *cells]) + " |")
     if not lines:
         return []
@@ -99,27 +107,37 @@ def mend_lines(results: Path) -> list[str]:
     ]
 
 
+INTRODUCTION = """# How hyperparameters were chosen
+
+By the development suite, on streams of facts and on upstream examples that the default suite never
+uses (`partition: development`), with two seeds, each with base models of its own; four settings for
+each editor on each data set. One rule for all editors: of the settings that keep the model, the one
+that does most for the edits.
+
+- A setting **keeps the model** if its TRR is at most .02 below the unedited model's, or, a
+  perplexity, at most 2 % above it.
+- **Most for the edits** is the largest mean of ERR and Holdout; of perplexities the smallest
+  geometric mean of ERR, Holdout and ARR. Where no setting of an editor keeps the model, TRR is one
+  of the averaged.
+
+The chosen setting, marked *, is what `config/editors/*.yaml` holds; what is not listed is the same
+for all settings. Layers and base models were chosen before ([how](default-suite.md)); all editors
+edit the same layer. GRACE's early stop was chosen separately ([early-stop.md](early-stop.md)).
+
+Generated by `python workflow/scripts/choose_hyperparameters.py` after
+`snakemake --cores 2 --configfile config/suites/development.yaml`.
+
+| data set | editor | setting | TRR | ERR | ARR | Holdout | ES | edits/key | |
+|---|---|---|---|---|---|---|---|---|---|"""
+
+
 def page(grouped: dict[tuple[str, str], list[Setting]], results: Path) -> str:
     """Return the page: every setting tried, the chosen ones marked."""
-    lines = [
-        "# How hyperparameters were chosen",
-        "",
-        "By the development suite, on streams of facts and on upstream examples that the default",
-        "suite never uses (`partition: development`), with one seed, by one rule for all editors:",
-        "the largest mean of TRR and ERR; for perplexities the smallest geometric mean of TRR, ERR",
-        "and ARR; of equals, the better on holdout. The chosen setting, marked *, is what",
-        "`config/editors/*.yaml` holds; all that is not listed is the same for all settings.",
-        "GRACE's early stop was chosen afterwards ([early-stop.md](early-stop.md)).",
-        "",
-        "Generated by `python workflow/scripts/choose_hyperparameters.py` after",
-        "`snakemake --cores 2 --configfile config/suites/development.yaml`.",
-        "",
-        "| data set | editor | setting | TRR | ERR | ARR | holdout | ES | |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = INTRODUCTION.splitlines()
     for (dataset, editor), settings in grouped.items():
+        [unedited] = grouped[dataset, "unedited"]
         keys = varying(settings)
-        best = max(settings, key=rank)
+        best = max(settings, key=lambda setting: rank(setting, unedited))
         for setting in settings:
             values = setting["hyperparameters"]
             name = ", ".join(f"{key} {values[key]}" for key in keys) or "default"
