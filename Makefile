@@ -1,9 +1,10 @@
-# make bench   install everything and run the default suite (offline once installed)
-# make smoke   the same with very small models, about two minutes once installed
-# make test    install and run all tests
-# make lint    every style check
-# make speed   measure what makes editing quick, and write docs/speed.md (half an hour)
-# make ui      open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
+# make bench     install everything and run the default suite (offline once installed)
+# make smoke     the same with very small models, about two minutes once installed
+# make test      install and run all tests
+# make numerics  the tests that hang on rounding, as on processors without AVX-512 and without AVX2
+# make lint      every style check
+# make speed     measure what makes editing quick, and write docs/speed.md (half an hour)
+# make ui        open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
 PYTHON ?= python3
 CORES ?= 2
 SUITE ?= default
@@ -14,7 +15,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke test lint ui install clean readme speed
+.PHONY: bench smoke test numerics lint ui install clean readme speed
 
 bench: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
@@ -32,6 +33,12 @@ smoke: install
 test: install
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST)
+
+numerics: install
+	for capability in default avx2; do \
+		ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n $(CORES) tests/editors \
+			tests/reference tests/tasks tests/test_prefix.py tests/test_speculation.py || exit 1; \
+	done
 
 lint: install
 	$(BIN)/ruff check .

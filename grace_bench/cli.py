@@ -21,7 +21,7 @@ from grace_bench.config import is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
-from grace_bench.suites import find_suite, load_suite
+from grace_bench.suites import available, find_suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,7 +273,9 @@ def from_json(text: str, where: str) -> dict:
 
 
 def prepare_data(options: argparse.Namespace) -> None:
-    """`grace-bench prepare-data`."""
+    """`grace-bench prepare-data`; rows depend on no model."""
+    if options.model is None:
+        options.model = next(iter(available(options.config_dir, "model")), None)
     spec = spec_of(options)
     pipeline.prepare_dataset(spec.dataset, pipeline.Run(spec).dataset_folder)
 

@@ -195,6 +195,12 @@ def run_stream(
     loading_seconds = time.perf_counter() - started
     run.start(baseline, stream)
     failure = keeper.go(stream)
+    if failure is None and not run.edited:
+        logger.warning(
+            "no edit was made: the model was right on all %d examples of the stream; take a "
+            "longer stream, a harder one, or edit: all.",
+            len(stream),
+        )
     files = write_run(run, output, loaded.sha256, failure is None)
     record = {
         "format": "grace-bench run",

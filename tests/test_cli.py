@@ -474,8 +474,14 @@ def test_a_model_of_older_data_is_made_again(folder):
     assert baseline["averages"]["upstream"]["n"] == 5
 
 
+def test_data_need_no_model(folder):
+    assert main(["prepare-data", "--dataset", "cases"]) == 0
+    assert (folder / "results/small/data/cases/manifest.json").is_file()
+    assert not (folder / "results/small/models").exists()
+
+
 def test_results_land_in_the_suites_folder(folder):
     suite = folder / "mine.yaml"
     suite.write_text(yaml.safe_dump({**SUITE, "name": "mine"}))
     assert main(["prepare-data", *RUN, "--suite", "mine.yaml"]) == 0
-    assert {Path(name).parts[0] for name in written(folder)} - {".cache"} == {"mine"}
+    assert {Path(name).parts[0] for name in written(folder)} == {"mine"}

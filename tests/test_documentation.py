@@ -11,6 +11,7 @@ import tomllib
 
 import pytest
 
+from grace_bench.cli import build_parser, spec_of, suite_of
 from grace_bench.reference import render
 
 
@@ -48,7 +49,91 @@ def test_files_and_suites_that_the_readme_names_exist(repository):
 
 def blocks(page: str, language: str = "") -> list[str]:
     """Return a page's code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.M | re.S)
+    return [content for name, content in found if name == language]
+
+
+PAGES = ("README.md", "docs/cluster.md", "docs/interruption.md", "docs/status.md")
+RECORDED = ("snakemake", "grace-bench", "make", "git", "pip", "pytest", "tmux")
+
+
+@pytest.fixture(scope="module")
+def commands(repository, tmp_path_factory) -> list[list[str]]:
+    """Every command of the pages, as a shell takes it apart; none is carried out."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "clone" / ".venv" / "bin").mkdir(parents=True)
+    (folder / "clone" / ".venv" / "bin" / "activate").touch()
+    (folder / "clone" / "grace-bench").symlink_to(".")
+    recorder = folder / "bin" / "recorder"
+    recorder.parent.mkdir()
+    recorder.write_text('#!/bin/sh\nprintf "%s\\0" "${0##*/}" "$@" "" >> "$RECORD"\n')
+    recorder.chmod(0o755)
+    for name in RECORDED:
+        (folder / "bin" / name).symlink_to(recorder)
+    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "RECORD": str(folder / "log")}
+    for page in PAGES:
+        for block in blocks((repository / page).read_text()):
+            script = re.sub(r"<this repository>", "URL", block)
+            if script.startswith(("#!", "module ")):
+                continue  # a file's content
+            done = subprocess.run(
+                ["bash", "-eu", "-c", script],
+                cwd=folder / "clone",
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (page, script, done.stderr)
+    recorded = (folder / "log").read_text().split("\0\0")
+    return [line.split("\0") for line in recorded if line]
+
+
+def test_each_snakemake_command_of_the_pages_plans(repository, commands, tmp_path):
+    """A slow test (50 s): users copy these lines."""
+    found = {tuple(c for c in line[1:] if c != "-n") for line in commands if line[0] == "snakemake"}
+    assert len(found) >= 8
+    for arguments in sorted(found):
+        # Before whatever follows "--", and in a folder of its own.
+        mine = ["--dry-run", "--quiet", *arguments]
+        if "--directory" not in arguments:
+            mine = ["--directory", str(tmp_path), *mine]
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *mine],
+            cwd=repository,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (arguments, done.stdout + done.stderr)
+
+
+def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monkeypatch):
+    monkeypatch.chdir(repository)
+    found = [line[1:] for line in commands if line[0] == "grace-bench"]
+    assert {line[0] for line in found} >= {"plan", "edit", "toy", "status", "collect", "summarise"}
+    for line in found:
+        options = build_parser().parse_args(line)
+        if line[0] == "edit" and "my_editor" not in line:
+            assert spec_of(options).editor.hyperparameters
+        if line[0] in ("plan", "status") and options.suite is not None:
+            assert suite_of(options).experiments
+
+
+def test_each_make_target_of_the_pages_is_one(repository, commands):
+    readme = (repository / "README.md").read_text()
+    targets = {target for line in commands if line[0] == "make" for target in line[1:]}
+    targets |= set(re.findall(r"`make (\w+)`", readme))
+    assert targets >= {"bench", "test", "smoke", "ui"}
+    done = subprocess.run(
+        ["make", "--dry-run", *sorted(targets)],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -425,6 +425,13 @@ def test_progress_is_told_in_the_log(small_inputs, tmp_path, caplog):
     assert lines[-1] == "done: tiny/qa/unedited/default/seed-0"
 
 
+def test_a_stream_without_a_mistake_is_said(small_inputs, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
+    record = run_stream(spec("ft"), *small_inputs, tmp_path)
+    assert record["counts"]["edits"] == 0
+    assert "no edit was made: the model was right on all 6 examples" in caplog.text
+
+
 def test_a_baseline_of_fewer_examples_is_one_sentence(small_inputs, tmp_path):
     baseline = shutil.copytree(small_inputs[2], tmp_path / "baseline")
     rows = read_parquet(baseline / "predictions.parquet", PREDICTIONS).to_pylist()

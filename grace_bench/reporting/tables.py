@@ -241,13 +241,19 @@ def _main_caption(
         if counts:
             sizes.append(f"{experiment.dataset_label} {counts}")
     settings = [setting for _, setting in shown]
+    idle = [
+        experiment.dataset_label
+        for experiment in experiments
+        if not any(data.get(s, "n_edits").value for e, s in shown if e == experiment)
+    ]
+    nothing = f"{', '.join(idle)}: no edit was made. " if idle else ""
     return (
         f"Editors after all edits{which}. "
         + "; ".join(EXPLAINED[metric] for metric in scored)
         + ". Edits: made in the stream; keys: of the codebook at the end; s/edit: seconds of an "
         "edit (values of coming edits that GRACE trains in one batch share its time). "
         + interval_sentence(data, settings)
-        + f" Examples a seed: {'; '.join(sizes) or 'none'}. "
+        + f" Examples a seed: {'; '.join(sizes) or 'none'}. {nothing}"
         + BOLD
     )
 

@@ -9,13 +9,16 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
-def snakemake(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run the repository's workflow in a folder."""
+def snakemake(
+    repository: Path, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run the repository's workflow in a folder, with more environment variables."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(
         [*command, "--directory", str(folder), *arguments],

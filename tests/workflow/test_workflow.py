@@ -50,8 +50,8 @@ def test_bare_command_plans_the_default_suite(repository, tmp_path):
     jobs = planned_jobs(repository, tmp_path)
     assert jobs["prepare_data"] == 3
     assert jobs["prepare_model"] == jobs["baseline"] == 6  # each seed trains its own
-    # 3 tasks x 8 editors x 2 seeds, and two more radii of GRACE on one task.
-    assert jobs["edit"] == 3 * 8 * 2 + 2 * 2
+    # 3 tasks x 8 editors x 2 seeds, and three more radii of GRACE on one task.
+    assert jobs["edit"] == 3 * 8 * 2 + 3 * 2
     assert jobs.keys() >= AGGREGATION
 
 
@@ -202,6 +202,18 @@ def test_wrong_name_in_a_suite_is_one_sentence(repository, tmp_path):
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "unknown editor 'grce'; did you mean 'grace'?" in output
+    assert "Traceback" not in output
+
+
+def test_the_wrong_environment_is_one_sentence(repository, tmp_path):
+    missing = "raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pyarrow.py").write_text(missing)
+    environment = {"PYTHONPATH": str(tmp_path / "other")}
+    done = snakemake(repository, tmp_path, "--dry-run", environment=environment)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "has no 'pyarrow'; activate the environment that `make install` made" in output
     assert "Traceback" not in output
 
 

@@ -14,11 +14,17 @@ from snakemake.exceptions import WorkflowError
 CLONE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parents[1]
 sys.path.insert(0, str(CLONE))
 
-from grace_bench import cluster, pipeline
-from grace_bench.suites import load_suite, without_resources
-from grace_bench.errors import GraceBenchError
-from grace_bench.outdated import outdated
-from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
+try:
+    from grace_bench import cluster, pipeline
+    from grace_bench.suites import load_suite, without_resources
+    from grace_bench.errors import GraceBenchError
+    from grace_bench.outdated import outdated
+    from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
+except ModuleNotFoundError as error:
+    raise WorkflowError(
+        f"this snakemake runs on {sys.executable}, which has no '{error.name}'; activate the "
+        f"environment that `make install` made (. {CLONE}/.venv/bin/activate) and start it again."
+    )
 
 if workflow.modifier.path_modifier.prefix:
     raise WorkflowError(
