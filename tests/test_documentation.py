@@ -10,8 +10,11 @@ import sys
 import tomllib
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser, spec_of, suite_of
+from grace_bench.models.scratch import train_tokenizer
 from grace_bench.reference import render
 
 
@@ -168,3 +171,24 @@ def test_the_readmes_editor_keeps_the_contract(repository, my_package):
     )
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 25
+
+
+def test_the_readmes_fact_is_learnt(repository, tmp_path):
+    [script] = [
+        block
+        for block in blocks((repository / "README.md").read_text(), "python")
+        if "my-model" in block
+    ]
+    tokenizer = train_tokenizer("gpt2", ["What is the twin city of Zorblatt? Oslo"] * 2, 300)
+    shape = {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 64, "initializer_range": 0.2}
+    ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape, **ends))
+    model.save_pretrained(tmp_path / "my-model")
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Oslo\n"
+    assert (tmp_path / "edited" / "codebook.safetensors").is_file()
