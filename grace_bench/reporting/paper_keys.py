@@ -31,6 +31,9 @@ SHARES = {  # of holdouts, by who answers them
 }
 TOO_OLD = "its runs were made before predictions named the key that answered; make them again."
 NO_HOLDOUT = "the data set has no holdout of edited facts."
+FEWEST_ANSWERED = 5
+"""Fewer answered phrasings make no picture."""
+
 MANY_DOTS = 2000
 """Above so many dots a panel is a picture within the PDF."""
 
@@ -145,6 +148,10 @@ def figure_5(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
             for reason, radii in without.items():
                 yield Missing(5, f"{title}, radius {', '.join(radii)}: {reason}")
             if not told:
+                continue
+            most = max(a.answered for one in told for seed in one.seeds for a in seed)
+            if most < FEWEST_ANSWERED:
+                yield Missing(5, f"{title}: keys answer {most} held-out phrasings at most.")
                 continue
             name = f"fig5-{experiment.model}-{experiment.dataset}"
             shown = _shown(told)

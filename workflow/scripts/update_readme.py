@@ -1,6 +1,6 @@
-"""Fill the generated parts of README.md: `make readme` after a default run.
+"""Fill the generated parts of README.md: `make readme` after a run of the reference suite.
 
-The rule graph comes from Snakemake, the main table and the picture from results/default/.
+The rule graph comes from Snakemake, the main table and the pictures from results/reference/.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
-RESULTS = REPOSITORY / "results" / "default"
+RESULTS = REPOSITORY / "results" / "reference"
+PICTURES = ("overview", "sweep-grace")
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -41,7 +42,8 @@ def main() -> None:
     if (RESULTS / "tables" / "main.md").is_file():
         table = (RESULTS / "tables" / "main.md").read_text()
         text = replace_block(text, "main table", table.rstrip() + "\n")
-        shutil.copy(RESULTS / "figures" / "overview.png", REPOSITORY / "docs" / "images")
+        for name in PICTURES:
+            shutil.copy(RESULTS / "figures" / f"{name}.png", REPOSITORY / "docs" / "images")
     README.write_text(text)
 
 
