@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from grace_bench import __version__, records
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.estimates import (
+    UNEDITED,
     Experiment,
     Setting,
     Summary,
@@ -186,18 +187,19 @@ def _main_table(data: Summary, experiments: Sequence[Experiment], part: int, par
         label = MEASURES[experiment.measure].label
         title = f"{experiment.title}: {label}, {better}"
         body.append(Row((Cell(title),), rule=bool(body), heading=True))
-        for name, _, settings in rows:
+        for name, kind, settings in rows:
             if experiment not in settings:
                 continue
             setting = settings[experiment]
+            spender = setting if kind != UNEDITED else None  # the control makes no edit
             scores = [
                 cell(data.get(setting, metric, experiment.measure), experiment.measure)
                 for metric in scored
             ]
             cells = [footnotes.marked(item, setting, not i) for i, item in enumerate(scores)]
             cells += [
-                cell(data.get(setting, metric, measure), kind, with_interval=False)
-                for _, metric, measure, kind in SPENT
+                cell(data.get(spender, metric, measure), unit, with_interval=False)
+                for _, metric, measure, unit in SPENT
             ]
             body.append(Row((Cell(name), *cells)))
     return Table(
