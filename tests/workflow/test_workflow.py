@@ -49,9 +49,9 @@ def finished(repository, smoke_suite, tmp_path_factory) -> Path:
 def test_bare_command_plans_the_default_suite(repository, tmp_path):
     jobs = planned_jobs(repository, tmp_path)
     assert jobs["prepare_data"] == 3
-    assert jobs["prepare_model"] == jobs["baseline"] == 6  # each seed trains its own
-    # 3 tasks x 8 editors x 2 seeds, and three more radii of GRACE on one task.
-    assert jobs["edit"] == 3 * 8 * 2 + 3 * 2
+    assert jobs["prepare_model"] == jobs["baseline"] == 3
+    # 3 tasks x 8 editors, and three more radii of GRACE on one task.
+    assert jobs["edit"] == 3 * 8 + 3
     assert jobs.keys() >= AGGREGATION
 
 
