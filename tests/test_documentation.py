@@ -16,6 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from grace_bench.cli import build_parser, spec_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.reference import render
+from grace_bench.runs import expand
+from grace_bench.suites import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +194,19 @@ def test_the_readmes_fact_is_learnt(repository, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Oslo\n"
     assert (tmp_path / "edited" / "codebook.safetensors").is_file()
+
+
+def test_editors_have_the_settings_that_were_chosen(repository):
+    page = (repository / "docs" / "hyperparameters.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.endswith("| * |")]
+    assert len(rows) == 3 * 7
+    suite = load_suite(repository / "config" / "config.yaml", repository / "config")
+    configured = {
+        (run.spec.dataset.name, run.spec.editor.name): run.spec.editor.hyperparameters
+        for run in expand(suite)
+        if not run.in_sweep
+    }
+    for dataset, editor, setting, *_ in rows:
+        for part in setting.split(", "):
+            name, value = part.split(" ")
+            assert configured[dataset, editor][name] == float(value), (dataset, editor, name)
