@@ -94,7 +94,8 @@ def test_two_exports_at_once_make_each_run_once(folders, tmp_path):
         assert process.returncode in (0, 75)
     client = MlflowClient(tracking_uri=f"sqlite:///{suite}/mlflow.db")
     experiment = client.get_experiment_by_name("synthetic").experiment_id
-    names = [run.info.run_name for run in client.search_runs([experiment])]
+    runs = client.search_runs([experiment])
+    names = [run.data.tags["grace_bench.run_id"] for run in runs]
     assert len(names) == len(set(names)) == len(folders) + 1
     kept = json.loads((suite / "mlflow-export.json").read_text())["runs"]
     assert set(kept) == set(names)

@@ -129,17 +129,17 @@ def _shows(*texts: str) -> str:
 
 def test_the_experiment_lists_its_runs(address, browser, export):
     browser.get(f"{address}/#/experiments/{export['experiment_id']}/runs")
-    # Long names are cut on screen by CSS only: the text is whole.
-    _wait(browser, _shows("synthetic", "4 matching runs", *export["runs"]))
+    names = [f"{editor}, Facts QA, seed 0" for editor in ("Unedited", "FT", "GRACE")]
+    _wait(browser, _shows("4 matching runs", "suite synthetic", *names))
 
 
 def test_two_runs_compare(address, browser, export):
-    names = [name for name in export["runs"] if "/ft/" in name or "/grace/" in name]
-    ids = json.dumps([export["runs"][name]["mlflow_run_id"] for name in names])
+    chosen = [name for name in export["runs"] if "/ft/" in name or "/grace/" in name]
+    ids = json.dumps([export["runs"][name]["mlflow_run_id"] for name in chosen])
     experiments = json.dumps([export["experiment_id"]])
     query = f"runs={ids}&experiments={experiments}".replace('"', "%22").replace(" ", "")
     browser.get(f"{address}/#/compare-runs?{query}")
-    _wait(browser, _shows("Comparing 2 Runs", *names))
+    _wait(browser, _shows("Comparing 2 Runs", "FT, Facts QA, seed 0", "GRACE, Facts QA, seed 0"))
     _wait(browser, _shows("editor.name", "GRACE", "edit/loss_last"))
 
 
