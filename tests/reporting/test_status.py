@@ -350,7 +350,7 @@ def test_the_command_needs_neither_torch_nor_pandas(repository, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("suite default: ")
     assert "models: 0 of 3; missing: " in done.stdout
-    assert "assets: 0 of 6; missing: " in done.stdout
+    assert "assets: 0 of 3; missing: " in done.stdout
     assert list(tmp_path.iterdir()) == []  # asking leaves nothing behind
 
 
