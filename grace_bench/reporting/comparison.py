@@ -4,7 +4,8 @@ Editors of an experiment meet the same examples and, seed by seed, the same base
 scores are compared example by example: all are resampled by the same draws of facts and of seeds
 (`statistics.py`), and an editor stands beside the best one where the 95% interval of its difference
 from it does not exclude 0 on the worse side. Intervals that overlap say less: what facts and base
-models do to both editors alike is in them.
+models do to both editors alike is in them. With few seeds a difference that one seed of three makes
+is never told, however large; so an editor must also lie within the best one's own interval.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[i
     sign = 1 if MEASURES[measure].higher_is_better else -1
     best = max(finite, key=lambda i: sign * values[i])
     replicates = _paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
-    behind = replicates - replicates[finite.index(best)]
+    of_best = replicates[finite.index(best)]
+    worst = statistics.interval(sign * of_best)[0]
     kept = []
-    for i, row in zip(finite, behind, strict=True):
-        low, high = statistics.interval(row)
-        if i == best or (high >= 0 if sign > 0 else low <= 0):
+    for i, row in zip(finite, sign * (replicates - of_best), strict=True):
+        is_near = sign * values[i] >= worst and statistics.interval(row)[1] >= 0
+        if i == best or is_near:
             kept.append(i)
     return kept
 

@@ -46,8 +46,8 @@ INTERVAL = (
     "fact together)"
 )
 BOLD = (
-    "Bold: the best editor, and those that a paired bootstrap over the same facts and seeds does "
-    "not tell from it (95%); Unedited is the control and not compared."
+    "Bold: the best editor, and those within its interval that a paired bootstrap over the same "
+    "facts and seeds does not tell from it (95%); Unedited is the control and not compared."
 )
 
 DOCUMENT = r"""\documentclass[10pt]{article}
