@@ -252,7 +252,7 @@ def test_results_are_those_of_one_machine_byte_by_byte(done, workflow):
         for table in tables
     ]
     assert one == other
-    assert len(one) > 10
+    assert len(one) > 3
 
 
 def test_every_accident_happened(done):
