@@ -14,11 +14,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from choose_hyperparameters import METRICS, REPOSITORY, Setting, read_settings
+from choose_hyperparameters import REPOSITORY, Setting, read_settings
 
 from grace_bench.records import atomic_path, read_json, read_parquet
 
 PAGE = REPOSITORY / "docs" / "early-stop.md"
+METRICS = ("trr", "err", "arr", "holdout", "es")
 RULE = ("early_stop", "early_stop_loss", "early_stop_margin", "early_stop_steps")
 
 INTRODUCTION = """# What an early stop saves and costs
