@@ -40,6 +40,10 @@ COMMON = ("editor", "stream", "probes")
 """What `set` lays over every editor that has it, or every experiment: `editor.steps=10`."""
 
 
+SETTINGS = ("hyperparameters", "per_dataset", "sweep")
+"""The parts of an editor's entry that are laid over those of its file."""
+
+
 def parse_value(text: str) -> Any:
     """Parse one YAML value as it would be read from a file: "3.0", "1e-4", "[1, 2]", "true"."""
     try:
@@ -307,14 +311,16 @@ def _compose(
     raw["editors"], unused = [], set(common)
     for i, entry in enumerate(editors):
         place = f"{where}: editors[{i}]"
-        editor = load_named(config_dir, "editor", entry, place)
+        given = entry if isinstance(entry, Mapping) else {}
+        own = {part: _section(given.get(part), f"{place}.{part}") for part in SETTINGS}
+        bare = {key: value for key, value in given.items() if key not in SETTINGS}
+        editor = load_named(config_dir, "editor", bare or entry, place)
         known = _hyperparameters(editor)
         shared = {key: value for key, value in common.items() if known is None or key in known}
         unused -= shared.keys()
         every |= known or set()
-        own = shared | overrides.named["editor"].get(entry_name(entry), {})
-        file_rules = _file_rules(config_dir, entry)
-        raw["editors"].append(_compose_editor(editor, file_rules, entry, own, place))
+        laid_over = shared | overrides.named["editor"].get(entry_name(entry), {})
+        raw["editors"].append(_compose_editor(editor, own, laid_over, place))
     if unused:
         key = min(unused)
         one = editors[0] if len(editors) == 1 else None
@@ -354,47 +360,52 @@ def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
 
 def _compose_editor(
     editor: dict[str, Any],
-    file_rules: Any,
-    entry: Any,
+    own: Mapping[str, dict[str, Any]],
     overrides: Mapping[str, Any],
     where: str,
 ) -> dict[str, Any]:
-    """Lay a suite's own hyperparameters, and then `--set`, over an editor's file.
+    """Lay a suite's own settings, and then `--set`, over an editor's file.
 
-    What is laid over also wins over the file's `per_dataset` (not over the suite's own), and
-    `--set` over everything. What a file tunes is for its `rules`: under others none of it is left
-    but the layer.
+    The suite's hyperparameters also win over the file's `per_dataset` (not over the suite's own),
+    and `--set` over everything. What a file tunes is for its `rules`: under others none of it is
+    left but the layer.
+
+    Args:
+        editor: what its file says.
+        own: the suite's SETTINGS.
+        overrides: the hyperparameters of `--set`.
+        where: place of the entry, for messages.
     """
-    for part in ("hyperparameters", "per_dataset", "sweep"):
-        editor[part] = _section(editor.get(part), f"{where}.{part}")
-    given = entry if isinstance(entry, Mapping) else {}
-    own = given.get("hyperparameters") or {}
-    own_per_dataset = given.get("per_dataset") or {}
-    _refuse_several_rules(editor["sweep"], own_per_dataset, where)
-    if _has_other_rules(editor, file_rules, own | overrides):
-        editor["hyperparameters"] = _layer_of(editor["hyperparameters"]) | own
-        editor["per_dataset"] = {
-            dataset: _layer_of(_section(value, f"{where}.per_dataset.{dataset}"))
-            | (own_per_dataset.get(dataset) or {})
-            for dataset, value in editor["per_dataset"].items()
+    tuned = {part: _section(editor.get(part), f"{where}.{part}") for part in SETTINGS}
+    by_dataset = [
+        {
+            name: _section(value, f"{where}.per_dataset.{name}")
+            for name, value in part["per_dataset"].items()
         }
-    editor["hyperparameters"] |= overrides
-    for dataset, value in editor["per_dataset"].items():
-        settings = _section(value, f"{where}.per_dataset.{dataset}")
-        dropped = overrides.keys() | (own.keys() - (own_per_dataset.get(dataset) or {}).keys())
-        editor["per_dataset"][dataset] = {k: v for k, v in settings.items() if k not in dropped}
-    for key in sorted(editor["sweep"].keys() & overrides.keys()):
+        for part in (tuned, own)
+    ]
+    sweep = {**tuned["sweep"], **own["sweep"]}
+    _refuse_several_rules(sweep, by_dataset[1], where)
+    if _has_other_rules(editor, tuned["hyperparameters"], own["hyperparameters"] | overrides):
+        tuned["hyperparameters"] = _layer_of(tuned["hyperparameters"])
+        by_dataset[0] = {name: _layer_of(value) for name, value in by_dataset[0].items()}
+    editor["hyperparameters"] = merge(tuned["hyperparameters"], own["hyperparameters"]) | overrides
+    editor["per_dataset"] = {}
+    for name in {**by_dataset[0], **by_dataset[1]}:
+        files, suites = (part.get(name, {}) for part in by_dataset)
+        left = {key: value for key, value in files.items() if key not in own["hyperparameters"]}
+        settings = merge(left, suites)
+        editor["per_dataset"][name] = {k: v for k, v in settings.items() if k not in overrides}
+    for key in sorted(sweep.keys() & overrides.keys()):
         logger.warning("--set: %s has one value of '%s' now, not a sweep.", editor["name"], key)
-    editor["sweep"] = {k: v for k, v in editor["sweep"].items() if k not in overrides}
+    editor["sweep"] = {key: values for key, values in sweep.items() if key not in overrides}
     return editor
 
 
 def _refuse_several_rules(
     sweep: Mapping[str, Any], per_dataset: Mapping[str, Any], where: str
 ) -> None:
-    by_dataset = [
-        f"per_dataset.{name}" for name, own in per_dataset.items() if own and "rules" in own
-    ]
+    by_dataset = [f"per_dataset.{name}" for name, own in per_dataset.items() if "rules" in own]
     for place in [*(["sweep"] if "rules" in sweep else []), *by_dataset]:
         raise ConfigError(
             f"{where}.{place}: an editor's file is tuned for one value of 'rules'; make an editor "
@@ -402,25 +413,16 @@ def _refuse_several_rules(
         )
 
 
-def _has_other_rules(editor: Mapping[str, Any], file_rules: Any, given: Mapping[str, Any]) -> bool:
+def _has_other_rules(
+    editor: Mapping[str, Any], tuned: Mapping[str, Any], given: Mapping[str, Any]
+) -> bool:
     """Say whether a suite asks for other `rules` than those that the editor's file is tuned for."""
     if "rules" not in given or editor.get("editor") not in EDITORS.names():
         return False
     schema = EDITORS.get(editor["editor"]).hyperparameters_class()
     if "rules" not in schema.model_fields:
         return False
-    return given["rules"] != (file_rules or schema.model_fields["rules"].default)
-
-
-def _file_rules(config_dir: Path, entry: Any) -> Any:
-    """Return the `rules` that the file behind an editor's entry names; None if it names none."""
-    parts = ("hyperparameters", "per_dataset", "sweep")
-    if isinstance(entry, Mapping):
-        entry = {key: value for key, value in entry.items() if key not in parts}
-    elif not isinstance(entry, str):
-        return None
-    settings = load_named(config_dir, "editor", entry).get("hyperparameters")
-    return settings.get("rules") if isinstance(settings, Mapping) else None
+    return given["rules"] != tuned.get("rules", schema.model_fields["rules"].default)
 
 
 def _layer_of(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
