@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench import provenance
 from grace_bench.checked import is_plain_name, read_record
+from grace_bench.config import CHECKPOINT_MINUTES
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS
 from grace_bench.errors import DataError
@@ -60,7 +61,7 @@ class AssetRequest:
     hyperparameters: EditorHyperparameters
     rows: Sequence[dict[str, Any]]
     folder: Path
-    checkpoint_minutes: float = 2.0
+    checkpoint_minutes: float
 
 
 def make_assets(
@@ -69,7 +70,7 @@ def make_assets(
     model_folder: Path,
     folder: Path,
     made_from: str | None = None,
-    checkpoint_minutes: float = 2.0,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
 ) -> None:
     """Make the assets of a run's editor and write their record, assets.json, last.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
 from grace_bench.checked import read_record
-from grace_bench.config import is_name
+from grace_bench.config import CHECKPOINT_MINUTES, is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
@@ -196,9 +196,9 @@ def add_checkpoint_minutes(command: argparse.ArgumentParser) -> None:
         "--checkpoint-minutes",
         type=float,
         metavar="M",
-        default=os.environ.get("GRACE_BENCH_CHECKPOINT_MINUTES", "2"),
+        default=os.environ.get("GRACE_BENCH_CHECKPOINT_MINUTES", str(CHECKPOINT_MINUTES)),
         help="minutes between checkpoints; 0: only when asked to stop; "
-        "default GRACE_BENCH_CHECKPOINT_MINUTES or 2",
+        f"default GRACE_BENCH_CHECKPOINT_MINUTES or {CHECKPOINT_MINUTES:g}",
     )
 
 

@@ -51,6 +51,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+CHECKPOINT_MINUTES = 2.0
+"""Between two checkpoints of a run, or of what an editor needs before it."""
+
+
 class TrainingConfig(Section):
     """How a base model is trained or fine-tuned by the workflow (AdamW, linear warm-up, cosine)."""
 

@@ -26,6 +26,7 @@ from grace_bench import NUMERICS_VERSION, provenance
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
+from grace_bench.config import CHECKPOINT_MINUTES
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.errors import (
@@ -83,7 +84,7 @@ class Saving:
         steps: at most so many between two, whatever it costs; None: no matter how many.
     """
 
-    minutes: float = 2.0
+    minutes: float = CHECKPOINT_MINUTES
     steps: int | None = None
 
 

@@ -83,7 +83,7 @@ METRICS = {
             "accurate",
             "accurate retention: outputs that were right before",
         ),
-        Metric("holdout", "Holdout", "holdout", "unseen phrasings of the edited facts"),
+        Metric("holdout", "Holdout", "holdout", "other phrasings and texts of the edited facts"),
     )
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.checked import try_read
 from grace_bench.config import (
+    CHECKPOINT_MINUTES,
     DatasetConfig,
     EditorConfig,
     ModelConfig,
@@ -98,7 +99,9 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     run_baseline(spec, *folders, model_made_from(spec))
 
 
-def prepare_editor(spec: RunSpec, results: Path = RESULTS, minutes: float = 2.0) -> None:
+def prepare_editor(
+    spec: RunSpec, results: Path = RESULTS, minutes: float = CHECKPOINT_MINUTES
+) -> None:
     """Make what the editor of a run needs before it, with a checkpoint every so many minutes."""
     from grace_bench.assets import make_assets
 
@@ -159,7 +162,7 @@ def edit_bundle(
     write_json(output, run_bundle(runs, saving))
 
 
-def ensure_prepared(run: Run, minutes: float = 2.0) -> None:
+def ensure_prepared(run: Run, minutes: float) -> None:
     """Make what a run is made from where it is missing or was made from something else."""
     makers: dict[str, Callable[[], None]] = {
         "data set": lambda: prepare_dataset(run.spec.dataset, run.dataset_folder),

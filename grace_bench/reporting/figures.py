@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KINDS = ("sweep-", "retention-", "codebook-", "trade-off")
-"""How the names of figures begin; those that are no longer made are removed."""
+"""How the names of figures begin, also of earlier versions: what is not made now is removed."""
 
 Curves = dict[tuple[Setting, str], list[Point]]
 FailedCurves = dict[tuple[Setting, str], dict[int, list[Point]]]  # by seed

@@ -163,14 +163,6 @@ SPENT = (
 )
 """The counts behind them: name, metric, measure, kind of number."""
 
-EXPLAINED = {
-    "es": "ES: edit success, of each edit right after it was made",
-    "err": "ERR: edit retention, of all past edits at the end",
-    "trr": "TRR: test retention, of upstream examples",
-    "holdout": "Holdout: phrasings (texts, sentences) of edited facts that were never edited",
-    "arr": "ARR: accurate retention, of outputs that were right before",
-}
-
 
 def _main_table(data: Summary, experiments: Sequence[Experiment], part: int, parts: int) -> Table:
     rows = table_rows(data)
@@ -251,7 +243,7 @@ def _main_caption(
     nothing = f"{', '.join(idle)}: no edit was made. " if idle else ""
     return (
         f"Editors after all edits{which}. "
-        + "; ".join(EXPLAINED[metric] for metric in scored)
+        + "; ".join(f"{METRICS[m].label} ({METRICS[m].definition})" for m in scored)
         + ". Edits: made in the stream; keys: of the codebook at the end; s/edit: seconds of an "
         "edit (values of coming edits that GRACE trains in one batch share its time). "
         + interval_sentence(data, settings)
