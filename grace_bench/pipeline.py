@@ -37,6 +37,7 @@ from grace_bench.runs import (
     canonical_json,
     expand,
     find_builder,
+    resolve_dataset,
     resolve_editor,
     without_labels,
 )
@@ -287,8 +288,8 @@ def _bare_spec(suite: SuiteConfig, model: ModelConfig, dataset: DatasetConfig) -
 def checked_spec(value: Mapping[str, Any], where: str) -> RunSpec:
     """Return a run given as a mapping, its editor's and data set's settings checked too."""
     spec = validate(RunSpec, value, where, ": ")
-    find_builder(spec.dataset)
-    return spec.model_copy(update={"editor": resolve_editor(spec.editor)})
+    parts = {"dataset": resolve_dataset(spec.dataset), "editor": resolve_editor(spec.editor)}
+    return spec.model_copy(update=parts)
 
 
 def single_spec(

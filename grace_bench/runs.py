@@ -232,8 +232,10 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
             f"suite '{suite.name}': describes {n_runs} runs, more than {MOST_RUNS}; shorten its "
             "sweeps or make several suites of it."
         )
-    for experiment in suite.experiments:
-        find_builder(experiment.dataset)
+    experiments = [
+        experiment.model_copy(update={"dataset": resolve_dataset(experiment.dataset)})
+        for experiment in suite.experiments
+    ]
     runs = [
         Run(
             RunSpec(
@@ -249,7 +251,7 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
             results,
             in_sweep,
         )
-        for experiment in suite.experiments
+        for experiment in experiments
         for entry in suite.editors
         if entry.datasets is None or experiment.dataset.name in entry.datasets
         for editor, in_sweep in variants(entry, experiment.dataset)
@@ -294,6 +296,12 @@ def find_builder(dataset: DatasetConfig) -> DatasetBuilder:
     builder_class = DATASETS.get(dataset.builder, f"{place}.builder")
     options = validate(builder_class.options_class, dataset.options, f"{place}.options")
     return builder_class(options)
+
+
+def resolve_dataset(dataset: DatasetConfig) -> DatasetConfig:
+    """Return the data set with every option that is given checked, and of the type it has."""
+    options = find_builder(dataset).options.model_dump(mode="json", exclude_unset=True)
+    return dataset.model_copy(update={"options": options})
 
 
 def resolve_editor(editor: EditorConfig) -> EditorConfig:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 import yaml
 
 from grace_bench.config import SuiteConfig
+from grace_bench.datasets.options import DatasetOptions
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
 from grace_bench.pipeline import single_spec
@@ -329,6 +331,29 @@ def test_a_number_is_one_value_whoever_reads_the_file(tmp_path, text):
     (theirs,) = expand(load_suite(with_factor(yaml.safe_load(text)), "no-such-folder"))
     assert ours.spec.model.source.shape == {"initializer_factor": float(text)}
     assert ours.content_hash == theirs.content_hash
+
+
+def test_an_option_is_of_the_type_its_builder_declares():
+    """A text and a number from two readers of one file are the same runs."""
+
+    def run(taught_facts, edit_facts):
+        options = {"taught_facts": taught_facts, "edit_facts": edit_facts}
+        experiments = [{"model": MODEL, "dataset": {**DATASET, "options": options}}]
+        (found,) = expand(load_suite(suite(experiments=experiments)))
+        return found
+
+    assert run("80", 10).spec.dataset.options == {"taught_facts": 80, "edit_facts": 10}
+    assert run("80", 10).content_hash == run(80, "10").content_hash
+
+
+@pytest.mark.parametrize("given", ["5e-2", 0.05])
+def test_an_option_of_no_declared_type_is_the_number_it_means(given):
+    class Options(DatasetOptions):
+        anything: Any = None
+        text: str = ""
+
+    read = Options(anything=given, text="5e-2")
+    assert (read.anything, read.text) == (0.05, "5e-2")
 
 
 def test_strings_from_the_command_line_become_what_the_key_takes(repository):

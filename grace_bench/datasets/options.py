@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from grace_bench.plain import with_numbers
 
 
 class DatasetOptions(BaseModel):
@@ -15,6 +24,12 @@ class DatasetOptions(BaseModel):
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="Seed of every choice the builder makes."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_of_no_declared_type(cls, value: Any, info: ValidationInfo) -> Any:
+        untyped = cls.model_fields[str(info.field_name)].annotation is Any
+        return with_numbers(value) if untyped else value
 
 
 class PartitionedOptions(DatasetOptions):
