@@ -169,7 +169,12 @@ def add_suite_options(command: argparse.ArgumentParser) -> None:
         "--suite", type=Path, help="suite file, or its name; default config/config.yaml"
     )
     command.add_argument("--suite-json", help="content of a suite as JSON")
-    command.add_argument("--config-dir", type=Path, default=Path("config"))
+    command.add_argument(
+        "--config-dir",
+        type=Path,
+        default=Path("config"),
+        help="folder of models, data sets, editors and suites, searched before the clone's own",
+    )
     command.add_argument(
         "--set",
         action="append",
@@ -275,7 +280,7 @@ def from_json(text: str, where: str) -> dict:
 def prepare_data(options: argparse.Namespace) -> None:
     """`grace-bench prepare-data`; rows depend on no model."""
     if options.model is None:
-        options.model = next(iter(available(options.config_dir, "model")), None)
+        options.model = next(iter(available(options.config_dir, "models")), None)
     spec = spec_of(options)
     pipeline.prepare_dataset(spec.dataset, pipeline.Run(spec).dataset_folder)
 

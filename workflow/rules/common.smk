@@ -39,12 +39,8 @@ HERE = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 DEPLOYED = workflow.deployment_settings.deployment_method
 shell.prefix("trap : TERM; " + ("" if DEPLOYED else HERE))
 
-# A workflow that uses this one as a module may have parts of its own.
-OWN = Path("config")
-CONFIG_DIR = OWN if any(OWN.glob("*/*.yaml")) else CLONE / "config"
-
 try:
-    SUITE = load_suite(dict(config), CONFIG_DIR)
+    SUITE = load_suite(dict(config))
     RUNS = {run.id: run for run in expand_runs(SUITE)}
     OF_BASE_MODEL = {run.spec.base_model: run for run in RUNS.values()}
     BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}
