@@ -21,7 +21,7 @@ from grace_bench.config import CHECKPOINT_MINUTES, is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
-from grace_bench.suites import available, find_suite, load_suite
+from grace_bench.suites import find_suite, load_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -247,11 +247,11 @@ def suite_of(options: argparse.Namespace) -> SuiteConfig:
     return load_suite(path, options.config_dir, options.overrides)
 
 
-def spec_of(options: argparse.Namespace) -> RunSpec:
-    """Return the run that the options choose."""
+def spec_of(options: argparse.Namespace, *, without_model: bool = False) -> RunSpec:
+    """Return the run that the options choose, which may be of no model in particular."""
     if options.spec is not None:
         return pipeline.checked_spec(from_json(options.spec, "--spec"), "--spec")
-    if options.model is None or options.dataset is None:
+    if options.dataset is None or (options.model is None and not without_model):
         raise ConfigError("give --model and --dataset (names of files in config/), or --spec.")
     return pipeline.single_spec(
         find_suite(options.suite, options.config_dir),
@@ -279,9 +279,7 @@ def from_json(text: str, where: str) -> dict:
 
 def prepare_data(options: argparse.Namespace) -> None:
     """`grace-bench prepare-data`; rows depend on no model."""
-    if options.model is None:
-        options.model = next(iter(available(options.config_dir, "models")), None)
-    spec = spec_of(options)
+    spec = spec_of(options, without_model=True)
     pipeline.prepare_dataset(spec.dataset, pipeline.Run(spec).dataset_folder)
 
 

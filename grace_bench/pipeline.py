@@ -47,7 +47,7 @@ from grace_bench.suites import (
     entry_name,
     load_suite,
     own_overrides,
-    read_yaml,
+    read_suite,
     set_value,
     split_override,
 )
@@ -295,7 +295,7 @@ def checked_spec(value: Mapping[str, Any], where: str) -> RunSpec:
 def single_spec(
     suite: Path,
     config_dir: Path,
-    model: str,
+    model: str | None,
     dataset: str,
     editor: str,
     seed: int,
@@ -303,18 +303,17 @@ def single_spec(
 ) -> RunSpec:
     """Return the spec of one run, with the suite's own entries of its model, data set and editor.
 
-    A part that the suite has no entry of is taken from its file. `overrides` are
+    A part that the suite has no entry of is taken from its file. Without a model, which rows do not
+    depend on, it is that of the suite's first experiment on the data set, or none. `overrides` are
     "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
     """
-    common = read_yaml(suite)
+    common = read_suite(suite, config_dir)
     known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
-    pair = (model, dataset)
-    own = next(
-        (e for e in known if (entry_name(e.get("model")), entry_name(e.get("dataset"))) == pair),
-        {},
-    )
-    model_entry: dict[str, Any] = _mapping(own.get("model", model))
-    dataset_entry: dict[str, Any] = _mapping(own.get("dataset", dataset))
+    known = [e for e in known if entry_name(e.get("dataset")) == dataset]
+    own = next((e for e in known if model in (None, entry_name(e.get("model")))), {})
+    model_entry = _mapping(own.get("model", model or _NO_MODEL.model_dump()))
+    model = entry_name(model_entry)
+    dataset_entry = _mapping(own.get("dataset", dataset))
     editors = common.get("editors")
     entries = [e for e in editors if entry_name(e) == editor] if isinstance(editors, list) else []
     editor_entry = {**_mapping(entries[0] if entries else editor), "sweep": {}, "datasets": None}

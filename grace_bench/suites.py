@@ -203,13 +203,8 @@ def load_suite(
         ConfigError: one line per mistake, each with its place and what is allowed.
     """
     config_dir = Path(config_dir)
-    if isinstance(source, Mapping):
-        check_plain(source, "config", ": ")
-        raw, where = copy.deepcopy(dict(source)), "config"
-    else:
-        raw, where = read_yaml(Path(source)), str(source)
-    if "experiments" not in raw:
-        raw = merge(read_yaml(default_suite(config_dir)), raw)
+    where = "config" if isinstance(source, Mapping) else str(source)
+    raw = read_suite(source, config_dir)
     late: list[tuple[str, Any]] = []
     for override in [*own_overrides(raw.pop("set", None), where), *overrides]:
         key, value = split_override(override)
@@ -219,6 +214,16 @@ def load_suite(
         else:
             set_value(raw, key, value)
     return _compose(raw, late, config_dir, where)
+
+
+def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict[str, Any]:
+    """Return a suite as it is written, laid over the default suite if it has no `experiments`."""
+    if isinstance(source, Mapping):
+        check_plain(source, "config", ": ")
+        raw = copy.deepcopy(dict(source))
+    else:
+        raw = read_yaml(Path(source))
+    return raw if "experiments" in raw else merge(read_yaml(default_suite(config_dir)), raw)
 
 
 def own_overrides(given: Any, where: str) -> list[str]:

@@ -459,6 +459,15 @@ def test_edit_takes_the_suites_own_entry_of_the_editor(folder):
     assert pipeline.Run(spec).id in planned
 
 
+def test_edit_does_the_run_of_a_suite_that_is_laid_over_the_default_one(folder):
+    Path("mine.yaml").write_text("name: mine\nseeds: [3]\nstream: {facts: 2}\n")
+    planned = {run.id: run.content_hash for run in expand(load_suite(Path("mine.yaml")))}
+    config = Path("config")
+    spec = pipeline.single_spec(Path("mine.yaml"), config, "tiny", "cases", "unedited", 3)
+    run = pipeline.Run(spec)
+    assert planned[run.id] == run.content_hash
+
+
 def test_a_model_of_older_data_is_made_again(folder):
     """As after a kill between the making of the data and of the model."""
     assert main(FT) == 0
@@ -475,8 +484,13 @@ def test_a_model_of_older_data_is_made_again(folder):
 
 
 def test_data_need_no_model(folder):
-    assert main(["prepare-data", "--dataset", "cases"]) == 0
-    assert (folder / "results/small/data/cases/manifest.json").is_file()
+    """The options are the suite's own."""
+    suite = yaml.safe_load(Path("config/config.yaml").read_text())
+    suite["experiments"][0]["dataset"] = {"name": "cases", "options": {"upstream_size": 5}}
+    Path("mine.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["prepare-data", "--dataset", "cases", "--suite", "mine.yaml"]) == 0
+    manifest = read_json(folder / "results/small/data/cases/manifest.json")
+    assert manifest["options"]["upstream_size"] == 5
     assert not (folder / "results/small/models").exists()
 
 
