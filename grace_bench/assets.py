@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import provenance
@@ -17,6 +16,7 @@ from grace_bench.checked import is_plain_name, read_record
 from grace_bench.config import CHECKPOINT_MINUTES
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS
+from grace_bench.editors.base import AssetRequest
 from grace_bench.errors import DataError
 from grace_bench.models.compute import set_up
 from grace_bench.models.loading import load_model
@@ -25,43 +25,13 @@ from grace_bench.runs import asset_settings
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from grace_bench.config import RunSpec
-    from grace_bench.editors.hyperparameters import EditorHyperparameters
-    from grace_bench.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
 RECORD = "assets.json"
-
-
-@dataclass(frozen=True)
-class AssetRequest:
-    """What an editor's assets are made from.
-
-    Args:
-        model: the unedited model, in eval mode; left as it is.
-        model_hash: its identity.
-        layer: that will be edited.
-        task: makes tensors of rows.
-        hyperparameters: of the editor.
-        rows: of the role `train`.
-        folder: to write into.
-        checkpoint_minutes: between two checkpoints; 0: only when asked to stop.
-    """
-
-    model: nn.Module
-    model_hash: str
-    layer: str
-    task: Task
-    hyperparameters: EditorHyperparameters
-    rows: Sequence[dict[str, Any]]
-    folder: Path
-    checkpoint_minutes: float
 
 
 def make_assets(

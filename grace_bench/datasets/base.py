@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from grace_bench.checked import check_record, read_record
 from grace_bench.datasets.checks import check_roles, count_taught
+from grace_bench.datasets.files import no_progress_bars
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError, ResultError
 from grace_bench.records import (
@@ -36,7 +36,7 @@ from grace_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 Options = TypeVar("Options", bound=DatasetOptions)
 Row = dict[str, Any]
@@ -226,17 +226,3 @@ def _write_role(path: Path, rows: list[Row]) -> None:
 
 def _is_list(field: pa.Field) -> bool:
     return pa.types.is_list(field.type)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keep the `datasets` library from drawing bars into logs, and leave its setting as it was."""
-    import datasets
-
-    were_shown = datasets.are_progress_bars_disabled() is False
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_shown:
-            datasets.enable_progress_bars()

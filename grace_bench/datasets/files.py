@@ -13,16 +13,16 @@ import hashlib
 import json
 import re
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.base import no_progress_bars
 from grace_bench.errors import DataError
 from grace_bench.records import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from grace_bench.datasets.real_options import Source
 
@@ -275,3 +275,17 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep the `datasets` library from drawing bars into logs, and leave its setting as it was."""
+    import datasets
+
+    were_shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            datasets.enable_progress_bars()

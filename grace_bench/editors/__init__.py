@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from grace_bench.assets import AssetRequest
-    from grace_bench.editors.base import Editor
+    from grace_bench.editors.base import AssetRequest, Editor
     from grace_bench.editors.hyperparameters import EditorHyperparameters
 
 

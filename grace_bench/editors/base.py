@@ -14,7 +14,7 @@ import json
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import safetensors.torch
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.tasks.base import Task
     from grace_bench.tracked_queries import TrackedQueries
 
 STATE_FILE = "editor.safetensors"
@@ -65,6 +66,31 @@ class EditResult:
     key: int | None = None  # the key that answers the edit afterwards
     nearest_key: int | None = None  # before the edit
     distance: float | None = None  # to the nearest key before the edit
+
+
+@dataclass(frozen=True)
+class AssetRequest:
+    """What an editor's assets are made from.
+
+    Args:
+        model: the unedited model, in eval mode; left as it is.
+        model_hash: its identity.
+        layer: that will be edited.
+        task: makes tensors of rows.
+        hyperparameters: of the editor.
+        rows: of the role `train`.
+        folder: to write into.
+        checkpoint_minutes: between two checkpoints; 0: only when asked to stop.
+    """
+
+    model: nn.Module
+    model_hash: str
+    layer: str
+    task: Task
+    hyperparameters: EditorHyperparameters
+    rows: Sequence[dict[str, Any]]
+    folder: Path
+    checkpoint_minutes: float
 
 
 class Editor(ABC):

@@ -45,7 +45,7 @@ from grace_bench.models.layers import find_layer, layer_dims, layer_name
 from grace_bench.replay import only_trainable
 
 if TYPE_CHECKING:
-    from grace_bench.assets import AssetRequest
+    from grace_bench.editors.base import AssetRequest
     from grace_bench.editors.hyperparameters import MendHyperparameters
 
 logger = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from grace_bench.replay import only_trainable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from grace_bench.assets import AssetRequest
+    from grace_bench.editors.base import AssetRequest
     from grace_bench.editors.hyperparameters import RomeHyperparameters
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from grace_bench.reporting.run_folder import RunFolder
-
 METRIC = "failure"
 KINDS = {"out_of_memory": "out of memory"}
 LONGEST_MESSAGE = 240
@@ -102,20 +100,19 @@ def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
 
 
 def failure_rows(
-    keys: Mapping[str, Any], runs: Sequence[RunFolder], measure: str
+    keys: Mapping[str, Any], failures: Sequence[Failure], n_whole: int, measure: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of summary.parquet on the failed seeds of one setting; none: no rows.
 
     Args:
         keys: what all rows of the setting have.
-        runs: all seeds, complete or not.
+        failures: of the setting's seeds.
+        n_whole: seeds that did not fail.
         measure: the task's main one, by which a suite is read that has no other rows.
     """
-    failures = [run.failure for run in runs if run.failure is not None]
     if not failures:
         return
     common = {**keys, "metric": METRIC, "measure": measure, "is_main": True}
-    n_whole = len(runs) - len(failures)
     yield {
         **common,
         "value": float(len(failures)),

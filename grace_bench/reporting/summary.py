@@ -138,8 +138,9 @@ def _summarise_setting(seeds: list[RunFolder]) -> tuple[SeedGroup | None, Rows, 
     """Return the completed seeds of one setting, and its rows of summary and curves."""
     whole = [run for run in seeds if run.failure is None]
     failed = [run for run in seeds if run.failure is not None]
+    failures = [run.failure for run in failed]
     group = SeedGroup(whole, len(failed)) if whole else None
-    rows = list(failure_rows(setting_keys(seeds[0]), seeds, seeds[0].measure))
+    rows = list(failure_rows(setting_keys(seeds[0]), failures, len(whole), seeds[0].measure))
     points: Rows = []
     if group:
         rows += group.summary_rows()
