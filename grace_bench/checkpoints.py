@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from grace_bench.checked import check_record, is_plain_name, read_record
 from grace_bench.errors import DataError, GraceBenchError, ResultError
-from grace_bench.records import (
+from grace_bench.store.json_records import check_record, is_plain_name, read_record
+from grace_bench.store.records import (
     as_os_error,
     describe_os_error,
     discard,

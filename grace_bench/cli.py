@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.checked import read_record
 from grace_bench.config import CHECKPOINT_MINUTES, is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
-from grace_bench.records import describe_os_error
 from grace_bench.runs import RESULTS
+from grace_bench.store.json_records import read_record
+from grace_bench.store.records import describe_os_error
 from grace_bench.suites import find_suite, load_suite
 
 if TYPE_CHECKING:

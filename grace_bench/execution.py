@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grace_bench import NUMERICS_VERSION, provenance
+from grace_bench import NUMERICS_VERSION
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
@@ -40,7 +40,10 @@ from grace_bench.errors import (
 from grace_bench.lease import Lease
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
-from grace_bench.records import (
+from grace_bench.refusals import kept
+from grace_bench.runs import Run, content_hash, origins
+from grace_bench.store import provenance
+from grace_bench.store.records import (
     LATENCY,
     PREDICTIONS,
     PROBES,
@@ -52,8 +55,6 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
-from grace_bench.refusals import kept
-from grace_bench.runs import Run, content_hash, origins
 from grace_bench.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.tasks import create_task
 

@@ -23,7 +23,7 @@ from grace_bench.config import PretrainedSource
 from grace_bench.datasets import DATASETS
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ResultError
-from grace_bench.records import sha256_of, write_json
+from grace_bench.store.records import sha256_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.checked import try_read
 from grace_bench.config import (
     CHECKPOINT_MINUTES,
     DatasetConfig,
@@ -28,7 +27,6 @@ from grace_bench.outdated import (
     model_made_from,
     parts_of,
 )
-from grace_bench.records import write_json
 from grace_bench.refusals import kept
 from grace_bench.runs import (
     RESULTS,
@@ -42,6 +40,8 @@ from grace_bench.runs import (
     without_labels,
 )
 from grace_bench.single import result_there
+from grace_bench.store.json_records import try_read
+from grace_bench.store.records import write_json
 from grace_bench.suites import (
     concerns,
     entry_name,

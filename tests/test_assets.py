@@ -9,8 +9,8 @@ import pytest
 from grace_bench import pipeline
 from grace_bench.assets import check_assets
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.records import read_json, write_json
 from grace_bench.runs import Run, expand
+from grace_bench.store.records import read_json, write_json
 from grace_bench.suites import load_suite
 
 MEND = {"rank": 4, "training_steps": 2, "checks": 2, "accumulate": 1, "normalise_over": 4}
@@ -68,7 +68,7 @@ def test_an_editor_that_needs_nothing_has_nothing_prepared(suite):
 @pytest.mark.parametrize("damage", ["file", "missing", "model"])
 def test_changed_assets_are_refused(tmp_path, damage):
     (tmp_path / "mend.safetensors").write_bytes(b"tensors")
-    from grace_bench.records import sha256_of
+    from grace_bench.store.records import sha256_of
 
     files = {"mend.safetensors": sha256_of(tmp_path / "mend.safetensors")}
     record = {"model_hash": "m", "files": files, "told": {}, "seconds": 0.1}

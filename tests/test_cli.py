@@ -16,8 +16,8 @@ import yaml
 import grace_bench
 from grace_bench import pipeline
 from grace_bench.cli import build_parser, main
-from grace_bench.records import STEPS, read_json, read_parquet, sha256_of
 from grace_bench.runs import expand
+from grace_bench.store.records import STEPS, read_json, read_parquet, sha256_of
 from grace_bench.suites import load_suite
 
 MODEL = {

@@ -19,7 +19,7 @@ from grace_bench.codebook_file import (
     save_codebook,
 )
 from grace_bench.errors import DataError, EditorError
-from grace_bench.records import CODEBOOK, read_parquet, write_parquet
+from grace_bench.store.records import CODEBOOK, read_parquet, write_parquet
 
 PARIS, ROME = Label((7, 1), 4.0, "Paris"), Label((9, 1), 5.0, "Rome")
 

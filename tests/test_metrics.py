@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from grace_bench import metrics, records
+from grace_bench import metrics
 from grace_bench.metrics import aggregate, exact_match, f1_released, perplexity, squad_f1
+from grace_bench.store import records
 
 END = 1
 

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from grace_bench import provenance
 from grace_bench.reporting.run_folder import RunFolder, suite_provenance
+from grace_bench.store import provenance
 
 
 @pytest.fixture

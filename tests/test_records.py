@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from grace_bench import records
 from grace_bench.errors import DataError, ResultError
-from grace_bench.records import (
+from grace_bench.store import records
+from grace_bench.store.records import (
     EXAMPLES,
     PREDICTIONS,
     PROBES,

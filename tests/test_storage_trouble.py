@@ -23,7 +23,7 @@ from grace_bench.editors.grace import GraceEditor
 from grace_bench.errors import ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.lease import Lease
-from grace_bench.records import PROBES, read_json, read_parquet, write_parquet
+from grace_bench.store.records import PROBES, read_json, read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,8 @@ from grace_bench.errors import DataError
 from grace_bench.execution import run_stream
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
-from grace_bench.records import (
+from grace_bench.runs import content_hash
+from grace_bench.store.records import (
     EXAMPLES,
     LATENCY,
     PREDICTIONS,
@@ -31,7 +32,6 @@ from grace_bench.records import (
     write_json,
     write_parquet,
 )
-from grace_bench.runs import content_hash
 from grace_bench.stream import edits_at_once, select_stream
 from grace_bench.tasks.question_answering import QuestionAnswering
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from grace_bench import NUMERICS_VERSION, provenance
+from grace_bench import NUMERICS_VERSION
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
@@ -28,14 +28,15 @@ from grace_bench.models.layers import find_layer
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.models.training_loop import STATE_VERSION, train_model
-from grace_bench.records import (
+from grace_bench.runs import base_model_settings
+from grace_bench.store import provenance
+from grace_bench.store.records import (
     TRAINING_LOG,
     atomic_path,
     sha256_of,
     write_json,
     write_parquet,
 )
-from grace_bench.runs import base_model_settings
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:

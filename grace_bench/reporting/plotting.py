@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from grace_bench import __version__, records
+from grace_bench import __version__
 from grace_bench.reporting.estimates import EDITOR_ORDER, UNEDITED
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
-from grace_bench import __version__, records
+from grace_bench import __version__
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary
 from grace_bench.reporting.plotting import INDEX
 from grace_bench.reporting.table import from_markdown
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

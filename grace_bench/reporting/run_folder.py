@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench import records
-from grace_bench.checked import check_record, read_record
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
 from grace_bench.reporting.failures import Failure, read_failure
 from grace_bench.runs import canonical_json, digest
+from grace_bench.store import records
+from grace_bench.store.json_records import check_record, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from grace_bench import records
 from grace_bench.metrics import METRICS
 from grace_bench.reporting import statistics
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.checked import check_record, is_plain_name
 from grace_bench.errors import DataError
-from grace_bench.records import read_json
 from grace_bench.reporting.copying import Piece, is_file, place_folder
+from grace_bench.store.json_records import check_record, is_plain_name
+from grace_bench.store.records import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

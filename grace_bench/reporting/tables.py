@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grace_bench import __version__, records
+from grace_bench import __version__
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.estimates import (
     UNEDITED,
@@ -35,6 +35,7 @@ from grace_bench.reporting.table import (
     to_latex,
     to_markdown,
 )
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench import __version__, records
+from grace_bench import __version__
 from grace_bench.errors import DataError, ResultError
 from grace_bench.reporting.locking import exclusive
 from grace_bench.reporting.moved import ARTIFACTS, follow
@@ -40,6 +40,7 @@ from grace_bench.reporting.tracked import (
     started_ms,
 )
 from grace_bench.runs import digest
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

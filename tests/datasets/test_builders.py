@@ -14,7 +14,7 @@ from grace_bench.datasets import DATASETS
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.checks import check_roles
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.records import ROLES, sha256_of
+from grace_bench.store.records import ROLES, sha256_of
 
 FACT_BUILDERS = {
     "facts_qa": "question_answering",

@@ -14,7 +14,7 @@ from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.fields import same_text
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import DataError
-from grace_bench.records import ROLES, read_json
+from grace_bench.store.records import ROLES, read_json
 
 
 def row(example_id, fact_id, text, label="yes"):

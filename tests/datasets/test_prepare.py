@@ -13,7 +13,7 @@ from grace_bench.datasets import DATASETS, base
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.records import EXAMPLES, ROLES, read_json
+from grace_bench.store.records import EXAMPLES, ROLES, read_json
 
 
 def row(example_id, fact_id, text, label="yes"):

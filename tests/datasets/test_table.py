@@ -16,7 +16,7 @@ from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.options import TableOptions
 from grace_bench.datasets.table import Table
 from grace_bench.errors import DataError
-from grace_bench.records import sha256_of
+from grace_bench.store.records import sha256_of
 
 SCOTUS = "data/scotus/oyez_scdb_cases.jsonl"
 

@@ -20,7 +20,7 @@ from grace_bench.errors import ConfigError, DataError, GraceBenchError, ModelErr
 from grace_bench.models import loading, training
 from grace_bench.models.loading import load_model, load_pretrained, resolve_source
 from grace_bench.models.training import prepare_model
-from grace_bench.records import EXAMPLES, read_json, sha256_of, write_parquet
+from grace_bench.store.records import EXAMPLES, read_json, sha256_of, write_parquet
 from grace_bench.suites import load_named
 
 

@@ -15,7 +15,7 @@ from kills import Killer
 from safetensors.torch import load_file
 from waiting import wait_until
 
-from grace_bench import checkpoints, records
+from grace_bench import checkpoints
 from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
@@ -23,7 +23,8 @@ from grace_bench.errors import GraceBenchError, Interrupted, ModelError, ResultE
 from grace_bench.models import training, training_loop
 from grace_bench.models.training import prepare_model
 from grace_bench.models.training_loop import Training
-from grace_bench.records import TRAINING_LOG, read_json, read_parquet
+from grace_bench.store import records
+from grace_bench.store.records import TRAINING_LOG, read_json, read_parquet
 
 STEPS = 12
 PLACES = (training_loop, training, checkpoints, records)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from grace_bench import records
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary, read_curves, read_failed_curves
 from grace_bench.reporting.failures import Failure, footnote, short
@@ -23,6 +22,7 @@ from grace_bench.reporting.run_folder import read_run_folder
 from grace_bench.reporting.summary import summarise
 from grace_bench.reporting.tables import write_tables
 from grace_bench.reporting.tracked import run_metrics, run_tags
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ import struct
 import matplotlib.image
 import pytest
 
-from grace_bench import records
 from grace_bench.errors import DataError
 from grace_bench.reporting.paper_figures import write_paper_figures
 from grace_bench.reporting.paper_keys import answers_of
@@ -17,6 +16,7 @@ from grace_bench.reporting.report import write_report
 from grace_bench.reporting.run_folder import read_run_folder
 from grace_bench.reporting.summary import summarise
 from grace_bench.reporting.tables import write_tables
+from grace_bench.store import records
 
 RADII = (0.1, 1.0, 3.0)
 

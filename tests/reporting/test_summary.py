@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from grace_bench import records
 from grace_bench.errors import DataError
 from grace_bench.reporting.estimates import Summary, read_curves
 from grace_bench.reporting.summary import CURVES, SUMMARY, summarise
+from grace_bench.store import records
 
 if TYPE_CHECKING:
     from pathlib import Path

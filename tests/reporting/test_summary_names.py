@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from grace_bench import records
 from grace_bench.cli import main
 from grace_bench.reporting.estimates import PROVENANCE, read_provenance
 from grace_bench.reporting.summary import CURVES, SUMMARY
+from grace_bench.store import records
 
 NAMES = ("../../x", "..", ".hidden", "a/b", "a\\b", "", "x" * 300)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from grace_bench import records
 from grace_bench.errors import DataError, ResultError
 from grace_bench.reporting import locking
 from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui, ui_command
+from grace_bench.store import records
 
 EDITORS = ("unedited", "ft", "grace")
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from paper_inputs import write_inputs
 
-from grace_bench.records import LATENCY, PREDICTIONS, read_json, read_parquet
 from grace_bench.runs import expand
+from grace_bench.store.records import LATENCY, PREDICTIONS, read_json, read_parquet
 from grace_bench.suites import load_suite, read_yaml
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from paper_inputs import write_inputs
 
-from grace_bench.records import read_json
 from grace_bench.runs import expand
+from grace_bench.store.records import read_json
 from grace_bench.suites import load_suite
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from grace_bench import provenance, records
 from grace_bench.metrics import METRICS
+from grace_bench.store import provenance, records
 from grace_bench.suites import read_yaml
 
 if TYPE_CHECKING:

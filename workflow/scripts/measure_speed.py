@@ -34,7 +34,6 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from grace_bench import provenance
 from grace_bench.codebook import IGNORED, Codebook, KeyInfo, Label
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
@@ -42,7 +41,8 @@ from grace_bench.editors.training import is_causal
 from grace_bench.evaluation import Evaluator, predict_all
 from grace_bench.metrics import MEASURES
 from grace_bench.models.layers import find_layer, layer_dims
-from grace_bench.records import write_json
+from grace_bench.store import provenance
+from grace_bench.store.records import write_json
 from grace_bench.tasks.base import Prediction, Task
 
 if TYPE_CHECKING:
