@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from grace_bench.config import RunSpec
+    from grace_bench.suite.schema import RunSpec
     from grace_bench.tasks.base import Task
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from grace_bench.models.loading import LoadedModel
-    from grace_bench.runs import Run
+    from grace_bench.suite.plan import Run
 
 logger = logging.getLogger(__name__)
 

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench import __version__, pipeline
-from grace_bench.config import CHECKPOINT_MINUTES, is_name
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
-from grace_bench.runs import RESULTS
 from grace_bench.store.json_records import read_record
 from grace_bench.store.records import describe_os_error
-from grace_bench.suites import find_suite, load_suite
+from grace_bench.suite.compose import find_suite, load_suite
+from grace_bench.suite.plan import RESULTS
+from grace_bench.suite.schema import CHECKPOINT_MINUTES, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from grace_bench.config import RunSpec, SuiteConfig
     from grace_bench.execution import Saving
+    from grace_bench.suite.schema import RunSpec, SuiteConfig
 
 logger = logging.getLogger(__name__)
 
@@ -421,7 +421,7 @@ def toy(options: argparse.Namespace) -> None:
 
 def reference(options: argparse.Namespace) -> None:
     """`grace-bench reference`."""
-    from grace_bench.reference import render
+    from grace_bench.suite.settings_reference import render
 
     print(render(), end="")
 

@@ -26,7 +26,6 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.checkpoints import Checkpoints, stop_requests
-from grace_bench.config import CHECKPOINT_MINUTES
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.errors import (
@@ -41,7 +40,6 @@ from grace_bench.lease import Lease
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.refusals import kept
-from grace_bench.runs import Run, content_hash, origins
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     LATENCY,
@@ -56,13 +54,15 @@ from grace_bench.store.records import (
     write_parquet,
 )
 from grace_bench.stream import StreamRun, load_probed_roles, select_stream
+from grace_bench.suite.plan import Run, content_hash, origins
+from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from grace_bench.config import RunSpec
     from grace_bench.models.loading import LoadedModel
+    from grace_bench.suite.schema import RunSpec
 
 logger = logging.getLogger(__name__)
 

@@ -8,27 +8,29 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.config import (
-    CHECKPOINT_MINUTES,
-    DatasetConfig,
-    EditorConfig,
-    ModelConfig,
-    PretrainedSource,
-    RunSpec,
-    SuiteConfig,
-    validate,
-)
 from grace_bench.errors import ConfigError
 from grace_bench.lease import Lease
-from grace_bench.outdated import (
+from grace_bench.refusals import kept
+from grace_bench.single import result_there
+from grace_bench.store.json_records import try_read
+from grace_bench.store.records import write_json
+from grace_bench.suite.compose import (
+    concerns,
+    entry_name,
+    load_suite,
+    own_overrides,
+    read_suite,
+    set_value,
+    split_override,
+)
+from grace_bench.suite.outdated import (
     assets_made_from,
     check_parts,
     data_made_from,
     model_made_from,
     parts_of,
 )
-from grace_bench.refusals import kept
-from grace_bench.runs import (
+from grace_bench.suite.plan import (
     RESULTS,
     Run,
     asset_settings,
@@ -39,17 +41,15 @@ from grace_bench.runs import (
     resolve_editor,
     without_labels,
 )
-from grace_bench.single import result_there
-from grace_bench.store.json_records import try_read
-from grace_bench.store.records import write_json
-from grace_bench.suites import (
-    concerns,
-    entry_name,
-    load_suite,
-    own_overrides,
-    read_suite,
-    set_value,
-    split_override,
+from grace_bench.suite.schema import (
+    CHECKPOINT_MINUTES,
+    DatasetConfig,
+    EditorConfig,
+    ModelConfig,
+    PretrainedSource,
+    RunSpec,
+    SuiteConfig,
+    validate,
 )
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from grace_bench.config import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
+    from grace_bench.suite.schema import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 
 logger = logging.getLogger(__name__)
 

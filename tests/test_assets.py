@@ -9,9 +9,9 @@ import pytest
 from grace_bench import pipeline
 from grace_bench.assets import check_assets
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.runs import Run, expand
 from grace_bench.store.records import read_json, write_json
-from grace_bench.suites import load_suite
+from grace_bench.suite.compose import load_suite
+from grace_bench.suite.plan import Run, expand
 
 MEND = {"rank": 4, "training_steps": 2, "checks": 2, "accumulate": 1, "normalise_over": 4}
 
@@ -30,7 +30,7 @@ def suite(repository):
 
 
 def smoke(repository):
-    from grace_bench.suites import read_yaml
+    from grace_bench.suite.compose import read_yaml
 
     return read_yaml(repository / "config" / "suites" / "smoke.yaml")
 

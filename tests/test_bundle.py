@@ -15,8 +15,8 @@ from grace_bench.bundle import KEPT, run_bundle
 from grace_bench.editors.finetune import FinetuneEditor
 from grace_bench.errors import ConfigError, EditorError, Interrupted, ModelError
 from grace_bench.execution import run_stream
-from grace_bench.runs import Run, bundles, canonical_json
 from grace_bench.store.records import read_json
+from grace_bench.suite.plan import Run, bundles, canonical_json
 
 SPECS = [
     spec("grace", hyperparameters={"steps": 2}),

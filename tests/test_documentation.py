@@ -15,9 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser, spec_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
-from grace_bench.reference import render
-from grace_bench.runs import expand
-from grace_bench.suites import load_suite
+from grace_bench.suite.compose import load_suite
+from grace_bench.suite.plan import expand
+from grace_bench.suite.settings_reference import render
 
 
 @pytest.fixture(scope="module")

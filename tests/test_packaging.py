@@ -46,8 +46,8 @@ def heavy_after(code: str, repository) -> set[str]:
 def test_planning_imports_nothing_heavy(repository):
     imports = "".join(f"import grace_bench.{name}\n" for name in LIGHT_MODULES)
     plan = (
-        "from grace_bench.suites import load_suite\n"
-        "from grace_bench.runs import expand\n"
+        "from grace_bench.suite.compose import load_suite\n"
+        "from grace_bench.suite.plan import expand\n"
         "assert expand(load_suite('config/config.yaml'))\n"
     )
     assert heavy_after(imports, repository) == set()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from grace_bench import pipeline, runs
-from grace_bench.config import EditorConfig, RunSpec, SuiteConfig
+from grace_bench import pipeline
 from grace_bench.errors import ConfigError
-from grace_bench.runs import Run, canonical_json, content_hash, digest, expand, resolve_editor
-from grace_bench.suites import load_suite
+from grace_bench.suite import plan
+from grace_bench.suite.compose import load_suite
+from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor
+from grace_bench.suite.schema import EditorConfig, RunSpec, SuiteConfig
 
 MODEL = {
     "name": "tiny",
@@ -128,7 +129,7 @@ def test_a_long_variant_is_cut_and_ends_in_a_hash():
     names = [run.variant for run in found]
     assert len(set(names)) == 3
     for run in found:
-        assert len(run.variant) == runs.LONGEST_VARIANT
+        assert len(run.variant) == plan.LONGEST_VARIANT
         readable, _, ending = run.variant.rpartition("-")
         assert ending == digest(run.spec.editor.hyperparameters)
         assert readable.startswith("early_stop=loss+early_stop_loss=0.125+")
@@ -192,7 +193,7 @@ def changed(path: str, value: object) -> RunSpec:
 
 def test_the_hash_changes_with_the_version_of_the_numerics(monkeypatch):
     before = content_hash(spec())
-    monkeypatch.setattr(runs, "NUMERICS_VERSION", runs.NUMERICS_VERSION + 1)
+    monkeypatch.setattr(plan, "NUMERICS_VERSION", plan.NUMERICS_VERSION + 1)
     assert content_hash(spec()) != before
 
 

@@ -12,14 +12,12 @@ import torch
 from safetensors.torch import load_file
 from small_runs import MODEL, WIDE, spec
 
-from grace_bench.config import ComputeConfig, StreamConfig
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import base
 from grace_bench.errors import DataError
 from grace_bench.execution import run_stream
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
-from grace_bench.runs import content_hash
 from grace_bench.store.records import (
     EXAMPLES,
     LATENCY,
@@ -33,6 +31,8 @@ from grace_bench.store.records import (
     write_parquet,
 )
 from grace_bench.stream import edits_at_once, select_stream
+from grace_bench.suite.plan import content_hash
+from grace_bench.suite.schema import ComputeConfig, StreamConfig
 from grace_bench.tasks.question_answering import QuestionAnswering
 
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from grace_bench.plain import with_numbers
+from grace_bench.suite.safe_yaml import with_numbers
 
 
 class DatasetOptions(BaseModel):

@@ -11,7 +11,7 @@ from grace_bench import devices
 from grace_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from grace_bench.config import ComputeConfig
+    from grace_bench.suite.schema import ComputeConfig
 
 
 def resolve_device(name: str) -> torch.device:

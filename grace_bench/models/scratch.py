@@ -23,7 +23,7 @@ from grace_bench.models.loading import model_class
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from grace_bench.config import ScratchSource
+    from grace_bench.suite.schema import ScratchSource
 
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "t5": T5Config,

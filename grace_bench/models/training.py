@@ -19,7 +19,6 @@ from torch import nn
 
 from grace_bench import NUMERICS_VERSION
 from grace_bench.checkpoints import Checkpoints
-from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.evaluation import average, predict_all
@@ -28,7 +27,6 @@ from grace_bench.models.layers import find_layer
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.models.training_loop import STATE_VERSION, train_model
-from grace_bench.runs import base_model_settings
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     TRAINING_LOG,
@@ -37,6 +35,8 @@ from grace_bench.store.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.suite.plan import base_model_settings
+from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from grace_bench.checkpoints import Checkpoint, Checkpoints
-    from grace_bench.config import ComputeConfig, TrainingConfig
+    from grace_bench.suite.schema import ComputeConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 

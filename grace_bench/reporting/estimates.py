@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.config import is_name
 from grace_bench.errors import DataError
 from grace_bench.reporting import failures
 from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY, UNEDITED
 from grace_bench.store import records
+from grace_bench.suite.schema import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

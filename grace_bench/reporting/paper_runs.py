@@ -25,7 +25,7 @@ from grace_bench.reporting.estimates import (
 )
 from grace_bench.reporting.failures import short
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders
-from grace_bench.runs import canonical_json
+from grace_bench.suite.plan import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

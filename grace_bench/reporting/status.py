@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
 from grace_bench.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
-from grace_bench.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated
 from grace_bench.pipeline import plan
 from grace_bench.refusals import refusal
 from grace_bench.reporting.run_folder import read_plan
-from grace_bench.runs import RESULTS, expand
 from grace_bench.store.json_records import read_record, try_read
+from grace_bench.suite.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated
+from grace_bench.suite.plan import RESULTS, expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from grace_bench.config import SuiteConfig
-    from grace_bench.runs import Run
+    from grace_bench.suite.plan import Run
+    from grace_bench.suite.schema import SuiteConfig
 
 STATES = {
     "finished": "complete, with the plan's settings",

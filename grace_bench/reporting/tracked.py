@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.metrics import METRICS
-from grace_bench.runs import dataset_folder
+from grace_bench.suite.plan import dataset_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

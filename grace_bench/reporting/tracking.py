@@ -39,8 +39,8 @@ from grace_bench.reporting.tracked import (
     short_names,
     started_ms,
 )
-from grace_bench.runs import digest
 from grace_bench.store import records
+from grace_bench.suite.plan import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

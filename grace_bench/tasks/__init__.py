@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from grace_bench.config import DatasetConfig, ModelConfig
+    from grace_bench.suite.schema import DatasetConfig, ModelConfig
     from grace_bench.tasks.base import Task
 
 TASKS: Registry[type[Task]] = Registry("task")

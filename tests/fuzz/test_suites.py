@@ -11,9 +11,9 @@ import yaml
 from fuzzing import HOSTILE_TEXTS, cases, changed, damaged, damages, sentence_of, tree_changes
 from hypothesis import strategies as st
 
-from grace_bench.config import NAME_PATTERN
-from grace_bench.runs import expand
-from grace_bench.suites import load_suite, parse_value
+from grace_bench.suite.compose import load_suite, parse_value
+from grace_bench.suite.plan import expand
+from grace_bench.suite.schema import NAME_PATTERN
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quants
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from grace_bench.config import PretrainedSource
 from grace_bench.errors import ModelError
 from grace_bench.models.loading import load_pretrained
 from grace_bench.store.records import sha256_of
+from grace_bench.suite.schema import PretrainedSource
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "he", "hel"]
 MERGES = ["h e", "he l"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from grace_bench.config import ScratchSource
 from grace_bench.errors import ConfigError
 from grace_bench.models.scratch import build_model, train_tokenizer
+from grace_bench.suite.schema import ScratchSource
 
 TEXTS = ["What is the capital of France?", "Paris", "It's 3.14 — naïve 日本 🦀, or  two  spaces\n"]
 SMALL = {

@@ -13,7 +13,6 @@ from capitals import CAPITALS, CPU, Capitals, dataset_config, model_config, trai
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grace_bench.config import PretrainedSource
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, ModelError
@@ -21,7 +20,8 @@ from grace_bench.models import loading, training
 from grace_bench.models.loading import load_model, load_pretrained, resolve_source
 from grace_bench.models.training import prepare_model
 from grace_bench.store.records import EXAMPLES, read_json, sha256_of, write_parquet
-from grace_bench.suites import load_named
+from grace_bench.suite.compose import load_named
+from grace_bench.suite.schema import PretrainedSource
 
 
 @pytest.fixture(scope="module")

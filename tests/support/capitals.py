@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grace_bench.config import ComputeConfig, DatasetConfig, ModelConfig
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import DatasetOptions
+from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig
 
 CPU = ComputeConfig(device="cpu")
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from grace_bench.config import ScratchSource
 from grace_bench.models.scratch import build_model, train_tokenizer
+from grace_bench.suite.schema import ScratchSource
 from grace_bench.tasks import TASKS
 
 TEXTS = [

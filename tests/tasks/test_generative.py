@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grace_bench.config import DatasetConfig, validate
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.suite.schema import DatasetConfig, validate
 from grace_bench.tasks import create_task
 from grace_bench.tasks.base import IGNORED, Prediction, Truncation
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from paper_inputs import write_inputs
 
-from grace_bench.runs import expand
 from grace_bench.store.records import LATENCY, PREDICTIONS, read_json, read_parquet
-from grace_bench.suites import load_suite, read_yaml
+from grace_bench.suite.compose import load_suite, read_yaml
+from grace_bench.suite.plan import expand
 
 if TYPE_CHECKING:
     from pathlib import Path

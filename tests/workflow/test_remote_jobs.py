@@ -6,8 +6,8 @@ import pytest
 from snakemake.target_jobs import parse_target_jobs_cli_args
 from snakemake_interface_executor_plugins.utils import TargetSpec, encode_target_jobs_cli_args
 
-from grace_bench.runs import expand
-from grace_bench.suites import load_suite
+from grace_bench.suite.compose import load_suite
+from grace_bench.suite.plan import expand
 
 LONG = "n" * 48
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(CLONE))
 
 try:
     from grace_bench import cluster, pipeline
-    from grace_bench.suites import load_suite, without_resources
+    from grace_bench.suite.compose import load_suite, without_resources
     from grace_bench.errors import GraceBenchError
-    from grace_bench.outdated import outdated
-    from grace_bench.runs import RUN_FILES, bundles, expand as expand_runs
+    from grace_bench.suite.outdated import outdated
+    from grace_bench.suite.plan import RUN_FILES, bundles, expand as expand_runs
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"this snakemake runs on {sys.executable}, which has no '{error.name}'; activate the "
@@ -65,7 +65,7 @@ CONFIG_JSON = json.dumps(
     {"name": SUITE.name, **without_resources(config)}, sort_keys=True
 )
 
-# What is outdated is decided by contents (grace_bench/outdated.py), and Snakemake is told by this
+# What is outdated is decided by contents (grace_bench/suite/outdated.py), and Snakemake is told by this
 # file: it is an input of every job, a new one for jobs to do again, and of no account for others.
 MARK = Path(f".snakemake/grace-bench/{SUITE.name}")
 PLAN_OUTDATED = workflow.is_main_process and pipeline.is_plan_outdated(

@@ -29,7 +29,7 @@ import yaml
 
 from grace_bench.metrics import METRICS
 from grace_bench.store import provenance, records
-from grace_bench.suites import read_yaml
+from grace_bench.suite.compose import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grace_bench.config import SHARED_KEYS, SuiteConfig, validate
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError, unknown_name
-from grace_bench.plain import (
+from grace_bench.suite.safe_yaml import (
     BAD_YAML,
     DEEPEST,
     LARGEST_FILE,
@@ -30,6 +29,7 @@ from grace_bench.plain import (
     shown,
     shown_keys,
 )
+from grace_bench.suite.schema import SHARED_KEYS, SuiteConfig, validate
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The schema of suites: every setting with its type, range, default and meaning.
 
-`grace_bench.suites` composes a suite from the files in `config/` and checks it against this.
+`grace_bench.suite.compose` composes a suite from the files in `config/` and checks it against this.
 Torch-free: the Snakefile reads suites through both at every parse.
 """
 
@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from grace_bench.errors import ConfigError, unknown_name
-from grace_bench.plain import check_plain, shown, with_numbers
+from grace_bench.suite.safe_yaml import check_plain, shown, with_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

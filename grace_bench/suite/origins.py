@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from grace_bench.config import PretrainedSource
 from grace_bench.datasets import DATASETS
 from grace_bench.editors import EDITORS
 from grace_bench.errors import ResultError
 from grace_bench.store.records import sha256_of, write_json
+from grace_bench.suite.schema import PretrainedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from grace_bench.config import DatasetConfig, ModelConfig
+    from grace_bench.suite.schema import DatasetConfig, ModelConfig
 
 KNOWN_HASHES = Path("results/.cache/hashes.json")
 LARGE = 2**26

@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.config import (
+from grace_bench.datasets import DATASETS
+from grace_bench.editors import EDITORS
+from grace_bench.errors import ConfigError
+from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
+from grace_bench.suite.schema import (
     DatasetConfig,
     EditorConfig,
     EditorEntry,
@@ -30,10 +34,6 @@ from grace_bench.config import (
     SuiteConfig,
     validate,
 )
-from grace_bench.datasets import DATASETS
-from grace_bench.editors import EDITORS
-from grace_bench.errors import ConfigError
-from grace_bench.origins import origins_of_dataset, origins_of_editor, origins_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

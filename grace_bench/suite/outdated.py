@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 from grace_bench import NUMERICS_VERSION
 from grace_bench.datasets.base import MANIFEST
 from grace_bench.errors import DataError
-from grace_bench.origins import origins_of_dataset, origins_of_editor, origins_of_model
-from grace_bench.runs import asset_settings, base_model_settings, digest
 from grace_bench.store.json_records import read_record, try_read
 from grace_bench.store.records import ROLES
+from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
+from grace_bench.suite.plan import asset_settings, base_model_settings, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from grace_bench.config import DatasetConfig, RunSpec
-    from grace_bench.runs import Run
+    from grace_bench.suite.plan import Run
+    from grace_bench.suite.schema import DatasetConfig, RunSpec
 
 DONE = ("complete", "failed")
 

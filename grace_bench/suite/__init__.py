@@ -1,0 +1,1 @@
+"""What to run: the schema of suites, how they are composed, and the runs they plan. Torch-free."""
