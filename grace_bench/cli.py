@@ -354,7 +354,7 @@ def collect(options: argparse.Namespace) -> None:
 
 def cluster(options: argparse.Namespace) -> None:
     """`grace-bench cluster`."""
-    from grace_bench.cluster import look
+    from grace_bench.jobs.slurm import look
 
     print(look().describe())
 

@@ -25,7 +25,6 @@ import torch
 from grace_bench import NUMERICS_VERSION
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
-from grace_bench.checkpoints import Checkpoints, stop_requests
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import EDITORS, create_editor
 from grace_bench.errors import (
@@ -36,10 +35,11 @@ from grace_bench.errors import (
     Interrupted,
     ResultError,
 )
-from grace_bench.lease import Lease
+from grace_bench.jobs.checkpoints import Checkpoints, stop_requests
+from grace_bench.jobs.lease import Lease
+from grace_bench.jobs.refusals import kept
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
-from grace_bench.refusals import kept
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     LATENCY,

@@ -9,8 +9,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError
-from grace_bench.lease import Lease
-from grace_bench.refusals import kept
+from grace_bench.jobs.lease import Lease
+from grace_bench.jobs.refusals import kept
 from grace_bench.single import result_there
 from grace_bench.store.json_records import try_read
 from grace_bench.store.records import write_json

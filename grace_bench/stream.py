@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.checkpoints import Checkpoint
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.errors import DataError, Diverged
 from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
+from grace_bench.jobs.checkpoints import Checkpoint
 from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
 from grace_bench.models.compute import autocast, free_memory, is_out_of_memory

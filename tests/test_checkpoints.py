@@ -10,9 +10,9 @@ import threading
 import pytest
 import torch
 
-from grace_bench import checkpoints as module
-from grace_bench.checkpoints import Checkpoints, stop_requests
 from grace_bench.errors import ResultError
+from grace_bench.jobs import checkpoints as module
+from grace_bench.jobs.checkpoints import Checkpoints, stop_requests
 
 FILES = ("checkpoint.json", "tensors.safetensors", "state.json", "log.jsonl")
 

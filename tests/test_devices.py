@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from grace_bench import devices
+from grace_bench.jobs import gpus
 
 CLAIM = """
 import sys, time
-from grace_bench import devices
-print(devices.claim(int(sys.argv[1])), flush=True)
-print(devices.claim(int(sys.argv[1])), flush=True)
+from grace_bench.jobs import gpus
+print(gpus.claim(int(sys.argv[1])), flush=True)
+print(gpus.claim(int(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
 
@@ -28,7 +28,7 @@ def start(tmp_path):
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if name not in (devices.VISIBLE, "SLURM_JOB_ID")
+            if name not in (gpus.VISIBLE, "SLURM_JOB_ID")
         }
         process = subprocess.Popen(
             [sys.executable, "-c", CLAIM, str(visible)],
@@ -86,15 +86,15 @@ def test_slurm_has_chosen_already(start):
     ("given", "number"), [("0,1,2", 3), ("1", 1), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-a", 1)]
 )
 def test_visible_gpus_are_counted(monkeypatch, given, number):
-    monkeypatch.setenv(devices.VISIBLE, given)
-    assert devices.count() == number
+    monkeypatch.setenv(gpus.VISIBLE, given)
+    assert gpus.count() == number
 
 
 def test_without_a_list_nvidia_smi_is_asked(monkeypatch, tmp_path):
-    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert devices.count() == 0
+    assert gpus.count() == 0
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho 'GPU 1: A (UUID: y)'\n")
     program.chmod(0o755)
-    assert devices.count() == 2
+    assert gpus.count() == 2

@@ -12,14 +12,14 @@ import time
 import pytest
 from waiting import wait_until
 
-from grace_bench import lease as module
 from grace_bench.errors import ResultError
-from grace_bench.lease import LEASE, Lease, read_lease
+from grace_bench.jobs import lease as module
+from grace_bench.jobs.lease import LEASE, Lease, read_lease
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from grace_bench.lease import Lease
+from grace_bench.jobs.lease import Lease
 with Lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

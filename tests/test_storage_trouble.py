@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 from small_runs import Capitals, spec
 
-from grace_bench import lease
-from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.editors.grace import GraceEditor
 from grace_bench.errors import ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
-from grace_bench.lease import Lease
+from grace_bench.jobs import lease
+from grace_bench.jobs.checkpoints import Checkpoints
+from grace_bench.jobs.lease import Lease
 from grace_bench.store.records import PROBES, read_json, read_parquet, write_parquet
 
 if TYPE_CHECKING:

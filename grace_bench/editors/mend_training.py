@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.checkpoints import Checkpoint, Checkpoints, stop_requests
 from grace_bench.codebook import IGNORED
 from grace_bench.editors.mend import (
     GradientTransform,
@@ -41,6 +40,7 @@ from grace_bench.editors.mend_examples import (
 )
 from grace_bench.editors.training import is_causal, row_losses
 from grace_bench.errors import Interrupted, ResultError
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints, stop_requests
 from grace_bench.models.layers import find_layer, layer_dims, layer_name
 from grace_bench.replay import only_trainable
 from grace_bench.store import provenance

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grace_bench import devices
 from grace_bench.errors import ConfigError
+from grace_bench.jobs import gpus
 
 if TYPE_CHECKING:
     from grace_bench.suite.schema import ComputeConfig
@@ -31,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
 def set_up(compute: ComputeConfig) -> torch.device:
     """Fix threads and deterministic kernels for this process and return the device.
 
-    Of several GPUs it is one that no other process of ours has (`devices.py`).
+    Of several GPUs it is one that no other process of ours has (`gpus.py`).
     """
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -39,7 +39,7 @@ def set_up(compute: ComputeConfig) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False
     device = resolve_device(compute.device)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", devices.claim(torch.cuda.device_count()))
+        device = torch.device("cuda", gpus.claim(torch.cuda.device_count()))
         torch.cuda.set_device(device)
     return device
 

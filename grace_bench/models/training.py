@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.evaluation import average, predict_all
+from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.models.compute import set_up
 from grace_bench.models.layers import find_layer
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.checkpoints import stop_requests
 from grace_bench.errors import Interrupted, ModelError, ResultError, unknown_name
+from grace_bench.jobs.checkpoints import stop_requests
 from grace_bench.models.compute import autocast
 from grace_bench.tasks.base import IGNORED, Task, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from grace_bench.checkpoints import Checkpoint, Checkpoints
+    from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
     from grace_bench.suite.schema import ComputeConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.jobs.locks import exclusive
 from grace_bench.reporting.copying import Piece, is_file, place_folder
-from grace_bench.reporting.locking import exclusive
 from grace_bench.reporting.run_folder import RunFolder, read_run_folder
 from grace_bench.reporting.shared_inputs import copy_inputs
 from grace_bench.reporting.status import look_at_run

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench import __version__
 from grace_bench.errors import DataError, ResultError
-from grace_bench.reporting.locking import exclusive
+from grace_bench.jobs.locks import exclusive
 from grace_bench.reporting.moved import ARTIFACTS, follow
 from grace_bench.reporting.run_folder import RunFolder, read_run_folders
 from grace_bench.reporting.tracked import (

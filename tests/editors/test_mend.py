@@ -11,7 +11,6 @@ import pytest
 import torch
 from tiny_models import build
 
-from grace_bench.checkpoints import Checkpoints
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.hyperparameters import MendHyperparameters
@@ -20,6 +19,7 @@ from grace_bench.editors.mend_examples import cut, split_by_fact, take, training
 from grace_bench.editors.mend_training import MendTraining, divergence
 from grace_bench.editors.training import own_loss
 from grace_bench.errors import DataError, EditorError, Interrupted, ResultError
+from grace_bench.jobs.checkpoints import Checkpoints
 
 KINDS = ("t5-encoder", "bert", "gpt2", "llama", "qwen", "mistral", "neox")
 ROWS = [

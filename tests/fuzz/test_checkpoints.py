@@ -22,8 +22,8 @@ from fuzzing import (
 )
 from hypothesis import strategies as st
 
-from grace_bench.checkpoints import Checkpoint, Checkpoints
-from grace_bench.lease import LEASE, Lease, read_lease
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
+from grace_bench.jobs.lease import LEASE, Lease, read_lease
 from grace_bench.store.records import sha256_of
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from kills import Killer
 from safetensors.torch import load_file
 from waiting import wait_until
 
-from grace_bench import checkpoints
-from grace_bench.checkpoints import Checkpoints
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import GraceBenchError, Interrupted, ModelError, ResultError
+from grace_bench.jobs import checkpoints
+from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.models import training, training_loop
 from grace_bench.models.training import prepare_model
 from grace_bench.models.training_loop import Training

@@ -15,7 +15,8 @@ import pytest
 
 from grace_bench.cli import main
 from grace_bench.errors import ConfigError, ResultError
-from grace_bench.reporting import copying, locking
+from grace_bench.jobs import locks
+from grace_bench.reporting import copying
 from grace_bench.reporting.collect import collect
 
 if TYPE_CHECKING:
@@ -461,14 +462,14 @@ def test_only_one_collects_at_a_time(machines, monkeypatch):
     a, _, out = machines
     make_run(a)
     code = (
-        "import sys, pathlib, time; from grace_bench.reporting.locking import exclusive\n"
+        "import sys, pathlib, time; from grace_bench.jobs.locks import exclusive\n"
         "with exclusive(pathlib.Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
     lock = out / ".collect.lock"
     command = [sys.executable, "-c", code, str(lock)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(locking, "WAIT_SECONDS", 0.3)
+        monkeypatch.setattr(locks, "WAIT_SECONDS", 0.3)
         began = time.monotonic()
         assert main(["collect", str(a), "--output", str(out)]) == 75
         assert time.monotonic() - began < 30

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.lease import Lease
+from grace_bench.jobs.lease import Lease
 from grace_bench.reporting.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
 from grace_bench.reporting.status_text import CLEAR, duration, render, show
 
@@ -124,7 +124,7 @@ def test_dead_goes_on_from_its_newest_whole_checkpoint(tmp_path):
 
 def test_a_process_of_this_machine_that_is_gone_is_dead_at_once(tmp_path):
     code = (
-        "import os, sys, pathlib; from grace_bench.lease import Lease; "
+        "import os, sys, pathlib; from grace_bench.jobs.lease import Lease; "
         "Lease(pathlib.Path(sys.argv[1])).__enter__(); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

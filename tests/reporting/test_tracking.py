@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from grace_bench.errors import DataError, ResultError
-from grace_bench.reporting import locking
+from grace_bench.jobs import locks
 from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui, ui_command
 from grace_bench.store import records
 
@@ -229,9 +229,9 @@ def test_a_failed_run_is_there_as_failed_and_only_once(suite, make_run):
 
 
 def test_a_second_export_of_a_folder_waits_and_then_gives_up_in_a_sentence(suite, monkeypatch):
-    monkeypatch.setattr(locking, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.3)
     with (
-        locking.exclusive(suite / ".track.lock", "holding on"),
+        locks.exclusive(suite / ".track.lock", "holding on"),
         pytest.raises(ResultError, match="another process is exporting this folder") as error,
     ):
         track(_folders(suite), suite)

@@ -322,7 +322,7 @@ def test_logs_are_where_the_docs_say(jobs, workflow):
 
 def test_the_check_says_what_is_right_for_this_cluster(cluster):
     done = subprocess.run(
-        ["python", "-c", "from grace_bench.cluster import look; print(look().describe())"],
+        ["python", "-c", "from grace_bench.jobs.slurm import look; print(look().describe())"],
         env=cluster.environment,
         capture_output=True,
         text=True,

@@ -15,7 +15,8 @@ CLONE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parent
 sys.path.insert(0, str(CLONE))
 
 try:
-    from grace_bench import cluster, pipeline
+    from grace_bench.jobs import slurm
+    from grace_bench import pipeline
     from grace_bench.suite.compose import load_suite, without_resources
     from grace_bench.errors import GraceBenchError
     from grace_bench.suite.outdated import outdated
@@ -142,7 +143,7 @@ wildcard_constraints:
 def say_how_slurm_is():
     """Print which of Slurm's commands tells how jobs are, where jobs go to Slurm."""
     if getattr(workflow.executor_plugin, "name", "") == "slurm":
-        print(cluster.look().headline(), file=sys.stderr)
+        print(slurm.look().headline(), file=sys.stderr)
 
 
 def asks(rule, resource):

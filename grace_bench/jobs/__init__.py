@@ -1,0 +1,1 @@
+"""What keeps jobs whole on shared machines: checkpoints, leases, locks, GPUs, Slurm."""
