@@ -34,7 +34,7 @@ from grace_bench.suite.schema import SHARED_KEYS, SuiteConfig, validate
 logger = logging.getLogger(__name__)
 
 DEFAULT_SUITE = Path("config.yaml")
-SHIPPED = Path(__file__).parents[1] / "config"
+SHIPPED = Path(__file__).parents[2] / "config"
 """The clone's own folder of parts, which is searched after the user's."""
 
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
