@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook import IGNORED
+from grace_bench.codebook.codebook import IGNORED
 from grace_bench.replay import Calls, CannotReplay, only_trainable, recorded, replayed
 from grace_bench.unread import Columns, only_columns, read_columns, same_logits, watched
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.codebook_file import (
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.file import (
     codebook_from_state,
     codebook_state,
     load_codebook,
@@ -300,7 +300,7 @@ def good_header(**changes):
 def test_a_hostile_file_is_one_sentence(tmp_path, header, tensors):
     path = tmp_path / "c.safetensors"
     good = {"keys": torch.zeros(1, 2), "values": torch.zeros(1, 3), "radii": torch.ones(1)}
-    metadata = {"grace_bench.codebook": header}
+    metadata = {"grace_bench.codebook.codebook": header}
     path.write_bytes(safetensors.torch.save({**good, **tensors}, metadata))
     with pytest.raises(DataError, match="not a whole codebook") as error:
         load_codebook(path)

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace_bench import key_search
-from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.tracked_queries import TrackedQueries
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label, search
+from grace_bench.codebook.lookup import TrackedQueries
 
 INFO = KeyInfo(Label((1,), 1.0, "Paris"))
 

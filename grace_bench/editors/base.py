@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from grace_bench.codebook.lookup import TrackedQueries
     from grace_bench.editors.hyperparameters import EditorHyperparameters
     from grace_bench.tasks.base import Task
-    from grace_bench.tracked_queries import TrackedQueries
 
 STATE_FILE = "editor.safetensors"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grace_bench.codebook import IGNORED
+from grace_bench.codebook.codebook import IGNORED
 from grace_bench.prefix import labelled_columns
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.codebook_file import codebook_from_state, codebook_state, save_codebook
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.file import codebook_from_state, codebook_state, save_codebook
+from grace_bench.codebook.lookup import TrackedQueries
 from grace_bench.editors.adapter import (
     AdapterEditor,
     LayerAdapter,
@@ -29,7 +30,6 @@ from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
 from grace_bench.replay import only_trainable
 from grace_bench.store.records import CODEBOOK, write_parquet
-from grace_bench.tracked_queries import TrackedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

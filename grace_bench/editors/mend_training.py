@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.codebook import IGNORED
+from grace_bench.codebook.codebook import IGNORED
 from grace_bench.editors.mend import (
     GradientTransform,
     TokenGradients,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from grace_bench.codebook import IGNORED
+from grace_bench.codebook.codebook import IGNORED
 from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:

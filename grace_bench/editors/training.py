@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook import IGNORED
+from grace_bench.codebook.codebook import IGNORED
 from grace_bench.editors.early_stop import NEVER, EarlyStop, aligned
 from grace_bench.errors import EditorError
 

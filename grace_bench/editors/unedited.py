@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from grace_bench.codebook import Codebook
+from grace_bench.codebook.codebook import Codebook
+from grace_bench.codebook.lookup import TrackedQueries
 from grace_bench.editors.base import EditBatch, Editor, EditResult
-from grace_bench.tracked_queries import TrackedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

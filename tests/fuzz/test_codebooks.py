@@ -24,8 +24,8 @@ from fuzzing import (
 )
 from hypothesis import strategies as st
 
-from grace_bench.codebook import Codebook, KeyInfo, Label
-from grace_bench.codebook_file import (
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.file import (
     codebook_from_state,
     codebook_state,
     load_codebook,
@@ -33,7 +33,7 @@ from grace_bench.codebook_file import (
     save_codebook,
 )
 
-ENTRY = "grace_bench.codebook"
+ENTRY = "grace_bench.codebook.codebook"
 
 
 def small_codebook() -> Codebook:

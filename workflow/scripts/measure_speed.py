@@ -34,7 +34,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from grace_bench.codebook import IGNORED, Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import IGNORED, Codebook, KeyInfo, Label
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.editors.training import is_causal

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grace_bench.key_search import reserve
+from grace_bench.codebook.search import reserve
 
 if TYPE_CHECKING:
-    from grace_bench.codebook import Codebook
+    from grace_bench.codebook.codebook import Codebook
 
 
 class TrackedQueries:

@@ -2,7 +2,7 @@
 
 It knows nothing of models; rules that change it are pure geometry (GRACE, Algorithm 1). One key
 is one row; storage grows by a share of itself, so that an edit costs one row and not the whole
-codebook. Looking keys up is the business of key_search.py.
+codebook. Looking keys up is the business of codebook/search.py.
 
     codebook = Codebook(d_in=1024, d_out=512)
     i = codebook.add(query, value, radius=1.0, info=KeyInfo(Label.of(labels, "Paris")))
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from grace_bench.codebook.search import KeySearch, close_gap, inside, reserve
 from grace_bench.errors import EditorError
-from grace_bench.key_search import KeySearch, close_gap, inside, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from grace_bench.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
 from grace_bench.store.records import atomic_path, refuse_devices
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT_VERSION = 1
-_ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible
+_ENTRY = "grace_bench.codebook.codebook"  # one entry only: the order of several is not reproducible
 _TENSORS = ("keys", "values", "radii")
 
 # More than any codebook has; what a file says beyond it is a lie or a mistake.

@@ -1,0 +1,1 @@
+"""Keys, values and deferral radii: pure geometry that knows no model."""
