@@ -12,7 +12,7 @@ from torch import nn
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.prefix import Prefix, PrefixCache, labelled_columns
+from grace_bench.replay.steps import Prefix, PrefixCache, labelled_columns
 
 EDITORS = {
     "grace": {},
@@ -225,7 +225,7 @@ def test_what_memory_has_no_room_for_is_kept_on_disk_until_that_is_full(
     asked = PrefixCache(model, editor.trained, most_bytes=1, folder=tmp_path)
     free = 0 if full else 10
     monkeypatch.setattr(
-        "grace_bench.prefix.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=10)
+        "grace_bench.replay.steps.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=10)
     )
     inputs = [batch(kind, number) for number in range(3)]
     asked(**inputs[0])

@@ -9,8 +9,8 @@ from torch import nn
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.prefix import Prefix
-from grace_bench.unread import only_columns, read_columns, same_logits, watched
+from grace_bench.replay.steps import Prefix
+from grace_bench.replay.unused_positions import only_columns, read_columns, same_logits, watched
 
 
 def positions_in_third_step(kind, names, engine="lean"):
@@ -148,7 +148,9 @@ def test_modules_are_whole_again_afterwards():
 
 
 def test_a_prefix_that_cannot_leave_anything_out_says_so(monkeypatch):
-    monkeypatch.setattr("grace_bench.prefix.same_logits", lambda *args: not same_logits(*args))
+    monkeypatch.setattr(
+        "grace_bench.replay.steps.same_logits", lambda *args: not same_logits(*args)
+    )
     model, layer = build("bert")
     model.requires_grad_(False)
     model.get_submodule(layer).weight.requires_grad_(True)

@@ -82,7 +82,7 @@ def create_editor(
         layer: name of the edited module, dotted or bracketed, with or without .weight.
         hyperparameters: an instance of the editor's class, or its fields; None for defaults.
         seed: of the editor's own random generator, or the generator itself (CPU).
-        engine: how gradient steps run the model: lean, replay or direct (`prefix.py`).
+        engine: how gradient steps run the model: lean, replay or direct (`replay/steps.py`).
 
     Raises:
         ConfigError: no editor is called `name`, or the hyperparameters are another editor's.
@@ -92,7 +92,7 @@ def create_editor(
     import torch
 
     from grace_bench.models.layers import layer_name
-    from grace_bench.prefix import Prefix
+    from grace_bench.replay.steps import Prefix
 
     spec = EDITORS.get(name)
     wanted = spec.hyperparameters_class()

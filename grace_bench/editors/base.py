@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import safetensors.torch
 
-from grace_bench.prefix import Prefix
+from grace_bench.replay.steps import Prefix
 from grace_bench.store.records import atomic_path
 
 if TYPE_CHECKING:

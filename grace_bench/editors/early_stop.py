@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grace_bench.codebook.codebook import IGNORED
-from grace_bench.prefix import labelled_columns
+from grace_bench.replay.steps import labelled_columns
 
 if TYPE_CHECKING:
     from grace_bench.editors.hyperparameters import TrainedHyperparameters

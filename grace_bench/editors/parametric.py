@@ -13,7 +13,7 @@ from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
-from grace_bench.replay import only_trainable
+from grace_bench.replay.recording import only_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

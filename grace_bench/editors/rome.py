@@ -29,7 +29,7 @@ from grace_bench.editors.training import is_causal, train_on_edit
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
 from grace_bench.models.covariance import compute_covariance, load_covariance, save_covariance
-from grace_bench.replay import only_trainable
+from grace_bench.replay.recording import only_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from grace_bench.prefix import Prefix
+    from grace_bench.replay.steps import Prefix
 
 
 def train_on_edit(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from grace_bench.editors.base import Editor
 from grace_bench.errors import EditorError
 from grace_bench.models.layers import find_layer, layer_dims
-from grace_bench.replay import only_trainable
+from grace_bench.replay.recording import only_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,7 +16,7 @@ from grace_bench.editors.rome_request import read_request
 from grace_bench.errors import DataError, EditorError
 from grace_bench.models.covariance import Covariance, compute_covariance, save_covariance
 from grace_bench.models.layers import find_layer
-from grace_bench.prefix import labelled_columns
+from grace_bench.replay.steps import labelled_columns
 
 START, VOCABULARY = 1, 40
 LAYERS = {"gpt2": "transformer.h.1.mlp.c_proj", "llama": "model.layers.1.mlp.down_proj"}

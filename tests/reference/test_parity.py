@@ -37,7 +37,7 @@ from grace_bench.editors.grace import GraceEditor
 from grace_bench.editors.hyperparameters import EditorHyperparameters, GraceHyperparameters
 from grace_bench.metrics import f1_released, perplexity
 from grace_bench.models.layers import find_layer, layer_name, replace_layer
-from grace_bench.prefix import Prefix
+from grace_bench.replay.steps import Prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -192,12 +192,12 @@ runs 6.7: none of them gains. The runs' edits take 7.5 and their evaluations 6.4
 ## What it rests on
 
 - Nothing before the edited layer depends on an edit, so the first gradient step keeps the outputs
-  of all modules that no trained parameter reaches, and the others hand them out (`replay.py`).
+  of all modules that no trained parameter reaches, and the others hand them out (`replay/recording.py`).
   Each model's first replayed step is compared with a full one; where they differ, the model is
   run in full and the log says why.
 - A classifier's last block is read at one token, a language model's where logits are asked for:
   its linear layers, norms and activations compute only those. Which they are is found by the
-  gradient, and then tried out with NaN everywhere else (`unread.py`).
+  gradient, and then tried out with NaN everywhere else (`replay/unused_positions.py`).
 - Which key answers, and which radius it has, depends on queries and labels, never on values; a new
   key's value depends on its own edit alone. So values can be trained ahead, whatever comes
   between. An edit that turns out otherwise is trained as if nothing had been prepared.

@@ -12,7 +12,7 @@ Engines:
     direct: every call runs the whole model.
     replay: the same results bit for bit.
     lean: also leaves out what no label reads: a causal language model's other logits, and, for
-        editors that ask for it, positions that no logit reads (`unread.py`). This regroups sums,
+        editors that ask for it, positions that no logit reads (`replay/unused_positions.py`). This regroups sums,
         so that the last bits may differ.
 """
 
@@ -29,8 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook.codebook import IGNORED
-from grace_bench.replay import Calls, CannotReplay, only_trainable, recorded, replayed
-from grace_bench.unread import Columns, only_columns, read_columns, same_logits, watched
+from grace_bench.replay.recording import Calls, CannotReplay, only_trainable, recorded, replayed
+from grace_bench.replay.unused_positions import (
+    Columns,
+    only_columns,
+    read_columns,
+    same_logits,
+    watched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

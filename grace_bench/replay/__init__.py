@@ -1,0 +1,1 @@
+"""Compute once, replay: what an edit cannot change is not computed again."""
