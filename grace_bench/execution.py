@@ -40,6 +40,7 @@ from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
+from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     LATENCY,
@@ -53,7 +54,6 @@ from grace_bench.store.records import (
     write_json,
     write_parquet,
 )
-from grace_bench.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.suite.plan import Run, content_hash, origins
 from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task

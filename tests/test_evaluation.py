@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from grace_bench.evaluation import average, predict_all, prediction_rows, probe_rows
+from grace_bench.run.evaluation import average, predict_all, prediction_rows, probe_rows
 from grace_bench.tasks.base import Prediction
 
 EXAMPLES = [{"example_id": f"e{i}", "fact_id": f"f{i % 2}"} for i in range(5)]

@@ -18,7 +18,7 @@ from kills import Killer, in_child
 from safetensors.torch import load_file
 from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
 
-from grace_bench import assets, evaluation, execution, stream
+from grace_bench import assets, execution
 from grace_bench.editors import mend_training
 from grace_bench.editors.finetune import FinetuneEditor
 from grace_bench.editors.grace import GraceEditor
@@ -27,6 +27,7 @@ from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.jobs import checkpoints
 from grace_bench.jobs.lease import Lease
 from grace_bench.pipeline import checked_spec
+from grace_bench.run import evaluation, stream
 from grace_bench.store import records
 from grace_bench.store.records import read_json, read_parquet
 

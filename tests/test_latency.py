@@ -6,9 +6,9 @@ import pytest
 import tiny_models
 import torch
 
-from grace_bench import latency
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
+from grace_bench.run import latency
 
 EXAMPLES = [{"example_id": "e0"}, {"example_id": "e1"}]
 

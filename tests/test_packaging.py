@@ -92,7 +92,7 @@ def test_only_tracking_imports_mlflow(repository):
 @pytest.mark.parametrize(
     ("module", "not_by"),
     [
-        ("grace_bench.stream", ("editors/", "tasks/", "models/", "datasets/", "reporting/")),
+        ("grace_bench.run.stream", ("editors/", "tasks/", "models/", "datasets/", "reporting/")),
         ("grace_bench.reporting", ("editors/", "tasks/", "models/", "datasets/", "stream.py")),
         ("grace_bench.tasks", ("editors/", "datasets/", "reporting/", "codebook.py")),
         ("grace_bench.editors", ("tasks/", "datasets/", "models/", "codebook.py")),

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.evaluation import Evaluator, predict_all
+from grace_bench.run.evaluation import Evaluator, predict_all
 from grace_bench.tasks.base import Prediction, Task, pad
 
 LABELS = 4

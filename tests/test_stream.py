@@ -18,6 +18,7 @@ from grace_bench.errors import DataError
 from grace_bench.execution import run_stream
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
+from grace_bench.run.stream import edits_at_once, select_stream
 from grace_bench.store.records import (
     EXAMPLES,
     LATENCY,
@@ -30,7 +31,6 @@ from grace_bench.store.records import (
     write_json,
     write_parquet,
 )
-from grace_bench.stream import edits_at_once, select_stream
 from grace_bench.suite.plan import content_hash
 from grace_bench.suite.schema import ComputeConfig, StreamConfig
 from grace_bench.tasks.question_answering import QuestionAnswering

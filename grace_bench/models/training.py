@@ -20,13 +20,13 @@ from torch import nn
 from grace_bench import NUMERICS_VERSION
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
-from grace_bench.evaluation import average, predict_all
 from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.models.compute import set_up
 from grace_bench.models.layers import find_layer
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.models.training_loop import STATE_VERSION, train_model
+from grace_bench.run.evaluation import average, predict_all
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     TRAINING_LOG,

@@ -21,7 +21,7 @@ from transformers import (
 from grace_bench.baseline import count_truncated
 from grace_bench.editors import create_editor
 from grace_bench.errors import ConfigError
-from grace_bench.evaluation import Evaluator
+from grace_bench.run.evaluation import Evaluator
 from grace_bench.tasks.base import IGNORED
 from grace_bench.tasks.classification import Classification
 from grace_bench.tasks.language_modelling import LanguageModelling

@@ -38,9 +38,9 @@ from grace_bench.codebook.codebook import IGNORED, Codebook, KeyInfo, Label
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.editors.training import is_causal
-from grace_bench.evaluation import Evaluator, predict_all
 from grace_bench.metrics import MEASURES
 from grace_bench.models.layers import find_layer, layer_dims
+from grace_bench.run.evaluation import Evaluator, predict_all
 from grace_bench.store import provenance
 from grace_bench.store.records import write_json
 from grace_bench.tasks.base import Prediction, Task

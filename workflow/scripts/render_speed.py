@@ -202,7 +202,7 @@ runs 6.7: none of them gains. The runs' edits take 7.5 and their evaluations 6.4
   key's value depends on its own edit alone. So values can be trained ahead, whatever comes
   between. An edit that turns out otherwise is trained as if nothing had been prepared.
 - With a codebook, an input's answer can change only when another value answers it. Evaluations
-  keep each input's nearest key and run again only those inputs (`evaluation.py`).
+  keep each input's nearest key and run again only those inputs (`run/evaluation.py`).
 - Nearest keys are found by a matrix product with a bound on its rounding errors; only candidates
   are measured exactly (`codebook/search.py`).
 """

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.errors import DataError, Diverged
-from grace_bench.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.jobs.checkpoints import Checkpoint
-from grace_bench.latency import time_forward_passes
 from grace_bench.metrics import METRICS
 from grace_bench.models.compute import autocast, free_memory, is_out_of_memory
-from grace_bench.progress import Progress, Records, Stopwatch
+from grace_bench.run.evaluation import Evaluator, prediction_rows, probe_rows
+from grace_bench.run.latency import time_forward_passes
+from grace_bench.run.progress import Progress, Records, Stopwatch
 from grace_bench.tasks.base import Prediction, Task, to_device
 
 if TYPE_CHECKING:

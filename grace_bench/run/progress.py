@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from grace_bench.evaluation import probe_rows
 from grace_bench.models.compute import synchronize
+from grace_bench.run.evaluation import probe_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
