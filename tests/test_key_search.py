@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label, search
+from grace_bench.codebook import search
+from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.codebook.lookup import TrackedQueries
 
 INFO = KeyInfo(Label((1,), 1.0, "Paris"))
@@ -33,7 +34,7 @@ def searching(**sizes):
     """Search even where measuring all distances would be quicker, in pieces of these sizes."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in {"PLAIN_WORK": 0, "FEW_KEYS": 1, **sizes}.items():
-            patch.setattr(key_search, name, size)
+            patch.setattr(search, name, size)
         yield
 
 

@@ -12,8 +12,8 @@ Engines:
     direct: every call runs the whole model.
     replay: the same results bit for bit.
     lean: also leaves out what no label reads: a causal language model's other logits, and, for
-        editors that ask for it, positions that no logit reads (`replay/unused_positions.py`). This regroups sums,
-        so that the last bits may differ.
+        editors that ask for it, positions that no logit reads (`unused_positions.py`). This
+        regroups sums, so that the last bits may differ.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def git_state() -> dict[str, Any]:
     Changes are those of the package, files that git does not know included. Settings of a suite are
     in each run's record, and a plug-in's code in its origins.
     """
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:
         try:

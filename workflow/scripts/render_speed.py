@@ -192,7 +192,7 @@ runs 6.7: none of them gains. The runs' edits take 7.5 and their evaluations 6.4
 ## What it rests on
 
 - Nothing before the edited layer depends on an edit, so the first gradient step keeps the outputs
-  of all modules that no trained parameter reaches, and the others hand them out (`replay/recording.py`).
+  of all modules that no trained parameter reaches, and the others hand them out (`replay/`).
   Each model's first replayed step is compared with a full one; where they differ, the model is
   run in full and the log says why.
 - A classifier's last block is read at one token, a language model's where logits are asked for:
