@@ -12,7 +12,7 @@ from small_runs import spec
 from grace_bench import bundle as module
 from grace_bench import execution, pipeline
 from grace_bench.bundle import KEPT, run_bundle
-from grace_bench.editors.finetune import FinetuneEditor
+from grace_bench.editors.methods.ft.editor import FinetuneEditor
 from grace_bench.errors import ConfigError, EditorError, Interrupted, ModelError
 from grace_bench.execution import run_stream
 from grace_bench.store.records import read_json

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
 
 from grace_bench import assets, execution
-from grace_bench.editors import mend_training
-from grace_bench.editors.finetune import FinetuneEditor
-from grace_bench.editors.grace import GraceEditor
+from grace_bench.editors.methods.ft.editor import FinetuneEditor
+from grace_bench.editors.methods.grace.editor import GraceEditor
+from grace_bench.editors.methods.mend import training
 from grace_bench.errors import EditorError, Interrupted, ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.jobs import checkpoints
@@ -153,7 +153,7 @@ def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, nu
     while killer.kills < killer.most:
         folder = tmp_path / f"training-{killer.kills}"
         work = functools.partial(make, folder)
-        killer.work_until_done("mend", work, ends, folder / mend_training.CHECKPOINTS)
+        killer.work_until_done("mend", work, ends, folder / training.CHECKPOINTS)
         assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == files
         told, expected = (read_json(path / "assets.json")["told"] for path in (folder, wanted))
         assert told == expected

@@ -17,7 +17,7 @@ from small_runs import Capitals, spec
 
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
-from grace_bench.editors.grace import GraceEditor
+from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.errors import ResultError
 from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.jobs import lease

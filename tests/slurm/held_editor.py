@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from grace_bench.editors import EditorSpec
-from grace_bench.editors.grace import GraceEditor
+from grace_bench.editors.methods.grace.editor import GraceEditor
 
 ACCIDENTS = "GRACE_BENCH_TEST_ACCIDENTS"
 EATEN_MIB = 1800

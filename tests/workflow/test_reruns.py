@@ -70,7 +70,7 @@ from grace_bench.editors import EditorSpec
 
 SPEC = EditorSpec(
     "grace_bench.editors.hyperparameters:UneditedHyperparameters",
-    "grace_bench.editors.unedited:UneditedEditor",
+    "grace_bench.editors.methods.unedited.editor:UneditedEditor",
 )
 """
 TOPICS = ("art", "law", "sea")

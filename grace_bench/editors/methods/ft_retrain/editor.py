@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.finetune import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_state, history_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,13 +25,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench import NUMERICS_VERSION
 from grace_bench.codebook.codebook import IGNORED
-from grace_bench.editors.mend import (
+from grace_bench.editors.methods.mend.editor import (
     GradientTransform,
     TokenGradients,
     save_transform,
     token_gradients,
 )
-from grace_bench.editors.mend_examples import (
+from grace_bench.editors.methods.mend.examples import (
     Row,
     TrainingEdit,
     split_by_fact,

@@ -3,7 +3,7 @@
 The gradient of a linear layer's weight is a sum of outer products, one a token, of the gradient at
 the layer's output (delta) and the layer's input (u). MEND maps each pair (u, delta) to another one;
 the sum of their outer products, times a learned rate, is taken off the weight. The map is trained
-before the run on other examples than the stream's (`mend_training.py`).
+before the run on other examples than the stream's (`editors/methods/mend/training.py`).
 """
 
 from __future__ import annotations

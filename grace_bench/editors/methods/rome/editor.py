@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.early_stop import EarlyStop
-from grace_bench.editors.rome_request import Request, read_request
+from grace_bench.editors.methods.rome.request import Request, read_request
 from grace_bench.editors.training import is_causal, train_on_edit
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
