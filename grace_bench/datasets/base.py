@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import pyarrow as pa
 
 from grace_bench.datasets.checks import check_roles, count_taught
-from grace_bench.datasets.files import no_progress_bars
 from grace_bench.datasets.options import DatasetOptions
+from grace_bench.datasets.reading.files import no_progress_bars
 from grace_bench.errors import ConfigError, DataError, ResultError
 from grace_bench.store.json_records import check_record, read_record
 from grace_bench.store.records import (

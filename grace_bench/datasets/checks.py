@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from grace_bench.datasets.fields import is_decodable, same_text
+from grace_bench.datasets.reading.fields import is_decodable, same_text
 from grace_bench.errors import DataError
 from grace_bench.store.records import EXAMPLES, REQUIRED_ROLES
 

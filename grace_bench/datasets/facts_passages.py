@@ -25,8 +25,8 @@ from typing import Any
 
 from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import row_of
 from grace_bench.datasets.options import FactsPassagesOptions
+from grace_bench.datasets.reading.fields import row_of
 from grace_bench.errors import DataError
 
 HEADER = "This is a passage about {s}."

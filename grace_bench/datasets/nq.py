@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import (
+from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
     form_of,
@@ -19,7 +19,7 @@ from grace_bench.datasets.fields import (
     text_of,
     unfit,
 )
-from grace_bench.datasets.files import read_records
+from grace_bench.datasets.reading.files import read_records
 
 if TYPE_CHECKING:
     import random

@@ -10,15 +10,15 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import complete, is_decodable, text_of
-from grace_bench.datasets.files import read_records
-from grace_bench.datasets.sentences import split_sentences
+from grace_bench.datasets.reading.fields import complete, is_decodable, text_of
+from grace_bench.datasets.reading.files import read_records
+from grace_bench.datasets.reading.sentences import split_sentences
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from grace_bench.datasets.files import Records
+    from grace_bench.datasets.reading.files import Records
     from grace_bench.datasets.real_options import Source
 
 _SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import complete, form_of, row_of, same_text, text_of, unfit
-from grace_bench.datasets.files import read_records
+from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, text_of, unfit
+from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.real_options import ScotusOptions
 from grace_bench.errors import DataError
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import same_text, text_of, unfit
-from grace_bench.datasets.files import Records, is_hub_id, read_records
-from grace_bench.datasets.markup import without_markup
 from grace_bench.datasets.options import TableOptions
+from grace_bench.datasets.reading.fields import same_text, text_of, unfit
+from grace_bench.datasets.reading.files import Records, is_hub_id, read_records
+from grace_bench.datasets.reading.markup import without_markup
 from grace_bench.datasets.real_options import Source
 from grace_bench.errors import DataError
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.fields import complete, form_of, row_of, same_text, unfit
-from grace_bench.datasets.files import read_records
+from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, unfit
+from grace_bench.datasets.reading.files import read_records
 
 if TYPE_CHECKING:
     from collections import Counter

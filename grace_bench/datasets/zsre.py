@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.fields import (
+from grace_bench.datasets.nq import nq_roles, read_questions, same_question
+from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
     form_of,
@@ -38,13 +39,12 @@ from grace_bench.datasets.fields import (
     text_of,
     unfit,
 )
-from grace_bench.datasets.files import read_records
-from grace_bench.datasets.nq import nq_roles, read_questions, same_question
+from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.real_options import ZsreOptions
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from grace_bench.datasets.files import Records
+    from grace_bench.datasets.reading.files import Records
 
 _FORMS = {
     "released": ("input", "output", "filtered_rephrases"),

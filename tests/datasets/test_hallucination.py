@@ -8,8 +8,8 @@ import pytest
 
 from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.hallucination import Hallucination
+from grace_bench.datasets.reading.sentences import split_sentences
 from grace_bench.datasets.real_options import HallucinationOptions
-from grace_bench.datasets.sentences import split_sentences
 from grace_bench.datasets.webtext import split_at
 from grace_bench.errors import DataError
 

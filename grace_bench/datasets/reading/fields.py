@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping, Sequence
 
-    from grace_bench.datasets.files import Records
+    from grace_bench.datasets.reading.files import Records
 
 UNDECODABLE = "\ufffd"
 _END_MARKS = " ?.!"
