@@ -3,7 +3,7 @@
 A text is one to three sentences of facts about a country or an element. Its label is the part of
 the world or of the periodic table the entity belongs to, which the text does not name. `train`
 and `upstream` follow an older labelling; in `edits` some subgroups have moved to another class
-(see topic_classes.py) and the others keep theirs, so that an editor must learn the move without
+(see datasets/sources/topic_classes.py) and the others keep theirs, so that an editor must learn the move without
 dragging along what stayed. Entities are split, and a fact is an entity.
 
 - train: texts of the taught entities, moved subgroups among them, with their older labels. The
@@ -25,10 +25,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsTopicsOptions
-from grace_bench.datasets.topic_classes import CLASSES, country_classes, element_classes
+from grace_bench.datasets.sources.installed import installed
+from grace_bench.datasets.sources.topic_classes import CLASSES, country_classes, element_classes
 from grace_bench.errors import DataError
 
 _SHARES = {
@@ -132,8 +132,8 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
                 ),
             },
             sources=[
-                sources.source_of("countryinfo", sources.COUNTRY_ORIGIN),
-                sources.source_of("periodictable", sources.ELEMENT_ORIGIN),
+                installed.source_of("countryinfo", installed.COUNTRY_ORIGIN),
+                installed.source_of("periodictable", installed.ELEMENT_ORIGIN),
             ],
             dropped=dict(dropped),
             labels=list(CLASSES),
@@ -193,7 +193,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
 def topic_entities(dropped: Counter[str]) -> list[Entity]:
     """Return all countries and elements with both labels, by identity."""
     entities = []
-    countries = sources.countries(dropped)
+    countries = installed.countries(dropped)
     names = {country.code: country.name for country in countries}
     for country in countries:
         classes = country_classes(country)
@@ -202,13 +202,15 @@ def topic_entities(dropped: Counter[str]) -> list[Entity]:
             continue
         facts = {}
         for fact in COUNTRY_SENTENCES:
-            value = sources.ascii_form(country.only(fact) or "") if fact in country.values else None
+            value = (
+                installed.ascii_form(country.only(fact) or "") if fact in country.values else None
+            )
             if value is not None and value != country.name:
                 facts[fact] = value
         facts |= _listed("neighbours", sorted(names[c] for c in country.neighbours if c in names))
         facts |= _listed("provinces", [p for p in country.provinces if p != country.name])
         entities.append(Entity(f"country:{country.code}", country.name, "country", *classes, facts))
-    elements = sources.elements()
+    elements = installed.elements()
     for before, element, after in zip(
         [None, *elements[:-1]], elements, [*elements[1:], None], strict=True
     ):

@@ -27,10 +27,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsQaOptions
-from grace_bench.datasets.qa_templates import PHRASINGS, UNITS
+from grace_bench.datasets.sources.installed import installed
+from grace_bench.datasets.sources.qa_templates import PHRASINGS, UNITS
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
                 "holdout": holdout,
             },
             sources=[
-                sources.source_of("countryinfo", sources.COUNTRY_ORIGIN),
-                sources.source_of("periodictable", sources.ELEMENT_ORIGIN),
+                installed.source_of("countryinfo", installed.COUNTRY_ORIGIN),
+                installed.source_of("periodictable", installed.ELEMENT_ORIGIN),
             ],
             dropped=dict(dropped),
         )
@@ -245,12 +245,12 @@ def _country_facts(
     provinces_per_country: int, dropped: Counter[str]
 ) -> Iterable[tuple[str, str, str, str]]:
     """Yield (relation, subject, answer, entity), one per value the source has."""
-    countries = sources.countries(dropped)
+    countries = installed.countries(dropped)
     owners = Counter(province for country in countries for province in country.provinces)
     for country in countries:
         for relation in PHRASINGS:
             for raw in country.values.get(relation, ()):
-                answer = sources.ascii_form(raw)
+                answer = installed.ascii_form(raw)
                 if answer is None:
                     dropped["value without an ASCII form"] += 1
                     continue
@@ -267,7 +267,7 @@ def _country_facts(
 
 
 def _element_facts() -> Iterable[tuple[str, str, str, str]]:
-    for element in sources.elements():
+    for element in installed.elements():
         entity = element.symbol
         number = str(element.number)
         yield "symbol", element.name, element.symbol, entity

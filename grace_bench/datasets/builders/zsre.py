@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.nq import nq_roles, read_questions, same_question
 from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
@@ -41,6 +40,7 @@ from grace_bench.datasets.reading.fields import (
 )
 from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.real_options import ZsreOptions
+from grace_bench.datasets.sources.nq import nq_roles, read_questions, same_question
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:

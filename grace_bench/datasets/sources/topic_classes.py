@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grace_bench.datasets.sources import Country, Element
+    from grace_bench.datasets.sources.installed import Country, Element
 
 NORTH_AMERICA = "North America"
 SOUTH_AMERICA = "South America"

@@ -27,11 +27,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.passages import PASSAGE_FORMS, Passage, read_passages
 from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, unfit
 from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.real_options import HallucinationOptions
-from grace_bench.datasets.webtext import read_web_texts, web_roles
+from grace_bench.datasets.sources.passages import PASSAGE_FORMS, Passage, read_passages
+from grace_bench.datasets.sources.webtext import read_web_texts, web_roles
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:

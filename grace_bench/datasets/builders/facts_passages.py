@@ -23,10 +23,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from grace_bench.datasets import sources
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsPassagesOptions
 from grace_bench.datasets.reading.fields import row_of
+from grace_bench.datasets.sources.installed import installed
 from grace_bench.errors import DataError
 
 HEADER = "This is a passage about {s}."
@@ -126,9 +126,9 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         return BuiltDataset(
             roles=roles,
             sources=[
-                sources.source_of("countryinfo", sources.COUNTRY_ORIGIN),
-                sources.source_of("periodictable", sources.ELEMENT_ORIGIN),
-                sources.source_of("randfacts", sources.SENTENCE_ORIGIN),
+                installed.source_of("countryinfo", installed.COUNTRY_ORIGIN),
+                installed.source_of("periodictable", installed.ELEMENT_ORIGIN),
+                installed.source_of("randfacts", installed.SENTENCE_ORIGIN),
             ],
             dropped=dict(dropped),
         )
@@ -158,7 +158,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         """Return numbered general sentences, no two with the same prompt."""
         prompts: set[str] = set()
         kept = []
-        for number, text in enumerate(sources.general_sentences(dropped)):
+        for number, text in enumerate(installed.general_sentences(dropped)):
             prompt, _ = _halves(text)
             if prompt in prompts:
                 dropped["general sentence that begins like another"] += 1
@@ -199,16 +199,16 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
 def passage_subjects(dropped: Counter[str]) -> list[Subject]:
     """Return all countries and elements with enough facts for a passage, by identity."""
     subjects = []
-    for country in sources.countries(dropped):
+    for country in installed.countries(dropped):
         values = {}
         for relation in COUNTRY_SENTENCES:
-            value = sources.ascii_form(country.only(relation) or "")
+            value = installed.ascii_form(country.only(relation) or "")
             if value is None:
                 dropped["fact without one ASCII value"] += 1
             else:
                 values[relation] = value
         subjects.append(Subject(f"country:{country.code}", country.name, "country", values))
-    for element in sources.elements():
+    for element in installed.elements():
         values = {"symbol": element.symbol, "number": str(element.number)}
         values |= {key: value for key, value in element.values.items() if value is not None}
         subjects.append(Subject(f"element:{element.symbol}", element.name, "element", values))

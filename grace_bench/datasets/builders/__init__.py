@@ -1,0 +1,1 @@
+"""Data set builders: one file each, called as the builder is."""
