@@ -26,7 +26,7 @@ from typing import Any
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsPassagesOptions
 from grace_bench.datasets.reading.fields import row_of
-from grace_bench.datasets.sources.installed import installed
+from grace_bench.datasets.sources import installed
 from grace_bench.errors import DataError
 
 HEADER = "This is a passage about {s}."

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsQaOptions
-from grace_bench.datasets.sources.installed import installed
+from grace_bench.datasets.sources import installed
 from grace_bench.datasets.sources.qa_templates import PHRASINGS, UNITS
 from grace_bench.errors import DataError
 

@@ -3,8 +3,8 @@
 A text is one to three sentences of facts about a country or an element. Its label is the part of
 the world or of the periodic table the entity belongs to, which the text does not name. `train`
 and `upstream` follow an older labelling; in `edits` some subgroups have moved to another class
-(see datasets/sources/topic_classes.py) and the others keep theirs, so that an editor must learn the move without
-dragging along what stayed. Entities are split, and a fact is an entity.
+(see sources/topic_classes.py) and the others keep theirs, so that an editor must learn the move
+without dragging along what stayed. Entities are split, and a fact is an entity.
 
 - train: texts of the taught entities, moved subgroups among them, with their older labels. The
   same for both partitions, hence the same base model.
@@ -27,7 +27,7 @@ from typing import Any
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import FactsTopicsOptions
-from grace_bench.datasets.sources.installed import installed
+from grace_bench.datasets.sources import installed
 from grace_bench.datasets.sources.topic_classes import CLASSES, country_classes, element_classes
 from grace_bench.errors import DataError
 

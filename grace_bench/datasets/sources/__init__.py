@@ -1,1 +1,1 @@
-"""TODO."""
+"""Where several builders read from: installed packages, NQ, web texts, passages, templates."""
