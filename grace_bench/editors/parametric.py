@@ -18,11 +18,9 @@ from grace_bench.replay.recording import only_trainable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from grace_bench.editors.hyperparameters import (
-        AdapterHyperparameters,
-        DeferHyperparameters,
-        MemoryHyperparameters,
-    )
+    from grace_bench.editors.hyperparameters import AdapterHyperparameters
+    from grace_bench.editors.methods.defer.hyperparameters import DeferHyperparameters
+    from grace_bench.editors.methods.memory.hyperparameters import MemoryHyperparameters
     from grace_bench.editors.prompt import PromptLocator
 
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from grace_bench.datasets.builders.hallucination import Hallucination
-from grace_bench.datasets.builders.scotus import Scotus
-from grace_bench.datasets.builders.table import Table
-from grace_bench.datasets.builders.zsre import Zsre
-from grace_bench.datasets.options import TableOptions
+from grace_bench.datasets.builders.hallucination import Hallucination, HallucinationOptions
+from grace_bench.datasets.builders.scotus import Scotus, ScotusOptions
+from grace_bench.datasets.builders.table import Table, TableOptions
+from grace_bench.datasets.builders.zsre import Zsre, ZsreOptions
 from grace_bench.datasets.reading.markup import without_markup
-from grace_bench.datasets.real_options import HallucinationOptions, ScotusOptions, ZsreOptions
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from grace_bench.datasets.options import Source
 from grace_bench.datasets.reading.files import read_records
-from grace_bench.datasets.real_options import Source
 from grace_bench.errors import DataError
 from grace_bench.store.records import sha256_of
 

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.hallucination import Hallucination
+from grace_bench.datasets.builders.hallucination import Hallucination, HallucinationOptions
 from grace_bench.datasets.reading.sentences import split_sentences
-from grace_bench.datasets.real_options import HallucinationOptions
 from grace_bench.datasets.sources.webtext import split_at
 from grace_bench.errors import DataError
 

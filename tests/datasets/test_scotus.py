@@ -7,8 +7,7 @@ import json
 import pytest
 
 from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.scotus import Scotus
-from grace_bench.datasets.real_options import ScotusOptions
+from grace_bench.datasets.builders.scotus import Scotus, ScotusOptions
 from grace_bench.errors import DataError
 
 OLDER = [{"text": f"The older opinion {n}.", "label": n % 3} for n in range(12)]

@@ -13,8 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.table import Table
-from grace_bench.datasets.options import TableOptions
+from grace_bench.datasets.builders.table import Table, TableOptions
 from grace_bench.errors import DataError
 from grace_bench.store.records import sha256_of
 

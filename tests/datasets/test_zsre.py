@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.zsre import Zsre
-from grace_bench.datasets.real_options import ZsreOptions
+from grace_bench.datasets.builders.zsre import Zsre, ZsreOptions
 from grace_bench.datasets.sources.nq import same_question
 from grace_bench.errors import ConfigError, DataError
 

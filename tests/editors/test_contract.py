@@ -226,7 +226,7 @@ def test_an_unknown_layer_names_the_nearest(t5):
 
 
 def test_wrong_hyperparameters_are_refused(t5):
-    from grace_bench.editors.hyperparameters import FinetuneHyperparameters
+    from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
     from grace_bench.errors import ConfigError
 
     with pytest.raises(ConfigError, match="takes GraceHyperparameters"):

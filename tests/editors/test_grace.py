@@ -8,11 +8,9 @@ from pydantic import ValidationError
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.editors.hyperparameters import (
-    EwcHyperparameters,
-    GraceHyperparameters,
-    RetrainHyperparameters,
-)
+from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
+from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
+from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
 from grace_bench.errors import ConfigError, EditorError
 
 PROMPT, NEAR, FAR = [5, 6, 7, 8], [5, 6, 9, 8], [15, 16, 17, 18, 19, 30]

@@ -13,13 +13,13 @@ from tiny_models import build
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.editors.hyperparameters import MendHyperparameters
 from grace_bench.editors.methods.mend.editor import (
     GradientTransform,
     save_transform,
     token_gradients,
 )
 from grace_bench.editors.methods.mend.examples import cut, split_by_fact, take, training_edits
+from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 from grace_bench.editors.methods.mend.training import MendTraining, divergence
 from grace_bench.editors.training import own_loss
 from grace_bench.errors import DataError, EditorError, Interrupted, ResultError

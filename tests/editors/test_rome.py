@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.editors.hyperparameters import RomeHyperparameters
+from grace_bench.editors.methods.rome.hyperparameters import RomeHyperparameters
 from grace_bench.editors.methods.rome.request import read_request
 from grace_bench.errors import DataError, EditorError
 from grace_bench.models.covariance import Covariance, compute_covariance, save_covariance

@@ -23,8 +23,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.options import FactsPassagesOptions
+from grace_bench.datasets.options import PartitionedOptions
 from grace_bench.datasets.reading.fields import row_of
 from grace_bench.datasets.sources import installed
 from grace_bench.errors import DataError
@@ -53,6 +55,39 @@ ELEMENT_SENTENCES = {
     "isotopes": "The list of its isotopes has {v} entries.",
 }
 _SENTENCES = {"country": COUNTRY_SENTENCES, "element": ELEMENT_SENTENCES}
+
+
+class FactsPassagesOptions(PartitionedOptions):
+    """Options of `facts_passages`."""
+
+    sentences: int = Field(
+        default=6, ge=4, le=6, description="Most sentences of a passage after its header."
+    )
+    edit_entities: int = Field(
+        default=120, ge=1, description="Entities whose passages make the stream, partition test."
+    )
+    development_edit_entities: int = Field(
+        default=50, ge=1, description="The same for partition development."
+    )
+    general_sentences: int = Field(
+        default=1000, ge=2, description="General English sentences in `train`."
+    )
+    upstream_sentences: int = Field(
+        default=500, ge=1, description="General sentences in `upstream`, partition test."
+    )
+    development_upstream_sentences: int = Field(
+        default=200, ge=1, description="The same for partition development."
+    )
+
+    @model_validator(mode="after")
+    def _enough_general_sentences(self) -> FactsPassagesOptions:
+        wanted = self.upstream_sentences + self.development_upstream_sentences
+        if wanted > self.general_sentences:
+            raise ValueError(
+                f"general_sentences ({self.general_sentences}) must be at least upstream_sentences"
+                f" + development_upstream_sentences ({wanted}), which are taken from them"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, model_validator
+
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.options import FactsQaOptions
+from grace_bench.datasets.options import PartitionedOptions
 from grace_bench.datasets.sources import installed
 from grace_bench.datasets.sources.qa_templates import PHRASINGS, UNITS
 from grace_bench.errors import DataError
@@ -37,6 +39,65 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MAX_ANSWER_WORDS = 3
+
+
+class FactsQaOptions(PartitionedOptions):
+    """Options of `facts_qa`."""
+
+    taught_facts: int = Field(
+        default=640, ge=1, description="Facts the base model is trained on, of both partitions."
+    )
+    max_phrasings_taught: int = Field(
+        default=4, ge=1, description="Most phrasings of a taught fact in `train`."
+    )
+    spoken_answers: bool = Field(
+        default=True,
+        description="Teach the base model to say every answer ('Say Oslo.' -> Oslo), as a "
+        "pretrained model can, but not what it is the answer to.",
+    )
+    edit_facts: int = Field(
+        default=500, ge=1, description="Untaught facts in the stream of partition test."
+    )
+    development_edit_facts: int = Field(
+        default=150, ge=1, description="Untaught facts in the stream of partition development."
+    )
+    edit_phrasings: int = Field(
+        default=2,
+        ge=1,
+        le=9,
+        description="Phrasings of a fact in `edits`; those neither here nor mistaken are holdout.",
+    )
+    mistaken_phrasings: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="Phrasings of every fact of both streams that are taught, with another fact's "
+        "answer: the base model knows the fact, wrongly. They are neither edited nor held out.",
+    )
+    upstream_questions: int = Field(
+        default=1000, ge=1, description="Taught questions to be retained, partition test."
+    )
+    development_upstream_questions: int = Field(
+        default=250, ge=1, description="Taught questions to be retained, partition development."
+    )
+    stream_window: int = Field(
+        default=50,
+        ge=1,
+        description="Facts whose phrasings are spread over a stretch of the stream together.",
+    )
+    provinces_per_country: int = Field(
+        default=3, ge=0, description="Most facts about provinces taken from one country."
+    )
+
+    @model_validator(mode="after")
+    def _some_are_held_out(self) -> FactsQaOptions:
+        if self.edit_phrasings + self.mistaken_phrasings > 9:
+            raise ValueError(
+                f"edit_phrasings ({self.edit_phrasings}) and mistaken_phrasings "
+                f"({self.mistaken_phrasings}) must be at most 9 together: a fact has 10, and one "
+                "is held out"
+            )
+        return self
 
 
 @dataclass(frozen=True)

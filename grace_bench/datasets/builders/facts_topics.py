@@ -25,8 +25,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.options import FactsTopicsOptions
+from grace_bench.datasets.options import PartitionedOptions
 from grace_bench.datasets.sources import installed
 from grace_bench.datasets.sources.topic_classes import CLASSES, country_classes, element_classes
 from grace_bench.errors import DataError
@@ -64,6 +66,22 @@ ELEMENT_SENTENCES: dict[str, tuple[str, str]] = {
     "density": ("A cubic centimetre of {s} weighs {v} g.", "The density of {s} is {v}."),
     "isotopes": ("The list of {s} isotopes has {v} entries.", "Isotopes of {s} on record: {v}."),
 }
+
+
+class FactsTopicsOptions(PartitionedOptions):
+    """Options of `facts_topics`."""
+
+    train_texts: int = Field(default=4, ge=1, le=8, description="Texts of an entity in `train`.")
+    upstream_texts: int = Field(
+        default=3, ge=1, le=8, description="Texts of an entity in `upstream`."
+    )
+    edit_texts: int = Field(default=4, ge=1, le=6, description="Texts of an entity in `edits`.")
+    holdout_texts: int = Field(
+        default=3, ge=0, le=6, description="Other texts of the same entities, in `holdout`."
+    )
+    max_words: int = Field(
+        default=26, ge=10, description="Longer texts are dropped, to stay within 48 word pieces."
+    )
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,16 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, unfit
 from grace_bench.datasets.reading.files import read_records
-from grace_bench.datasets.real_options import HallucinationOptions
 from grace_bench.datasets.sources.passages import PASSAGE_FORMS, Passage, read_passages
-from grace_bench.datasets.sources.webtext import read_web_texts, web_roles
+from grace_bench.datasets.sources.webtext import WebTextOptions, read_web_texts, web_roles
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,6 +46,34 @@ _WHAT = (
     "the passages (WikiBio GPT-3 hallucination, or hallucination-train.json in the editing form "
     "of WISE)"
 )
+
+
+class HallucinationOptions(WebTextOptions):
+    """Options of `hallucination`."""
+
+    edits: Source = Field(
+        description="Passages of GPT-3 with annotated sentences (WikiBio GPT-3 hallucination), or "
+        f"prompts with targets (the editing form of WISE) {SOURCE_KEYS}."
+    )
+    concepts: Source | None = Field(
+        default=None,
+        description="Names the passages are about, one a line in the passages' order "
+        "(wiki_bio_concepts.txt); not needed for the editing form.",
+    )
+    passages: int | None = Field(
+        default=None, ge=1, description="First so many passages that are fit; null for all."
+    )
+    sentences: int | None = Field(
+        default=None,
+        ge=1,
+        description="First so many sentences of each passage that are edited or kept; null for "
+        "all. Prompts grow with every sentence, and so does the time of an edit.",
+    )
+    train: Literal["passages", "prompts"] = Field(
+        default="passages",
+        description="What the base model is fitted on beside web texts: each passage of GPT-3 "
+        "whole, or each prompt of the stream, as released.",
+    )
 
 
 class Hallucination(DatasetBuilder[HallucinationOptions]):

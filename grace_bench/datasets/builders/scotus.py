@@ -19,16 +19,38 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, text_of, unfit
 from grace_bench.datasets.reading.files import read_records
-from grace_bench.datasets.real_options import ScotusOptions
 from grace_bench.errors import DataError
 
-if TYPE_CHECKING:
-    from grace_bench.datasets.real_options import Source
+
+class ScotusOptions(DatasetOptions):
+    """Options of `scotus`."""
+
+    upstream: Source = Field(description=f"Older cases: text, label {SOURCE_KEYS}.")
+    edits: Source = Field(
+        description=f"Later cases, the stream in their order: text, label {SOURCE_KEYS}."
+    )
+    train: Source | None = Field(
+        default=None,
+        description="Cases a base model is fitted on; null: those of `upstream`, all of them.",
+    )
+    text_column: str = Field(default="text", description="Column of the text.")
+    label_column: str = Field(default="label", description="Column of the label.")
+    upstream_size: int | None = Field(
+        default=None, ge=1, description="Cases in `upstream`, at random; null for all."
+    )
+    classes: list[int | str] | None = Field(
+        default=None,
+        min_length=2,
+        description="Classes in the order of the model's outputs; null: those of `train`, in the "
+        "order of numbers or of letters. A pretrained head needs its own.",
+    )
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,65 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
-from grace_bench.datasets.options import TableOptions
+from grace_bench.datasets.options import DatasetOptions, Source
 from grace_bench.datasets.reading.fields import same_text, text_of, unfit
 from grace_bench.datasets.reading.files import Records, is_hub_id, read_records
 from grace_bench.datasets.reading.markup import without_markup
-from grace_bench.datasets.real_options import Source
 from grace_bench.errors import DataError
+
+
+class TableOptions(DatasetOptions):
+    """Options of `table`."""
+
+    path: str = Field(description="A jsonl, json, csv or parquet file, or a hub data set's id.")
+    revision: str | None = Field(default=None, description="Revision of a hub data set.")
+    split: str = Field(default="train", description="Split of a hub data set.")
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="Expected hash of a local file.",
+    )
+    licence: str = Field(
+        default="not stated", description="Licence of the table, for the manifest."
+    )
+    text_column: str = Field(default="text", description="Column of the text.")
+    label_column: str = Field(default="label", description="Column of the label.")
+    id_column: str | None = Field(
+        default=None, description="Column of the row's own id; without it rows are numbered."
+    )
+    term_column: str | None = Field(
+        default=None, description="Column that orders the rows in time; later rows are edits."
+    )
+    train_before: int | str | None = Field(
+        default=None, description="First term of the stream; all before it are older rows."
+    )
+    stream_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows in the stream: the first so many of the later terms, or, without a "
+        "term column, so many chosen at random.",
+    )
+    upstream_size: int = Field(
+        default=500, ge=1, description="Older rows kept out of `train`, to be retained."
+    )
+    strip_markup: bool = Field(
+        default=False, description="Whether HTML tags and entities are taken out of the texts."
+    )
+    min_words: int = Field(default=1, ge=1, description="Shorter texts are dropped.")
+    min_label_count: int = Field(
+        default=1, ge=1, description="Labels rarer than this among older rows are dropped."
+    )
+
+    @model_validator(mode="after")
+    def _stream_is_defined(self) -> TableOptions:
+        if (self.term_column is None) != (self.train_before is None):
+            raise ValueError("term_column and train_before belong together; give both or neither")
+        if self.term_column is None and self.stream_size is None:
+            raise ValueError("say what the stream is: term_column and train_before, or stream_size")
+        return self
 
 
 @dataclass(frozen=True)

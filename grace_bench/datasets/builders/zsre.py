@@ -25,9 +25,12 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
@@ -39,8 +42,7 @@ from grace_bench.datasets.reading.fields import (
     unfit,
 )
 from grace_bench.datasets.reading.files import read_records
-from grace_bench.datasets.real_options import ZsreOptions
-from grace_bench.datasets.sources.nq import nq_roles, read_questions, same_question
+from grace_bench.datasets.sources.nq import NqOptions, nq_roles, read_questions, same_question
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,6 +56,50 @@ _WHAT = (
     "the zsRE questions (structured_zeroshot-dev-new_annotated_final.jsonl, or a JSON list in the "
     "form of MEND and EasyEdit)"
 )
+
+
+class ZsreOptions(NqOptions):
+    """Options of `zsre`."""
+
+    seed: int = Field(
+        default=42,
+        ge=0,
+        lt=2**32,
+        description="Seed of every choice the builder makes; released: 42.",
+    )
+    edits: Source = Field(
+        description="zsRE questions: the released jsonl or the JSON list of MEND and EasyEdit "
+        f"{SOURCE_KEYS}."
+    )
+    stream: Literal["released", "phrasings"] = Field(
+        default="phrasings",
+        description="released: halves of the questions at random, as the released code does; "
+        "phrasings: some phrasings of each fact are edited, its others are held out.",
+    )
+    rephrasings: int = Field(
+        default=10,
+        ge=0,
+        description="Rephrasings used of a record. In stream released, records with fewer give "
+        "their own question alone.",
+    )
+    pool: int = Field(
+        default=10000, ge=2, description="Stream released: so many questions are halved."
+    )
+    edit_facts: int | None = Field(
+        default=None, ge=1, description="Stream phrasings: facts in the stream; null for all."
+    )
+    edit_phrasings: int = Field(
+        default=5,
+        ge=1,
+        description="Stream phrasings: phrasings of a fact in `edits`; facts without one more "
+        "for holdout are dropped.",
+    )
+    stream_window: int = Field(
+        default=50,
+        ge=1,
+        description="Stream phrasings: facts whose phrasings are spread over a stretch of the "
+        "stream together.",
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from grace_bench.store.records import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from grace_bench.datasets.real_options import Source
+    from grace_bench.datasets.options import Source
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PARQUET_COPY = "refs/convert/parquet"

@@ -8,8 +8,11 @@ are right; the first one is taught.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     import random
     from collections import Counter
 
-    from grace_bench.datasets.real_options import Source, ZsreOptions
 
 _FORMS = {
     "nq_train": ("questions", "answers"),
@@ -33,6 +35,29 @@ _FORMS = {
     "mend": ("loc", "loc_ans"),
 }
 _LOC_PREFIX = "nq question:"
+
+
+class NqOptions(DatasetOptions):
+    """Options of builders whose upstream questions are NQ's."""
+
+    upstream: Source = Field(
+        description="NQ questions: nq_train.json, NQ-open jsonl, or the `loc` questions of a "
+        f"JSON list of MEND and EasyEdit {SOURCE_KEYS}."
+    )
+    upstream_questions: int = Field(
+        default=1000, ge=1, description="NQ questions in `upstream`, or all if there are fewer."
+    )
+    upstream_sample: Literal["first", "random"] = Field(
+        default="first", description="Which: the file's first, as released, or at random."
+    )
+    upstream_taught: bool = Field(
+        default=True,
+        description="Whether `train` has the questions of `upstream` too, so that a base model "
+        "fitted here knows what it is to retain.",
+    )
+    train_questions: int | None = Field(
+        default=None, ge=1, description="NQ questions in `train`; null for all there are."
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +107,7 @@ def _without_repeated(questions: list[Question], dropped: Counter[str]) -> list[
 
 def nq_roles(
     questions: list[Question],
-    options: ZsreOptions,
+    options: NqOptions,
     rng: random.Random,
     edited: set[str],
     dropped: Counter[str],

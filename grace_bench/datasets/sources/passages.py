@@ -18,8 +18,8 @@ from grace_bench.errors import DataError
 if TYPE_CHECKING:
     from collections import Counter
 
+    from grace_bench.datasets.options import Source
     from grace_bench.datasets.reading.files import Records
-    from grace_bench.datasets.real_options import Source
 
 _SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")
 PASSAGE_FORMS = {"hub": ("gpt3_sentences", *_SHARED), "main": ("main_sentences", *_SHARED)}

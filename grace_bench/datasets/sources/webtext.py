@@ -6,17 +6,46 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, unfit
 from grace_bench.datasets.reading.files import read_records
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from grace_bench.datasets.real_options import HallucinationOptions, Source
-
 _END_OF_TEXT = "<|endoftext|>"
 _WORD = re.compile(r"\S+")
 _MIN_WORDS = 4
+
+
+class WebTextOptions(DatasetOptions):
+    """Options of builders whose upstream rows are web texts."""
+
+    web: Source | None = Field(
+        default=None,
+        description="Web texts to be retained, {text}; null: the locality pairs of the editing "
+        f"form {SOURCE_KEYS}.",
+    )
+    upstream_texts: int = Field(
+        default=1000, ge=1, description="Web texts in `upstream`: the first so many that are fit."
+    )
+    train_texts: int = Field(default=200, ge=0, description="Web texts in `train`.")
+    train_texts_apart: bool = Field(
+        default=True,
+        description="Whether web texts of `train` come after those of `upstream` rather than "
+        "being the first of them, as released.",
+    )
+    web_prompt_words: int = Field(
+        default=32,
+        ge=1,
+        description="First words of a web text that are its prompt, but at most a third of it; "
+        "1 comes near the released perplexity of the whole text.",
+    )
+    web_words: int = Field(
+        default=700, ge=4, description="Most words of a web text; what follows is cut and counted."
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +84,7 @@ def read_web_texts(
 
 
 def web_roles(
-    texts: list[WebText], options: HallucinationOptions, dropped: Counter[str]
+    texts: list[WebText], options: WebTextOptions, dropped: Counter[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Make `upstream` and the web texts of `train`."""
     upstream = texts[: options.upstream_texts]

@@ -15,7 +15,7 @@ from grace_bench.editors.adapter import at_column, replace_columns
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
 
 if TYPE_CHECKING:
-    from grace_bench.editors.hyperparameters import DeferHyperparameters
+    from grace_bench.editors.methods.defer.hyperparameters import DeferHyperparameters
 
 RELEASED_THRESHOLD = 0.5
 

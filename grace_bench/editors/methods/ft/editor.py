@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from grace_bench.editors.hyperparameters import FinetuneHyperparameters
+    from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
 
 
 class FinetuneEditor(WeightEditor):

@@ -18,7 +18,7 @@ from grace_bench.editors.training import own_loss
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from grace_bench.editors.hyperparameters import EwcHyperparameters
+    from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
 
 
 class EwcEditor(FinetuneEditor):

@@ -16,7 +16,7 @@ from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_s
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from grace_bench.editors.hyperparameters import RetrainHyperparameters
+    from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
 
 
 class RetrainEditor(FinetuneEditor):

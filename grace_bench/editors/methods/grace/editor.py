@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from grace_bench.editors.hyperparameters import GraceHyperparameters
+    from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
     from grace_bench.editors.prompt import PromptLocator
 
 ZERO_DISTANCE = 1e-5

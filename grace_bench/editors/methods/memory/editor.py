@@ -14,7 +14,7 @@ from grace_bench.editors.adapter import at_column, replace_columns
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
 
 if TYPE_CHECKING:
-    from grace_bench.editors.hyperparameters import MemoryHyperparameters
+    from grace_bench.editors.methods.memory.hyperparameters import MemoryHyperparameters
 
 
 class MemoryAdapter(ParametricAdapter):

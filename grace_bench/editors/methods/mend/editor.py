@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from grace_bench.editors.hyperparameters import MendHyperparameters
+    from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 
 TRANSFORM = "mend.safetensors"
 SMALLEST_DEVIATION = 1e-7

@@ -47,7 +47,7 @@ from grace_bench.store import provenance
 
 if TYPE_CHECKING:
     from grace_bench.editors.base import AssetRequest
-    from grace_bench.editors.hyperparameters import MendHyperparameters
+    from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from grace_bench.editors.base import AssetRequest
-    from grace_bench.editors.hyperparameters import RomeHyperparameters
+    from grace_bench.editors.methods.rome.hyperparameters import RomeHyperparameters
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,31 @@
+"""The hyperparameters of FT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from grace_bench.editors.hyperparameters import EarlyStop, TrainedHyperparameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class FinetuneHyperparameters(TrainedHyperparameters):
+    """FT: finetune one weight matrix on the edit alone."""
+
+    RELEASED: ClassVar[Mapping[str, Any]] = {"shift_labels": False}
+
+    learning_rate: float = Field(1e-2, gt=0, description="Of Adam, new for each edit (released).")
+    steps: int = Field(100, ge=0, description="Gradient steps an edit at most (released).")
+    early_stop: EarlyStop = Field(
+        "argmax",
+        description="Stop when every label token is the argmax by early_stop_margin (released), "
+        "when the loss is at most early_stop_loss, or never.",
+    )
+    shift_labels: bool = Field(
+        True,
+        description="Compare the argmax of a causal language model with the next token, or, as "
+        "released, with the token itself, so that the stop test hardly ever holds.",
+    )

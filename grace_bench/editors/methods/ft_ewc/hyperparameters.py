@@ -1,0 +1,47 @@
+"""The hyperparameters of FT+EWC."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class EwcHyperparameters(FinetuneHyperparameters):
+    """FT with elastic weight consolidation (Kirkpatrick et al. 2017) over recent edits."""
+
+    RELEASED: ClassVar[Mapping[str, Any]] = {
+        **FinetuneHyperparameters.RELEASED,
+        "anchor": "shrunken",
+        "zero_gradients": False,
+        "divide_by": "memory",
+        "include_current": True,
+    }
+
+    ewc_lambda: float = Field(0.1, ge=0, description="Weight of the penalty (released .1).")
+    memory: Annotated[int, Field(ge=1)] = Field(
+        10, description="Edits the Fisher information is taken over (released 10)."
+    )
+    anchor: Literal["before_edit", "shrunken"] = Field(
+        "before_edit",
+        description="Weights are pulled to what they were before the edit, or, as released, to "
+        "a copy of it scaled by (edits in memory) / memory.",
+    )
+    zero_gradients: bool = Field(
+        True,
+        description="Square each edit's own gradient, or, as released, the sum of all gradients "
+        "so far.",
+    )
+    divide_by: Literal["count", "memory"] = Field(
+        "count",
+        description="The Fisher sum is divided by the edits in it or, as released, by `memory`.",
+    )
+    include_current: bool = Field(
+        False,
+        description="Count the edit being made among the past ones (released).",
+    )
