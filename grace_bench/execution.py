@@ -26,7 +26,7 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.assets import check_assets
 from grace_bench.baseline import load_baseline
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
-from grace_bench.editors import EDITORS, create_editor
+from grace_bench.editors import create_editor
 from grace_bench.errors import (
     DataError,
     Diverged,
@@ -40,6 +40,7 @@ from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
 from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
+from grace_bench.registry import EDITORS
 from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.store import provenance
 from grace_bench.store.records import (

@@ -1,23 +1,35 @@
 """Names to implementations, without importing any of them before it is asked for.
 
-A target is either an object or a string "package.module:attribute"; strings are imported on
-first use, so that a broken optional dependency breaks only what needs it, and reading a suite
-never imports torch. Other packages add entries through an entry point group:
+What a registry offers is what lies in a package: a folder `editors/methods/grace`, or a file
+`datasets/builders/zsre.py`, is found by its name, and is imported on first use. So a broken
+optional dependency breaks only what needs it, and reading a suite never imports torch. Other
+packages add entries through an entry point group:
 
     [project.entry-points."grace_bench.editors"]
-    my_editor = "my_package.editor:SPEC"
+    my_editor = "my_package:SPEC"
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import pkgutil
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from grace_bench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from grace_bench.datasets.base import DatasetBuilder
+    from grace_bench.editors.base import AssetRequest, Editor
+    from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.tasks.base import Task
 
 T = TypeVar("T")
 
@@ -51,40 +63,36 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, for messages: "editor".
-        group: entry point group that other packages may add to, or None.
+        package: whose modules are the entries, each called as its entry: "grace_bench.tasks".
+        attribute: of each module, the target.
+        group: entry point group that other packages add to.
     """
 
-    def __init__(self, kind: str, group: str | None = None) -> None:
+    def __init__(self, kind: str, package: str, attribute: str, group: str) -> None:
         self.kind = kind
+        self._package = package
+        self._attribute = attribute
         self._group = group
-        self._targets: dict[str, T | str] = {}
-
-    def register(self, name: str, target: T | str) -> None:
-        """Add a target under `name`; a name can be taken once only."""
-        if name in self._targets:
-            raise ConfigError(f"{self.kind} '{name}' is registered twice; rename one of them.")
-        self._targets[name] = target
 
     def names(self) -> list[str]:
         """Return all names, those of installed plug-ins included, sorted."""
-        return sorted({*self._targets, *self._plugins()})
+        return sorted({*self._own(), *self._plugins()})
 
     def get(self, name: str, where: str = "") -> T:
         """Return the target called `name`; `where` goes into the error message."""
-        target = self._targets.get(name)
-        if target is None:
-            plugin = self._plugins().get(name)
-            if plugin is None:
-                raise ConfigError(unknown_name(self.kind, name, self.names(), where))
-            return self._load(plugin)
-        return import_target(target) if isinstance(target, str) else target
+        if name in self._own():
+            return import_target(f"{self._package}.{name}:{self._attribute}")
+        plugin = self._plugins().get(name)
+        if plugin is None:
+            raise ConfigError(unknown_name(self.kind, name, self.names(), where))
+        return self._load(plugin)
 
     def origin(self, name: str) -> str | None:
         """Return package, version and code of the plug-in that brings `name`: "mine 1.2 0b1c".
 
         None: it is none of a plug-in.
         """
-        if name in self._targets or (plugin := self._plugins().get(name)) is None:
+        if name in self._own() or (plugin := self._plugins().get(name)) is None:
             return None
         package = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else "no package"
         return f"{package} {(hash_of_code(plugin.module) or 'no source')[:16]}"
@@ -98,7 +106,52 @@ class Registry(Generic[T]):
                 f"'{plugin.value}' ({error}); mend or uninstall it."
             ) from error
 
+    def _own(self) -> frozenset[str]:
+        return modules_in(self._package)
+
     def _plugins(self) -> dict[str, Any]:
-        if self._group is None:
-            return {}
         return {point.name: point for point in entry_points(group=self._group)}
+
+
+@cache
+def modules_in(package: str) -> frozenset[str]:
+    """Return the names of a package's modules, importing none of them."""
+    found = importlib.util.find_spec(package)
+    return frozenset(
+        module.name for module in pkgutil.iter_modules(found.submodule_search_locations)
+    )
+
+
+@dataclass(frozen=True)
+class EditorSpec:
+    """Where an editor's two classes are; strings "module:Class", imported when needed.
+
+    `assets` names a function that makes what the editor needs before any run.
+    """
+
+    hyperparameters: str
+    editor: str
+    assets: str = ""
+
+    def hyperparameters_class(self) -> type[EditorHyperparameters]:
+        """Import and return the hyperparameter class (torch-free)."""
+        return import_target(self.hyperparameters)
+
+    def editor_class(self) -> type[Editor]:
+        """Import and return the editor class."""
+        return import_target(self.editor)
+
+    def make_assets(self) -> Callable[[AssetRequest], dict[str, Any]]:
+        """Import and return the function that makes the editor's assets."""
+        return import_target(self.assets)
+
+
+EDITORS: Registry[EditorSpec] = Registry(
+    "editor", "grace_bench.editors.methods", "SPEC", "grace_bench.editors"
+)
+DATASETS: Registry[type[DatasetBuilder[Any]]] = Registry(
+    "data set builder", "grace_bench.datasets.builders", "BUILDER", "grace_bench.datasets"
+)
+TASKS: Registry[type[Task]] = Registry(
+    "task", "grace_bench.tasks.kinds", "TASK", "grace_bench.tasks"
+)

@@ -53,7 +53,7 @@ def uncounted():
 @pytest.fixture(scope="module")
 def short_answers():
     """Let no answer have more than one token: an untrained model never stops by itself."""
-    from grace_bench.tasks.question_answering import QuestionAnswering
+    from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(QuestionAnswering, "max_new_tokens", 1)

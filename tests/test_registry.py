@@ -8,37 +8,37 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from grace_bench import registry
-from grace_bench.editors import EDITORS, EditorSpec
 from grace_bench.errors import ConfigError, GraceBenchError, ResultError, unknown_name
-from grace_bench.registry import Registry
-from grace_bench.tasks import TASKS
+from grace_bench.registry import EDITORS, TASKS, EditorSpec, Registry
 
 
-def test_a_target_is_imported_when_it_is_asked_for(tmp_path, monkeypatch):
-    (tmp_path / "heavy_module.py").write_text("class Thing: pass\n")
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> str:
+    """A package with a sound module, a folder and a broken module; `THING` is what they offer."""
+    name = f"things_{tmp_path.name}"
+    (tmp_path / name / "folder").mkdir(parents=True)
+    for file in ("__init__.py", "one.py", "folder/__init__.py"):
+        (tmp_path / name / file).write_text("from math import exp as THING\n")
+    (tmp_path / name / "bad.py").write_text("import no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
-    things: Registry = Registry("thing")
-    things.register("one", "heavy_module:Thing")
-    assert things.names() == ["one"]
-    assert "heavy_module" not in sys.modules
-    assert things.get("one").__name__ == "Thing"
-    monkeypatch.delitem(sys.modules, "heavy_module")
+    yield name
+    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+        del sys.modules[module]
 
 
-def test_a_broken_target_breaks_only_itself():
-    things: Registry = Registry("thing")
-    things.register("good", "math:sqrt")
-    things.register("bad", "no_such_module:x")
-    assert things.get("good")(9) == 3
+def test_what_lies_in_the_package_is_offered_and_imported_when_it_is_asked_for(package):
+    things: Registry = Registry("thing", package, "THING", "no.group")
+    assert things.names() == ["bad", "folder", "one"]
+    assert f"{package}.one" not in sys.modules
+    assert things.get("one")(0) == things.get("folder")(0) == 1
+    assert f"{package}.bad" not in sys.modules
+
+
+def test_a_broken_target_breaks_only_itself(package):
+    things: Registry = Registry("thing", package, "THING", "no.group")
+    assert things.get("one")(0) == 1
     with pytest.raises(ImportError):
         things.get("bad")
-
-
-def test_a_name_can_be_taken_once():
-    things: Registry = Registry("thing")
-    things.register("one", "math:sqrt")
-    with pytest.raises(ConfigError, match="thing 'one' is registered twice; rename one of them"):
-        things.register("one", "math:exp")
 
 
 @pytest.mark.parametrize(
@@ -67,31 +67,29 @@ def test_a_long_list_of_names_is_cut():
 PLUGIN = EntryPoint("shout", "math:sqrt", "grace_bench.things")
 
 
-def plugged(monkeypatch, *points: EntryPoint) -> Registry:
+def plugged(monkeypatch, package, *points: EntryPoint) -> Registry:
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [p for p in points if p.group == group]
     )
-    return Registry("thing", group="grace_bench.things")
+    return Registry("thing", package, "THING", "grace_bench.things")
 
 
-def test_installed_packages_add_names(monkeypatch):
-    things = plugged(monkeypatch, PLUGIN)
-    things.register("own", "math:exp")
-    assert things.names() == ["own", "shout"]
+def test_installed_packages_add_names(monkeypatch, package):
+    things = plugged(monkeypatch, package, PLUGIN)
+    assert things.names() == ["bad", "folder", "one", "shout"]
     assert things.get("shout")(9) == 3
     with pytest.raises(ConfigError, match=r"here: unknown thing 'shot'; did you mean 'shout'\?"):
         things.get("shot", "here")
 
 
-def test_what_is_built_in_cannot_be_replaced_by_a_plug_in(monkeypatch):
-    things = plugged(monkeypatch, PLUGIN)
-    things.register("shout", "math:exp")
-    assert things.get("shout")(0) == 1
+def test_what_is_built_in_cannot_be_replaced_by_a_plug_in(monkeypatch, package):
+    things = plugged(monkeypatch, package, EntryPoint("one", "math:sqrt", "grace_bench.things"))
+    assert things.get("one")(0) == 1
 
 
 @pytest.mark.parametrize("value", ["no_such_module:x", "math:no_such_name"])
-def test_a_broken_plug_in_is_named(monkeypatch, value):
-    things = plugged(monkeypatch, EntryPoint("shout", value, "grace_bench.things"))
+def test_a_broken_plug_in_is_named(monkeypatch, package, value):
+    things = plugged(monkeypatch, package, EntryPoint("shout", value, "grace_bench.things"))
     with pytest.raises(ConfigError, match=f"thing 'shout' cannot be imported .* '{value}'"):
         things.get("shout")
 

@@ -33,7 +33,7 @@ from grace_bench.store.records import (
 )
 from grace_bench.suite.plan import content_hash
 from grace_bench.suite.schema import ComputeConfig, StreamConfig
-from grace_bench.tasks.question_answering import QuestionAnswering
+from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 
 
 @pytest.fixture(scope="module")

@@ -1,69 +1,22 @@
-"""Editors by name. A new one is one module, one hyperparameter class and one line here."""
+"""Editors. A new one is a folder in `methods`: its `SPEC`, its hyperparameters, its class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError, EditorError, GraceBenchError
-from grace_bench.registry import Registry, import_target
+from grace_bench.registry import EDITORS, EditorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from torch import nn
 
-    from grace_bench.editors.base import AssetRequest, Editor
+    from grace_bench.editors.base import Editor
     from grace_bench.editors.hyperparameters import EditorHyperparameters
 
 
-@dataclass(frozen=True)
-class EditorSpec:
-    """Where an editor's two classes are; strings "module:Class", imported when needed.
-
-    `assets` names a function that makes what the editor needs before any run (`assets.py`).
-    """
-
-    hyperparameters: str
-    editor: str
-    assets: str = ""
-
-    def hyperparameters_class(self) -> type[EditorHyperparameters]:
-        """Import and return the hyperparameter class (torch-free)."""
-        return import_target(self.hyperparameters)
-
-    def editor_class(self) -> type[Editor]:
-        """Import and return the editor class."""
-        return import_target(self.editor)
-
-    def make_assets(self) -> Callable[[AssetRequest], dict[str, Any]]:
-        """Import and return the function that makes the editor's assets."""
-        return import_target(self.assets)
-
-
-EDITORS: Registry[EditorSpec] = Registry("editor", group="grace_bench.editors")
-
-_HYPERPARAMETERS = "grace_bench.editors.hyperparameters"
-for _name, _hyperparameters, _editor, *_assets in (
-    ("unedited", "UneditedHyperparameters", "unedited:UneditedEditor"),
-    ("grace", "GraceHyperparameters", "grace:GraceEditor"),
-    ("ft", "FinetuneHyperparameters", "finetune:FinetuneEditor"),
-    ("ft_ewc", "EwcHyperparameters", "ewc:EwcEditor"),
-    ("ft_retrain", "RetrainHyperparameters", "retrain:RetrainEditor"),
-    ("defer", "DeferHyperparameters", "defer:DeferEditor"),
-    ("memory", "MemoryHyperparameters", "memory:MemoryEditor"),
-    ("mend", "MendHyperparameters", "mend:MendEditor", "mend_training:make_assets"),
-    ("rome", "RomeHyperparameters", "rome:RomeEditor", "rome:make_assets"),
-):
-    EDITORS.register(
-        _name,
-        EditorSpec(
-            f"{_HYPERPARAMETERS}:{_hyperparameters}",
-            *(f"grace_bench.editors.{target}" for target in (_editor, *_assets)),
-        ),
-    )
+__all__ = ["EditorSpec", "create_editor"]
 
 
 def create_editor(

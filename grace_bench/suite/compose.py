@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError, unknown_name
+from grace_bench.registry import EDITORS
 from grace_bench.suite.safe_yaml import (
     BAD_YAML,
     DEEPEST,

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from grace_bench.datasets import DATASETS
-from grace_bench.editors import EDITORS
 from grace_bench.errors import ResultError
+from grace_bench.registry import DATASETS, EDITORS
 from grace_bench.store.records import sha256_of, write_json
 from grace_bench.suite.schema import PretrainedSource
 

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.datasets import DATASETS
-from grace_bench.editors import EDITORS
 from grace_bench.errors import ConfigError
+from grace_bench.registry import DATASETS, EDITORS
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
 from grace_bench.suite.schema import (
     DatasetConfig,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from grace_bench.datasets import DATASETS
-from grace_bench.editors import EDITORS
+from grace_bench.registry import DATASETS, EDITORS
 from grace_bench.suite import schema
 
 if TYPE_CHECKING:

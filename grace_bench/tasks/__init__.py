@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.registry import Registry
+from grace_bench.registry import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
     from grace_bench.suite.schema import DatasetConfig, ModelConfig
     from grace_bench.tasks.base import Task
-
-TASKS: Registry[type[Task]] = Registry("task")
-TASKS.register("question_answering", "grace_bench.tasks.question_answering:QuestionAnswering")
-TASKS.register("classification", "grace_bench.tasks.classification:Classification")
-TASKS.register("language_modelling", "grace_bench.tasks.language_modelling:LanguageModelling")
 
 
 def create_task(

@@ -10,10 +10,10 @@ from collections import defaultdict
 import pytest
 from pydantic import ValidationError
 
-from grace_bench.datasets import DATASETS
 from grace_bench.datasets.base import prepare
 from grace_bench.datasets.checks import check_roles
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.registry import DATASETS
 from grace_bench.store.records import ROLES, sha256_of
 
 FACT_BUILDERS = {
@@ -52,7 +52,7 @@ def test_registry_knows_all_builders_and_names_the_nearest():
 
 def test_registry_and_options_import_nothing_heavy():
     code = (
-        "import sys; from grace_bench.datasets import DATASETS\n"
+        "import sys; from grace_bench.registry import DATASETS\n"
         "for name in DATASETS.names():\n"
         "    DATASETS.get(name).options_class.model_json_schema()\n"
         "heavy = {'torch', 'pandas', 'datasets', 'transformers'} & set(sys.modules)\n"
@@ -249,7 +249,7 @@ def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
             builder(builder.options_class()), tmp_path / folder, task=task, config={"x": 1}
         )
     code = (
-        "import sys; from pathlib import Path; from grace_bench.datasets import DATASETS\n"
+        "import sys; from pathlib import Path; from grace_bench.registry import DATASETS\n"
         "from grace_bench.datasets.base import prepare\n"
         f"builder = DATASETS.get({name!r})\n"
         f"prepare(builder(builder.options_class()), Path(sys.argv[1]), task={task!r}, "

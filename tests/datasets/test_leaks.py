@@ -8,12 +8,12 @@ import logging
 
 import pytest
 
-from grace_bench.datasets import DATASETS
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
 from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.datasets.reading.fields import same_text
 from grace_bench.errors import DataError
+from grace_bench.registry import DATASETS
 from grace_bench.store.records import ROLES, read_json
 
 

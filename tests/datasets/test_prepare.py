@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import Capitals
 
-from grace_bench.datasets import DATASETS, base
+from grace_bench.datasets import base
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.registry import DATASETS
 from grace_bench.store.records import EXAMPLES, ROLES, read_json
 
 

@@ -184,7 +184,7 @@ def test_real_records_split_by_term(shared, tmp_path):
 def test_configured_data_sets_have_valid_options(repository, name):
     import yaml
 
-    from grace_bench.datasets import DATASETS
+    from grace_bench.registry import DATASETS
 
     found = 0
     for path in sorted((repository / "config/datasets").glob("*.yaml")):

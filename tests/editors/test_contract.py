@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grace_bench.editors import EDITORS, create_editor
+from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.models.compute import autocast
+from grace_bench.registry import EDITORS
 from grace_bench.suite.schema import ComputeConfig
 
 PARIS = ([5, 6, 7, 8], [20, 21, 1])

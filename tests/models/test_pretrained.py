@@ -19,7 +19,7 @@ from grace_bench.errors import ModelError
 from grace_bench.models.loading import load_pretrained, weights_hash
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.suite.schema import PretrainedSource
-from grace_bench.tasks.question_answering import QuestionAnswering
+from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 
 TEXTS = ["Who wrote Emma? Jane Austen", "Capital of France? Paris", "a b c d e f g"] * 3
 QUESTIONS = [

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from grace_bench.models.scratch import build_model, train_tokenizer
+from grace_bench.registry import TASKS
 from grace_bench.suite.schema import ScratchSource
-from grace_bench.tasks import TASKS
 
 TEXTS = [
     "What is the capital of France? Paris",

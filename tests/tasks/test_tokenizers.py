@@ -23,9 +23,9 @@ from grace_bench.editors import create_editor
 from grace_bench.errors import ConfigError
 from grace_bench.run.evaluation import Evaluator
 from grace_bench.tasks.base import IGNORED
-from grace_bench.tasks.classification import Classification
-from grace_bench.tasks.language_modelling import LanguageModelling
-from grace_bench.tasks.question_answering import QuestionAnswering
+from grace_bench.tasks.kinds.classification import Classification
+from grace_bench.tasks.kinds.language_modelling import LanguageModelling
+from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 from grace_bench.tasks.tokens import Texts
 
 ROWS = [

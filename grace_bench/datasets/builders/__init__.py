@@ -1,1 +1,4 @@
-"""Data set builders: one file each, called as the builder is."""
+"""Data set builders. One is a file called as the builder, with its options and `BUILDER` in it.
+
+Importing one imports neither pandas nor torch nor `datasets`.
+"""

@@ -263,3 +263,6 @@ def _passage_row(subject: Subject, passage: list[Sentence]) -> dict[str, Any]:
     text = " ".join([HEADER.format(s=subject.name), *(sentence.taught for sentence in passage)])
     fact_id = f"passage:{subject.fact_id}"
     return row_of("train", fact_id, fact_id, "", text, subject.name)
+
+
+BUILDER = FactsPassages

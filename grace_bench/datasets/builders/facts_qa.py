@@ -348,3 +348,6 @@ def _row(role: str, fact: Fact, number: int, question: str) -> dict[str, Any]:
         "subject": fact.subject,
         "relation": fact.relation,
     }
+
+
+BUILDER = FactsQa

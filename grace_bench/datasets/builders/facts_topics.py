@@ -281,3 +281,6 @@ def _rows(
         for number in numbers
         for entity in entities
     ]
+
+
+BUILDER = FactsTopics

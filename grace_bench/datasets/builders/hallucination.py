@@ -196,3 +196,6 @@ def _locality(
         fact_id = f"locality:{number}"
         upstream.append(row_of("upstream", fact_id, fact_id, prompt, label))
     return upstream
+
+
+BUILDER = Hallucination

@@ -154,3 +154,6 @@ class Scotus(DatasetBuilder[ScotusOptions]):
             return older
         dropped["older case not asked for upstream"] += len(older) - size
         return random.Random(f"{self.name}/upstream/{self.options.seed}").sample(older, size)
+
+
+BUILDER = Scotus

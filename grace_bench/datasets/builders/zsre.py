@@ -336,3 +336,6 @@ def _mend_fields(row: dict[str, Any]) -> tuple[str, list[str], tuple[str, ...]]:
 
 def _texts(value: Any) -> list[str]:
     return [text_of(item) for item in (value if isinstance(value, list) else [value])]
+
+
+BUILDER = Zsre

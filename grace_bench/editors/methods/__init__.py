@@ -1,1 +1,1 @@
-"""The methods, one folder each."""
+"""The editors that come with grace-bench: a folder each, called as the editor."""

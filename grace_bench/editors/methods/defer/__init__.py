@@ -1,1 +1,8 @@
-"""TODO."""
+"""Defer: a trained gate between the layer and a linear map."""
+
+from grace_bench.registry import EditorSpec
+
+SPEC = EditorSpec(
+    hyperparameters="grace_bench.editors.methods.defer.hyperparameters:DeferHyperparameters",
+    editor="grace_bench.editors.methods.defer.editor:DeferEditor",
+)

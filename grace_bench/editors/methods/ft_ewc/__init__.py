@@ -1,1 +1,8 @@
-"""TODO."""
+"""FT with elastic weight consolidation (Kirkpatrick et al. 2017)."""
+
+from grace_bench.registry import EditorSpec
+
+SPEC = EditorSpec(
+    hyperparameters="grace_bench.editors.methods.ft_ewc.hyperparameters:EwcHyperparameters",
+    editor="grace_bench.editors.methods.ft_ewc.editor:EwcEditor",
+)

@@ -1,1 +1,8 @@
-"""TODO."""
+"""FT, and from time to time a round on past edits."""
+
+from grace_bench.registry import EditorSpec
+
+SPEC = EditorSpec(
+    hyperparameters="grace_bench.editors.methods.ft_retrain.hyperparameters:RetrainHyperparameters",
+    editor="grace_bench.editors.methods.ft_retrain.editor:RetrainEditor",
+)

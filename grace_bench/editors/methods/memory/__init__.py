@@ -1,1 +1,8 @@
-"""TODO."""
+"""Memory: soft attention over trained values."""
+
+from grace_bench.registry import EditorSpec
+
+SPEC = EditorSpec(
+    hyperparameters="grace_bench.editors.methods.memory.hyperparameters:MemoryHyperparameters",
+    editor="grace_bench.editors.methods.memory.editor:MemoryEditor",
+)

@@ -14,3 +14,6 @@ class QuestionAnswering(GenerativeTask):
     def is_error(self, prediction: Prediction) -> bool:
         """Wrong unless the generated answer matches exactly (the released test is always true)."""
         return prediction.scores["exact_match"] < 1.0
+
+
+TASK = QuestionAnswering

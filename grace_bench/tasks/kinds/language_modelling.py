@@ -16,3 +16,6 @@ class LanguageModelling(GenerativeTask):
     def is_error(self, prediction: Prediction) -> bool:
         """Always true: an edit of this task replaces a sentence known to be false (GRACE, 4)."""
         return True
+
+
+TASK = LanguageModelling

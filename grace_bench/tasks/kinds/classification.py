@@ -76,3 +76,6 @@ class Classification(Task):
     def is_error(self, prediction: Prediction) -> bool:
         """Wrong when another class is predicted."""
         return prediction.scores["accuracy"] < 1.0
+
+
+TASK = Classification
