@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grace_bench import __version__, pipeline
+from grace_bench import __version__
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
+from grace_bench.steps import pipeline
 from grace_bench.store.json_records import read_record
 from grace_bench.store.records import describe_os_error
 from grace_bench.suite.compose import find_suite, load_suite
@@ -26,7 +27,7 @@ from grace_bench.suite.schema import CHECKPOINT_MINUTES, is_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from grace_bench.execution import Saving
+    from grace_bench.steps.edit import Saving
     from grace_bench.suite.schema import RunSpec, SuiteConfig
 
 logger = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ def add_saving_options(command: argparse.ArgumentParser) -> None:
 
 def saving_of(options: argparse.Namespace) -> Saving:
     """Return how often checkpoints are written."""
-    from grace_bench.execution import Saving
+    from grace_bench.steps.edit import Saving
 
     steps = options.checkpoint_steps
     if steps is not None and steps < 1:
@@ -300,7 +301,7 @@ def prepare_editor(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     """`grace-bench edit`; without --spec, what the run needs is prepared first."""
-    from grace_bench.single import describe_result
+    from grace_bench.steps.single import describe_result
 
     spec, saving = spec_of(options), saving_of(options)
     record = pipeline.edit(spec, prepare_missing=options.spec is None, saving=saving)

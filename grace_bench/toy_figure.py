@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.reporting.plotting import PAGE, new_figure, save, save_csv
-from grace_bench.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
+from grace_bench.steps.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
 
 if TYPE_CHECKING:
     from pathlib import Path

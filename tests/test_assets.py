@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from grace_bench import pipeline
-from grace_bench.assets import check_assets
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.steps import pipeline
+from grace_bench.steps.precompute import check_assets
 from grace_bench.store.records import read_json, write_json
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, expand

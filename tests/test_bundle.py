@@ -9,12 +9,12 @@ import signal
 import pytest
 from small_runs import spec
 
-from grace_bench import bundle as module
-from grace_bench import execution, pipeline
-from grace_bench.bundle import KEPT, run_bundle
 from grace_bench.editors.methods.ft.editor import FinetuneEditor
 from grace_bench.errors import ConfigError, EditorError, Interrupted, ModelError
-from grace_bench.execution import run_stream
+from grace_bench.steps import bundle as module
+from grace_bench.steps import edit, pipeline
+from grace_bench.steps.bundle import KEPT, run_bundle
+from grace_bench.steps.edit import run_stream
 from grace_bench.store.records import read_json
 from grace_bench.suite.plan import Run, bundles, canonical_json
 
@@ -58,7 +58,7 @@ def test_a_bundle_loads_the_model_once_and_each_run_has_its_log(runs, monkeypatc
     loads = []
     plain = module.load_model
     monkeypatch.setattr(module, "load_model", lambda *a: loads.append(a) or plain(*a))
-    monkeypatch.setattr(execution, "load_model", None)
+    monkeypatch.setattr(edit, "load_model", None)
     do(runs)
     assert len(loads) == 1
     logs = [(run.folder / "run.log").read_text() for run in runs]

@@ -10,8 +10,8 @@ import yaml
 
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError
-from grace_bench.pipeline import single_spec
 from grace_bench.registry import EDITORS
+from grace_bench.steps.pipeline import single_spec
 from grace_bench.suite.compose import load_suite, merge, parse_value, set_value, without_resources
 from grace_bench.suite.plan import expand
 from grace_bench.suite.schema import SuiteConfig

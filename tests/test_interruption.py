@@ -18,16 +18,16 @@ from kills import Killer, in_child
 from safetensors.torch import load_file
 from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
 
-from grace_bench import assets, execution
 from grace_bench.editors.methods.ft.editor import FinetuneEditor
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.editors.methods.mend import training
 from grace_bench.errors import EditorError, Interrupted, ResultError
-from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.jobs import checkpoints
 from grace_bench.jobs.lease import Lease
-from grace_bench.pipeline import checked_spec
 from grace_bench.run import evaluation, stream
+from grace_bench.steps import edit, precompute
+from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
+from grace_bench.steps.pipeline import checked_spec
 from grace_bench.store import records
 from grace_bench.store.records import read_json, read_parquet
 
@@ -55,7 +55,7 @@ EDITORS = {
 }
 WITH_ASSETS = ("mend", "rome")
 PROBES = {"every": 2, "batch_size": 8}
-PLACES = (stream, evaluation, checkpoints, records, execution)
+PLACES = (stream, evaluation, checkpoints, records, edit)
 """Modules whose calls are the moments."""
 
 
@@ -70,7 +70,7 @@ def prepared(small_inputs, tmp_path_factory):
         made = folder / editor if editor in WITH_ASSETS else None
         if made is not None:
             checked = checked_spec(spec_of(editor).model_dump(mode="json"), "spec")
-            assets.make_assets(checked, *inputs[:2], made)
+            precompute.make_assets(checked, *inputs[:2], made)
         known[editor] = (*inputs, made)
     return known
 
@@ -146,7 +146,7 @@ def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, nu
     places = (training, assets, checkpoints, records)
     killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
     often = {"checkpoint_minutes": 1e-9}
-    make = functools.partial(assets.make_assets, mend, *prepared["mend"][:2], **often)
+    make = functools.partial(precompute.make_assets, mend, *prepared["mend"][:2], **often)
     make(wanted)
     files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
     killer.learn("mend", lambda: make(tmp_path / "counted"))
@@ -246,7 +246,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(prepared, undisturbed, tmp_p
     def full(*_args, **_kwargs):
         raise ResultError("the disk is full")
 
-    monkeypatch.setattr(execution.Checkpoints, "write", full)
+    monkeypatch.setattr(edit.Checkpoints, "write", full)
     run_alone("grace", prepared, tmp_path, saving=EVERY_STEP)
     assert result_of(tmp_path) == undisturbed["grace"]
 
@@ -259,7 +259,7 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time(prepared, tmp_pat
         written.append(number)
         time.sleep(0.2)
 
-    monkeypatch.setattr(execution.Checkpoints, "write", slow)
+    monkeypatch.setattr(edit.Checkpoints, "write", slow)
     run_alone("grace", prepared, tmp_path, saving=Saving(minutes=1e-6))
     assert written == [1]  # 0.2 s may be spent every 10 s
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grace_bench import pipeline
 from grace_bench.errors import ConfigError
+from grace_bench.steps import pipeline
 from grace_bench.suite import plan
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor

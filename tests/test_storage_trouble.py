@@ -19,10 +19,10 @@ from grace_bench.datasets.base import prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.errors import ResultError
-from grace_bench.execution import CHECKPOINTS, Saving, run_stream
 from grace_bench.jobs import lease
 from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.jobs.lease import Lease
+from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
 from grace_bench.store.records import PROBES, read_json, read_parquet, write_parquet
 
 if TYPE_CHECKING:

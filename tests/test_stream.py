@@ -15,10 +15,10 @@ from small_runs import MODEL, WIDE, spec
 from grace_bench.datasets.base import load_role
 from grace_bench.editors import base
 from grace_bench.errors import DataError
-from grace_bench.execution import run_stream
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.run.stream import edits_at_once, select_stream
+from grace_bench.steps.edit import run_stream
 from grace_bench.store.records import (
     EXAMPLES,
     LATENCY,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grace_bench.reporting.plotting import PAGE, new_figure
-from grace_bench.toy import edit_toy, make_toy, predict
+from grace_bench.steps.toy import edit_toy, make_toy, predict
 from grace_bench.toy_figure import draw_toy, write_toy
 
 

@@ -124,7 +124,7 @@ class Editor(ABC):
         self.prefix = Prefix(model)
 
     def use_assets(self, folder: Path) -> None:  # noqa: B027
-        """Take over what was made for this editor before the run (`assets.py`)."""
+        """Take over what was made for this editor before the run (`steps/precompute.py`)."""
 
     @abstractmethod
     def edit(self, batch: EditBatch) -> EditResult:

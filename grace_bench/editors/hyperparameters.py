@@ -23,7 +23,7 @@ class EditorHyperparameters(BaseModel):
     """Base class: unknown names and values out of range are errors."""
 
     ASSET_FIELDS: ClassVar[tuple[str, ...]] = ()
-    """The fields that what the editor needs before any run depends on (`assets.py`)."""
+    """The fields that what the editor needs before any run depends on (`steps/precompute.py`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

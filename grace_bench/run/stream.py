@@ -6,7 +6,7 @@
 
 For every example of the stream: predict; if it is an error, edit and score the edit at once (ES);
 after every k edits and at the end, score what must be kept (a probe). What happened is gathered in
-`run.records`; `execution.py` writes it.
+`run.records`; `steps/edit.py` writes it.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
-from grace_bench.baseline import count_truncated
 from grace_bench.editors import create_editor
 from grace_bench.errors import ConfigError
 from grace_bench.run.evaluation import Evaluator
+from grace_bench.steps.baseline import count_truncated
 from grace_bench.tasks.base import IGNORED
 from grace_bench.tasks.kinds.classification import Classification
 from grace_bench.tasks.kinds.language_modelling import LanguageModelling

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from grace_bench import baseline
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, prepare
 from grace_bench.datasets.options import DatasetOptions
+from grace_bench.steps import baseline
 from grace_bench.store.records import read_json
 from grace_bench.tasks.base import Truncation
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(CLONE))
 
 try:
     from grace_bench.jobs import slurm
-    from grace_bench import pipeline
+    from grace_bench.steps import pipeline
     from grace_bench.suite.compose import load_suite, without_resources
     from grace_bench.errors import GraceBenchError
     from grace_bench.suite.outdated import outdated

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import ConfigError
 from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
-from grace_bench.single import result_there
+from grace_bench.steps.single import result_there
 from grace_bench.store.json_records import try_read
 from grace_bench.store.records import write_json
 from grace_bench.suite.compose import (
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from grace_bench.execution import Saving
+    from grace_bench.steps.edit import Saving
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def prepare_dataset(dataset: DatasetConfig, folder: Path) -> None:
 
 def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
     """Build or load, train and save the base model of a run."""
-    from grace_bench.models.training import prepare_model as prepare
+    from grace_bench.steps.model import prepare_model as prepare
 
     run = Run(spec, results)
     check_parts(run, "data set")
@@ -92,7 +92,7 @@ def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
 
 def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     """Predict every role with the unedited model of a run."""
-    from grace_bench.baseline import run_baseline
+    from grace_bench.steps.baseline import run_baseline
 
     run = Run(spec, results)
     check_parts(run, "data set", "model")
@@ -104,7 +104,7 @@ def prepare_editor(
     spec: RunSpec, results: Path = RESULTS, minutes: float = CHECKPOINT_MINUTES
 ) -> None:
     """Make what the editor of a run needs before it, with a checkpoint every so many minutes."""
-    from grace_bench.assets import make_assets
+    from grace_bench.steps.precompute import make_assets
 
     run = Run(spec, results)
     if run.assets_folder is None:
@@ -137,7 +137,7 @@ def edit(
     Raises:
         ConfigError: with `prepare_missing`, what is there was made with other settings.
     """
-    from grace_bench.execution import Saving, do_run
+    from grace_bench.steps.edit import Saving, do_run
 
     run, saving = Run(spec, results), saving or Saving()
     if prepare_missing:
@@ -155,7 +155,7 @@ def edit_bundle(
     saving: Saving | None = None,
 ) -> None:
     """Do several runs of one base model in this process, and list them in `output`."""
-    from grace_bench.bundle import run_bundle
+    from grace_bench.steps.bundle import run_bundle
 
     runs = [Run(spec, results) for spec in specs]
     for run in runs:

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.assets import check_assets
-from grace_bench.baseline import load_baseline
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import create_editor
 from grace_bench.errors import (
@@ -42,6 +40,8 @@ from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
 from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
+from grace_bench.steps.baseline import load_baseline
+from grace_bench.steps.precompute import check_assets
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     LATENCY,

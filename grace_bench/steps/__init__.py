@@ -1,0 +1,1 @@
+"""The steps of a suite: one module a rule of the workflow."""
