@@ -18,7 +18,7 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, ModelError
 from grace_bench.models import loading
 from grace_bench.models.loading import load_model, load_pretrained, resolve_source
-from grace_bench.steps import model
+from grace_bench.steps import model as model_step
 from grace_bench.steps.model import prepare_model
 from grace_bench.store.records import EXAMPLES, read_json, sha256_of, write_parquet
 from grace_bench.suite.compose import load_named
@@ -153,7 +153,7 @@ def test_weights_that_stop_being_numbers_in_the_last_step_are_noticed(data, tmp_
     def spoil(parameters, _):
         next(iter(parameters)).data.fill_(float("nan"))
 
-    monkeypatch.setattr(model.nn.utils, "clip_grad_norm_", spoil)
+    monkeypatch.setattr(model_step.nn.utils, "clip_grad_norm_", spoil)
     config = model_config(training=trained(steps=1))
     with pytest.raises(ModelError, match="training diverged at step 1"):
         prepare_model(config, dataset_config(), data, tmp_path / "m", CPU)

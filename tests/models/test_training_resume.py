@@ -22,13 +22,13 @@ from grace_bench.jobs import checkpoints
 from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.models import training_loop
 from grace_bench.models.training_loop import Training
-from grace_bench.steps import model
+from grace_bench.steps import model as model_step
 from grace_bench.steps.model import prepare_model
 from grace_bench.store import records
 from grace_bench.store.records import TRAINING_LOG, read_json, read_parquet
 
 STEPS = 12
-PLACES = (training_loop, training, checkpoints, records)
+PLACES = (training_loop, model_step, checkpoints, records)
 """Modules whose calls are the moments at which a training is killed."""
 
 ALWAYS = 1e-9  # minutes between checkpoints: after every step
