@@ -44,7 +44,7 @@ def create_editor(
     """
     import torch
 
-    from grace_bench.models.layers import layer_name
+    from grace_bench.models.architecture import layer_name
     from grace_bench.replay.steps import Prefix
 
     spec = EDITORS.get(name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grace_bench.editors.base import Editor
 from grace_bench.editors.prompt import Prompt, PromptLocator, first_column, last_column
-from grace_bench.models.layers import find_layer, layer_dims, replace_layer
+from grace_bench.models.architecture import find_layer, layer_dims, replace_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from grace_bench.codebook.codebook import IGNORED
 from grace_bench.errors import EditorError
-from grace_bench.models.layers import find_layer, layer_name
+from grace_bench.models.architecture import find_layer, layer_name
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grace_bench.editors.base import Editor
 from grace_bench.errors import EditorError
-from grace_bench.models.layers import find_layer, layer_dims
+from grace_bench.models.architecture import find_layer, layer_dims
 from grace_bench.replay.recording import only_trainable
 
 if TYPE_CHECKING:

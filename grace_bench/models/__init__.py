@@ -1,1 +1,1 @@
-"""Base models: loading, training and finding layers."""
+"""Models: where they come from, how they are built and trained, which layers they have."""

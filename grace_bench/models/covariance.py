@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench.errors import DataError, ModelError
-from grace_bench.models.layers import find_layer, layer_dims, layer_name
+from grace_bench.models.architecture import find_layer, layer_dims, layer_name
 from grace_bench.models.positions import usable_positions
 from grace_bench.store.records import atomic_path
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from grace_bench.errors import Interrupted, ModelError, ResultError, unknown_name
 from grace_bench.jobs.checkpoints import stop_requests
-from grace_bench.models.compute import autocast
+from grace_bench.models.device import autocast
 from grace_bench.tasks.base import IGNORED, Task, to_device
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import nn
 
 from grace_bench import metrics
 from grace_bench.errors import Diverged
-from grace_bench.models.compute import free_memory, is_out_of_memory
+from grace_bench.models.device import free_memory, is_out_of_memory
 from grace_bench.replay.steps import PrefixCache
 from grace_bench.tasks.base import Prediction, to_device
 

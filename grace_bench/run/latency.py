@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grace_bench.models.compute import synchronize
+from grace_bench.models.device import synchronize
 from grace_bench.tasks.base import to_device
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from grace_bench.models.compute import synchronize
+from grace_bench.models.device import synchronize
 from grace_bench.run.evaluation import probe_rows
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.errors import DataError, Diverged
 from grace_bench.jobs.checkpoints import Checkpoint
 from grace_bench.metrics import METRICS
-from grace_bench.models.compute import autocast, free_memory, is_out_of_memory
+from grace_bench.models.device import autocast, free_memory, is_out_of_memory
 from grace_bench.run.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.run.latency import time_forward_passes
 from grace_bench.run.progress import Progress, Records, Stopwatch

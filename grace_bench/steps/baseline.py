@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
-from grace_bench.models.compute import autocast, set_up
+from grace_bench.models.device import autocast, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.run.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.store.json_records import read_record

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
-from grace_bench.models.compute import set_up
+from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.steps.edit import Saving, do_run, finished_record
 from grace_bench.store.records import describe_os_error

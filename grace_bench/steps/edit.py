@@ -36,7 +36,7 @@ from grace_bench.errors import (
 from grace_bench.jobs.checkpoints import Checkpoints, stop_requests
 from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
-from grace_bench.models.compute import is_out_of_memory, resolve_device, set_up
+from grace_bench.models.device import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
 from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream

@@ -21,8 +21,8 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.jobs.checkpoints import Checkpoints
-from grace_bench.models.compute import set_up
-from grace_bench.models.layers import find_layer
+from grace_bench.models.architecture import find_layer
+from grace_bench.models.device import set_up
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.models.training_loop import STATE_VERSION, train_model

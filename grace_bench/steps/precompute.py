@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors.base import AssetRequest
 from grace_bench.errors import DataError
-from grace_bench.models.compute import set_up
+from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
 from grace_bench.store import provenance

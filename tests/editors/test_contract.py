@@ -7,7 +7,7 @@ import torch
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.models.compute import autocast
+from grace_bench.models.device import autocast
 from grace_bench.registry import EDITORS
 from grace_bench.suite.schema import ComputeConfig
 

@@ -14,8 +14,8 @@ from grace_bench.editors.base import EditBatch
 from grace_bench.editors.methods.rome.hyperparameters import RomeHyperparameters
 from grace_bench.editors.methods.rome.request import read_request
 from grace_bench.errors import DataError, EditorError
+from grace_bench.models.architecture import find_layer
 from grace_bench.models.covariance import Covariance, compute_covariance, save_covariance
-from grace_bench.models.layers import find_layer
 from grace_bench.replay.steps import labelled_columns
 
 START, VOCABULARY = 1, 40

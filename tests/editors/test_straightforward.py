@@ -8,7 +8,7 @@ from torch import nn
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.models.layers import find_layer
+from grace_bench.models.architecture import find_layer
 
 STEPS = 25
 

@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from grace_bench.errors import DataError, ModelError
+from grace_bench.models.architecture import find_layer
 from grace_bench.models.covariance import (
     Covariance,
     compute_covariance,
     load_covariance,
     save_covariance,
 )
-from grace_bench.models.layers import find_layer
 
 TEXTS = ["a fox", "the quick brown fox", "", "jumps", "over the lazy dog and away"]
 LAYERS = {

@@ -36,7 +36,7 @@ from grace_bench.editors.base import EditBatch, Editor, EditResult
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
 from grace_bench.metrics import f1_released, perplexity
-from grace_bench.models.layers import find_layer, layer_name, replace_layer
+from grace_bench.models.architecture import find_layer, layer_name, replace_layer
 from grace_bench.registry import EDITORS
 from grace_bench.replay.steps import Prefix
 

@@ -39,7 +39,7 @@ from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.editors.training import is_causal
 from grace_bench.metrics import MEASURES
-from grace_bench.models.layers import find_layer, layer_dims
+from grace_bench.models.architecture import find_layer, layer_dims
 from grace_bench.run.evaluation import Evaluator, predict_all
 from grace_bench.store import provenance
 from grace_bench.store.records import write_json

@@ -41,7 +41,7 @@ from grace_bench.editors.methods.mend.examples import (
 from grace_bench.editors.training import is_causal, row_losses
 from grace_bench.errors import Interrupted, ResultError
 from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints, stop_requests
-from grace_bench.models.layers import find_layer, layer_dims, layer_name
+from grace_bench.models.architecture import find_layer, layer_dims, layer_name
 from grace_bench.replay.recording import only_trainable
 from grace_bench.store import provenance
 
