@@ -329,8 +329,8 @@ def plan(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """`grace-bench status`."""
-    from grace_bench.reporting.status import Look
-    from grace_bench.reporting.status_text import show
+    from grace_bench.results.status import Look
+    from grace_bench.results.status_text import show
 
     if options.plan is not None and (options.suite or options.suite_json or options.overrides):
         raise ConfigError("--plan: says all; leave --suite, --suite-json and --set out.")
@@ -341,7 +341,7 @@ def status(options: argparse.Namespace) -> None:
 
 def collect(options: argparse.Namespace) -> None:
     """`grace-bench collect`."""
-    from grace_bench.reporting.collect import collect as bring_together
+    from grace_bench.results.collect import collect as bring_together
 
     done = bring_together(options.sources, options.output, options.with_models)
     for line in done.told:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from grace_bench.cli import main
-from grace_bench.reporting.collect import collect
+from grace_bench.results.collect import collect
 from grace_bench.store import records
 
 if TYPE_CHECKING:

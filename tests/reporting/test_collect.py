@@ -16,8 +16,8 @@ import pytest
 from grace_bench.cli import main
 from grace_bench.errors import ConfigError, ResultError
 from grace_bench.jobs import locks
-from grace_bench.reporting import copying
-from grace_bench.reporting.collect import collect
+from grace_bench.results import copying
+from grace_bench.results.collect import collect
 
 if TYPE_CHECKING:
     from pathlib import Path

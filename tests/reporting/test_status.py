@@ -15,8 +15,8 @@ import pytest
 
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.lease import Lease
-from grace_bench.reporting.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
-from grace_bench.reporting.status_text import CLEAR, duration, render, show
+from grace_bench.results.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
+from grace_bench.results.status_text import CLEAR, duration, render, show
 
 if TYPE_CHECKING:
     from pathlib import Path

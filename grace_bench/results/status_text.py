@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
-from grace_bench.reporting.status import STATES, InputStatus, Look, RunStatus, SuiteStatus
+from grace_bench.results.status import STATES, InputStatus, Look, RunStatus, SuiteStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.copying import Piece, is_file, place_folder
+from grace_bench.results.copying import Piece, is_file, place_folder
 from grace_bench.store.json_records import check_record, is_plain_name
 from grace_bench.store.records import read_json
 
