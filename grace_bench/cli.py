@@ -362,21 +362,21 @@ def cluster(options: argparse.Namespace) -> None:
 
 def summarise(options: argparse.Namespace) -> None:
     """`grace-bench summarise`."""
-    from grace_bench.reporting.summary import summarise as gather
+    from grace_bench.reporting.summary.write import summarise as gather
 
     gather(options.plan, options.output / "summary.parquet")
 
 
 def tables(options: argparse.Namespace) -> None:
     """`grace-bench tables`."""
-    from grace_bench.reporting.tables import write_tables
+    from grace_bench.reporting.tables.main import write_tables
 
     write_tables(options.summary / "summary.parquet", options.output)
 
 
 def figures(options: argparse.Namespace) -> None:
     """`grace-bench figures`."""
-    from grace_bench.reporting.figures import write_figures
+    from grace_bench.reporting.figures.main import write_figures
 
     folder = options.summary
     write_figures(folder / "summary.parquet", folder / "curves.parquet", options.output)
@@ -384,7 +384,7 @@ def figures(options: argparse.Namespace) -> None:
 
 def paper_figures(options: argparse.Namespace) -> None:
     """`grace-bench paper-figures`."""
-    from grace_bench.reporting.paper_figures import write_paper_figures
+    from grace_bench.reporting.figures.paper.write import write_paper_figures
 
     folder = options.summary
     summary, curves = folder / "summary.parquet", folder / "curves.parquet"
@@ -407,14 +407,14 @@ def report(options: argparse.Namespace) -> None:
 
 def track(options: argparse.Namespace) -> None:
     """`grace-bench track`."""
-    from grace_bench.reporting.tracking import track as export
+    from grace_bench.reporting.mlflow.export import track as export
 
     export(options.plan, options.summary, options.uri)
 
 
 def toy(options: argparse.Namespace) -> None:
     """`grace-bench toy`."""
-    from grace_bench.toy_figure import write_toy
+    from grace_bench.reporting.figures.paper.toy import write_toy
 
     for path in write_toy(options.output):
         print(path)
@@ -429,8 +429,8 @@ def reference(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """`grace-bench ui`."""
-    from grace_bench.reporting.tracking import experiment_of, tracking_uri_for
-    from grace_bench.reporting.tracking import ui as serve
+    from grace_bench.reporting.mlflow.export import experiment_of, tracking_uri_for
+    from grace_bench.reporting.mlflow.export import ui as serve
 
     if not is_name(options.suite):
         raise ConfigError(f"'{options.suite}' is no name of a suite; give one of results/.")

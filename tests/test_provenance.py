@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from grace_bench.reporting.run_folder import RunFolder, suite_provenance
+from grace_bench.reporting.summary.run_folder import RunFolder, suite_provenance
 from grace_bench.store import provenance
 
 

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from grace_bench.reporting.plotting import PAGE, new_figure
+from grace_bench.reporting.figures.paper.toy import draw_toy, write_toy
+from grace_bench.reporting.figures.style import PAGE, new_figure
 from grace_bench.steps.toy import edit_toy, make_toy, predict
-from grace_bench.toy_figure import draw_toy, write_toy
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])

@@ -22,9 +22,9 @@ from markupsafe import Markup
 
 from grace_bench import __version__
 from grace_bench.errors import DataError
-from grace_bench.reporting.estimates import Summary
-from grace_bench.reporting.plotting import INDEX
-from grace_bench.reporting.table import from_markdown
+from grace_bench.reporting.figures.style import INDEX
+from grace_bench.reporting.summary.read import Summary
+from grace_bench.reporting.tables.table import from_markdown
 from grace_bench.store import records
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:
 
 
 def read_markdown_tables(text: str) -> list[_Table]:
-    """Return the pipe tables of `tables.py`, each with the line above it as caption."""
+    """Return the pipe tables of `reporting/tables/main.py`, each with the line above it as caption."""
     found, caption = [], ""
     lines = text.splitlines()
     for index, line in enumerate(lines):

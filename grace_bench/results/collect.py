@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.locks import exclusive
 from grace_bench.results.copying import Piece, is_file, place_folder
-from grace_bench.reporting.run_folder import RunFolder, read_run_folder
+from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folder
 from grace_bench.results.shared_inputs import copy_inputs
 from grace_bench.results.status import look_at_run
 from grace_bench.store.json_records import check_record, is_plain_name

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.jobs.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
 from grace_bench.jobs.refusals import refusal
-from grace_bench.reporting.run_folder import read_plan
+from grace_bench.reporting.summary.run_folder import read_plan
 from grace_bench.steps.pipeline import plan
 from grace_bench.store.json_records import read_record, try_read
 from grace_bench.suite.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated

@@ -23,7 +23,7 @@ from fuzzing import (
 from hypothesis import strategies as st
 
 from grace_bench.datasets.base import load_role, read_manifest
-from grace_bench.reporting.summary import summarise
+from grace_bench.reporting.summary.write import summarise
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
 from grace_bench.store import records

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from grace_bench.reporting.figures import write_figures
-from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.tables import write_tables
+from grace_bench.reporting.figures.main import write_figures
+from grace_bench.reporting.summary.write import summarise
+from grace_bench.reporting.tables.main import write_tables
 from grace_bench.store import records
 
 if TYPE_CHECKING:

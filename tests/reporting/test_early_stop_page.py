@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from grace_bench.reporting.summary import summarise
+from grace_bench.reporting.summary.write import summarise
 
 NEVER = {
     "early_stop": "none",

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.estimates import Summary, read_curves, read_failed_curves
-from grace_bench.reporting.failures import Failure, footnote, short
-from grace_bench.reporting.figures import write_figures
-from grace_bench.reporting.footnotes import letter
-from grace_bench.reporting.paper_figures import write_paper_figures
+from grace_bench.reporting.figures.main import write_figures
+from grace_bench.reporting.figures.paper.write import write_paper_figures
+from grace_bench.reporting.mlflow.tracked import run_metrics, run_tags
 from grace_bench.reporting.report import read_markdown_tables, write_report
-from grace_bench.reporting.run_folder import read_run_folder
-from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.tables import write_tables
-from grace_bench.reporting.tracked import run_metrics, run_tags
+from grace_bench.reporting.summary.failures import Failure, footnote, short
+from grace_bench.reporting.summary.read import Summary, read_curves, read_failed_curves
+from grace_bench.reporting.summary.run_folder import read_run_folder
+from grace_bench.reporting.summary.write import summarise
+from grace_bench.reporting.tables.footnotes import letter
+from grace_bench.reporting.tables.main import write_tables
 from grace_bench.store import records
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.figures import editor_legend, write_figures
-from grace_bench.reporting.plotting import STYLE, place_labels
+from grace_bench.reporting.figures.main import editor_legend, write_figures
+from grace_bench.reporting.figures.style import STYLE, place_labels
 
 NAMES = (
     "codebook-size",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from grace_bench.reporting.tracking import track, ui_command, ui_environment
+from grace_bench.reporting.mlflow.export import track, ui_command, ui_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

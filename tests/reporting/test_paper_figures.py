@@ -9,13 +9,13 @@ import matplotlib.image
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.paper_figures import write_paper_figures
-from grace_bench.reporting.paper_keys import answers_of
-from grace_bench.reporting.paper_runs import SuiteRuns, block_names, common_name
+from grace_bench.reporting.figures.paper.keys import answers_of
+from grace_bench.reporting.figures.paper.runs import SuiteRuns, block_names, common_name
+from grace_bench.reporting.figures.paper.write import write_paper_figures
 from grace_bench.reporting.report import write_report
-from grace_bench.reporting.run_folder import read_run_folder
-from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.tables import write_tables
+from grace_bench.reporting.summary.run_folder import read_run_folder
+from grace_bench.reporting.summary.write import summarise
+from grace_bench.reporting.tables.main import write_tables
 from grace_bench.store import records
 
 RADII = (0.1, 1.0, 3.0)

@@ -6,11 +6,10 @@ import csv
 
 import pytest
 
-from grace_bench.reporting import paper_table
-from grace_bench.reporting.estimates import Summary
-from grace_bench.reporting.paper_table import PAPER_MODELS, STANDS_FOR, StandIn, read_paper
-from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.tables import write_tables
+from grace_bench.reporting.summary.read import Summary
+from grace_bench.reporting.summary.write import summarise
+from grace_bench.reporting.tables.main import paper_table2, write_tables
+from grace_bench.reporting.tables.paper_table2 import PAPER_MODELS, STANDS_FOR, StandIn, read_paper
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def compare(tmp_path, make_run, monkeypatch):
     """Write the tables of runs on a data set that stands for zsRE; return summary and cells."""
 
     def write(*editors: str, differs: str = "other questions", **released):
-        monkeypatch.setattr(paper_table, "STANDS_FOR", {"facts-qa": StandIn("zsre", differs)})
+        monkeypatch.setattr(paper_table2, "STANDS_FOR", {"facts-qa": StandIn("zsre", differs)})
         folders = [make_run(tmp_path, editor=editor) for editor in editors]
         folders.append(make_run(tmp_path, "classification", "ft"))
         if released:
@@ -113,8 +112,8 @@ def test_the_caption_of_the_papers_own_model_and_data_has_no_reservations(
     compare, tmp_path, monkeypatch
 ):
     models = {"facts-t5": ""}
-    monkeypatch.setattr(paper_table, "PAPER_MODELS", {"zsre": ("T5", models)})
-    monkeypatch.setattr(paper_table, "MEASURED", {})
+    monkeypatch.setattr(paper_table2, "PAPER_MODELS", {"zsre": ("T5", models)})
+    monkeypatch.setattr(paper_table2, "MEASURED", {})
     compare("ft", differs="")
     assert "Not as in the paper" not in caption(tmp_path)
 

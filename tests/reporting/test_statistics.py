@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from grace_bench.reporting.statistics import (
+from grace_bench.reporting.summary.statistics import (
     draw_weights,
     generator_for,
     interval,

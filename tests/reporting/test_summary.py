@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.estimates import Summary, read_curves
-from grace_bench.reporting.summary import CURVES, SUMMARY, summarise
+from grace_bench.reporting.summary.read import Summary, read_curves
+from grace_bench.reporting.summary.write import CURVES, SUMMARY, summarise
 from grace_bench.store import records
 
 if TYPE_CHECKING:

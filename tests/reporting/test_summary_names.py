@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grace_bench.cli import main
-from grace_bench.reporting.estimates import PROVENANCE, read_provenance
-from grace_bench.reporting.summary import CURVES, SUMMARY
+from grace_bench.reporting.summary.read import PROVENANCE, read_provenance
+from grace_bench.reporting.summary.write import CURVES, SUMMARY
 from grace_bench.store import records
 
 NAMES = ("../../x", "..", ".hidden", "a/b", "a\\b", "", "x" * 300)

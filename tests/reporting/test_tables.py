@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.comparison import as_good_as_the_best
-from grace_bench.reporting.estimates import Summary
 from grace_bench.reporting.report import read_markdown_tables
-from grace_bench.reporting.summary import summarise
-from grace_bench.reporting.table import (
+from grace_bench.reporting.summary.comparison import as_good_as_the_best
+from grace_bench.reporting.summary.read import Summary
+from grace_bench.reporting.summary.write import summarise
+from grace_bench.reporting.tables.main import table_rows, write_tables
+from grace_bench.reporting.tables.table import (
     Cell,
     Column,
     Row,
@@ -26,7 +27,6 @@ from grace_bench.reporting.table import (
     to_latex,
     to_markdown,
 )
-from grace_bench.reporting.tables import table_rows, write_tables
 
 needs_pdflatex = pytest.mark.skipif(
     not (shutil.which("pdflatex") and shutil.which("pdftotext")),

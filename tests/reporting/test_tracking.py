@@ -17,7 +17,7 @@ import pytest
 
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs import locks
-from grace_bench.reporting.tracking import EXPORT, track, tracking_uri_for, ui, ui_command
+from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
 from grace_bench.store import records
 
 EDITORS = ("unedited", "ft", "grace")
@@ -282,10 +282,10 @@ def test_ui_needs_a_database_of_ours(tmp_path):
 
 SERVING = """
 import sys
-from grace_bench.reporting import tracking
+from grace_bench.reporting.mlflow import export
 started = "sleep 300 & echo $$ $!; wait"
-tracking.ui_command = lambda *_: ["sh", "-c", started]
-sys.exit(tracking.ui("sqlite:///none", port=int(sys.argv[1])))
+export.ui_command = lambda *_: ["sh", "-c", started]
+sys.exit(export.ui("sqlite:///none", port=int(sys.argv[1])))
 """
 
 

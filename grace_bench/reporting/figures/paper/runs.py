@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
-from grace_bench.reporting.estimates import (
+from grace_bench.reporting.summary.failures import short
+from grace_bench.reporting.summary.read import (
     Experiment,
     Point,
     Setting,
@@ -23,8 +24,7 @@ from grace_bench.reporting.estimates import (
     read_curves,
     read_failed_curves,
 )
-from grace_bench.reporting.failures import short
-from grace_bench.reporting.run_folder import RunFolder, read_run_folders
+from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.suite.plan import canonical_json
 
 if TYPE_CHECKING:

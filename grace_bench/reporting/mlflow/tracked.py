@@ -17,7 +17,7 @@ from grace_bench.suite.plan import dataset_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from grace_bench.reporting.run_folder import RunFolder
+    from grace_bench.reporting.summary.run_folder import RunFolder
 
 TAG = "grace_bench."
 DIGEST_LENGTH = 36  # MLflow's limit

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
-from grace_bench.reporting.failures import Failure, read_failure
+from grace_bench.reporting.summary.failures import Failure, read_failure
 from grace_bench.store import records
 from grace_bench.store.json_records import check_record, read_record
 from grace_bench.suite.plan import canonical_json, digest

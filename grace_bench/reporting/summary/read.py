@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.reporting import failures
-from grace_bench.reporting.summary import CURVES, PROVENANCE, SUMMARY, UNEDITED
+from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY, UNEDITED, failures
 from grace_bench.store import records
 from grace_bench.suite.schema import is_name
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from grace_bench.reporting.failures import Failure
+    from grace_bench.reporting.summary.failures import Failure
 
 EDITOR_ORDER = (
     UNEDITED,

@@ -6,10 +6,10 @@ import string
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from grace_bench.reporting.table import NONE, Cell
+from grace_bench.reporting.tables.table import NONE, Cell
 
 if TYPE_CHECKING:
-    from grace_bench.reporting.estimates import Setting, Summary
+    from grace_bench.reporting.summary.read import Setting, Summary
 
 FAILED = "failed"
 CAPTION = " Letters: seeds that failed, told below; they are in no number, and such cells not bold."

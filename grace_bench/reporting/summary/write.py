@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from grace_bench import __version__
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.comparison import as_good_as_the_best
-from grace_bench.reporting.failures import COLUMNS, failure_rows
-from grace_bench.reporting.run_folder import RunFolder, read_run_folders, suite_provenance
-from grace_bench.reporting.seed_group import SeedGroup, setting_keys
+from grace_bench.reporting.summary.comparison import as_good_as_the_best
+from grace_bench.reporting.summary.failures import COLUMNS, failure_rows
+from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders, suite_provenance
+from grace_bench.reporting.summary.seed_group import SeedGroup, setting_keys
 from grace_bench.store import records
 
 if TYPE_CHECKING:

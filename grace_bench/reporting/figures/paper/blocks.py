@@ -9,9 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import METRICS
-from grace_bench.reporting.estimates import UNEDITED, Estimate, Experiment, Point, Setting
-from grace_bench.reporting.figures import draw_curve, draw_failed, editor_legend, scale
-from grace_bench.reporting.paper_runs import (
+from grace_bench.reporting.figures.main import draw_curve, draw_failed, editor_legend, scale
+from grace_bench.reporting.figures.paper.runs import (
     Missing,
     PaperFigure,
     SuiteRuns,
@@ -22,7 +21,8 @@ from grace_bench.reporting.paper_runs import (
     score_label,
     told_seeds,
 )
-from grace_bench.reporting.plotting import GREY, PAGE, colours, ordered_tints
+from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tints
+from grace_bench.reporting.summary.read import UNEDITED, Estimate, Experiment, Point, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

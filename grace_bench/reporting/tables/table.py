@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from grace_bench.reporting.estimates import Estimate
+    from grace_bench.reporting.summary.read import Estimate
 
 NONE = "--"
 HUGE = 9999.5  # from here on a number is written as a power of ten

@@ -12,8 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from grace_bench.reporting.paper_runs import Missing, PaperFigure, SuiteRuns, radius, told_seeds
-from grace_bench.reporting.plotting import PAGE, ordered_tints
+from grace_bench.reporting.figures.paper.runs import (
+    Missing,
+    PaperFigure,
+    SuiteRuns,
+    radius,
+    told_seeds,
+)
+from grace_bench.reporting.figures.style import PAGE, ordered_tints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from grace_bench.reporting.estimates import Setting
-    from grace_bench.reporting.run_folder import RunFolder
+    from grace_bench.reporting.summary.read import Setting
+    from grace_bench.reporting.summary.run_folder import RunFolder
 
 SHARES = {  # of holdouts, by who answers them
     "own": ("a key of its own fact", "#0072B2"),

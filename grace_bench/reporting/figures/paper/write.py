@@ -13,11 +13,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.reporting.paper_blocks import figure_3, figure_4
-from grace_bench.reporting.paper_keys import figure_5
-from grace_bench.reporting.paper_latency import figure_6
-from grace_bench.reporting.paper_runs import Missing, SuiteRuns
-from grace_bench.reporting.plotting import INDEX, new_figure, save, save_csv
+from grace_bench.reporting.figures.paper.blocks import figure_3, figure_4
+from grace_bench.reporting.figures.paper.keys import figure_5
+from grace_bench.reporting.figures.paper.latency import figure_6
+from grace_bench.reporting.figures.paper.runs import Missing, SuiteRuns
+from grace_bench.reporting.figures.style import INDEX, new_figure, save, save_csv
 from grace_bench.store import records
 
 if TYPE_CHECKING:

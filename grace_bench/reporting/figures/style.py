@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from grace_bench import __version__
-from grace_bench.reporting.estimates import EDITOR_ORDER, UNEDITED
+from grace_bench.reporting.summary.read import EDITOR_ORDER, UNEDITED
 from grace_bench.store import records
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from grace_bench.reporting.estimates import Setting
+    from grace_bench.reporting.summary.read import Setting
 
 STYLE = {
     "font.family": "DejaVu Sans",

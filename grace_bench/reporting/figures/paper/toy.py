@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.reporting.plotting import PAGE, new_figure, save, save_csv
+from grace_bench.reporting.figures.style import PAGE, new_figure, save, save_csv
 from grace_bench.steps.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
 
 if TYPE_CHECKING:

@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any
 from grace_bench import __version__
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs.locks import exclusive
-from grace_bench.reporting.moved import ARTIFACTS, follow
-from grace_bench.reporting.run_folder import RunFolder, read_run_folders
-from grace_bench.reporting.tracked import (
+from grace_bench.reporting.mlflow.moved import ARTIFACTS, follow
+from grace_bench.reporting.mlflow.tracked import (
     TAG,
     flatten,
     run_inputs,
@@ -39,6 +38,7 @@ from grace_bench.reporting.tracked import (
     short_names,
     started_ms,
 )
+from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.store import records
 from grace_bench.suite.plan import digest
 

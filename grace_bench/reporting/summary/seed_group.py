@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from grace_bench.metrics import METRICS
-from grace_bench.reporting import statistics
+from grace_bench.reporting.summary.write import statistics
 from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from grace_bench.reporting.run_folder import RunFolder
+    from grace_bench.reporting.summary.run_folder import RunFolder
 
 PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *records.MEASURES)
 Curve = dict[int, tuple[int, float]]

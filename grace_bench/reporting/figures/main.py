@@ -22,18 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.estimates import (
-    UNEDITED,
-    Estimate,
-    Experiment,
-    Point,
-    Setting,
-    Summary,
-    read_curves,
-    read_failed_curves,
-    varying,
-)
-from grace_bench.reporting.plotting import (
+from grace_bench.reporting.figures.style import (
     FAILED_STYLE,
     GREY,
     PAGE,
@@ -46,6 +35,17 @@ from grace_bench.reporting.plotting import (
     place_labels,
     save,
     scale_axis,
+)
+from grace_bench.reporting.summary.read import (
+    UNEDITED,
+    Estimate,
+    Experiment,
+    Point,
+    Setting,
+    Summary,
+    read_curves,
+    read_failed_curves,
+    varying,
 )
 
 if TYPE_CHECKING:

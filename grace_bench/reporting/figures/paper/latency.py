@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from grace_bench.reporting.paper_runs import Missing, PaperFigure, SuiteRuns, told_seeds
-from grace_bench.reporting.plotting import PAGE
+from grace_bench.reporting.figures.paper.runs import Missing, PaperFigure, SuiteRuns, told_seeds
+from grace_bench.reporting.figures.style import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from grace_bench.reporting.estimates import Setting
+    from grace_bench.reporting.summary.read import Setting
 
 FILE = "latency.parquet"
 TINTS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")

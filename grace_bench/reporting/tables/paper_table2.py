@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from grace_bench.reporting.estimates import UNEDITED, editor_rank
-from grace_bench.reporting.footnotes import Footnotes
-from grace_bench.reporting.table import Cell, Column, Row, Table, cell, number
+from grace_bench.reporting.summary.read import UNEDITED, editor_rank
+from grace_bench.reporting.tables.footnotes import Footnotes
+from grace_bench.reporting.tables.table import Cell, Column, Row, Table, cell, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from grace_bench.reporting.estimates import Experiment, Setting, Summary
+    from grace_bench.reporting.summary.read import Experiment, Setting, Summary
 
 
 @dataclass(frozen=True)

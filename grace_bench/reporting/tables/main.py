@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from grace_bench import __version__
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.estimates import (
+from grace_bench.reporting.summary.read import (
     UNEDITED,
     Experiment,
     Setting,
@@ -23,9 +23,9 @@ from grace_bench.reporting.estimates import (
     editor_rank,
     varying,
 )
-from grace_bench.reporting.footnotes import Footnotes
-from grace_bench.reporting.paper_table import paper_tables
-from grace_bench.reporting.table import (
+from grace_bench.reporting.tables.footnotes import Footnotes
+from grace_bench.reporting.tables.paper_table2 import paper_tables
+from grace_bench.reporting.tables.table import (
     Cell,
     Column,
     Row,

@@ -1,0 +1,1 @@
+"""Runs gathered into summary.parquet, and read back from it."""
