@@ -357,7 +357,7 @@ def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:
 
 
 def read_markdown_tables(text: str) -> list[_Table]:
-    """Return the pipe tables of `reporting/tables/main.py`, each with the line above it as caption."""
+    """Return the pipe tables of `tables/main.py`, each with the line above it as caption."""
     found, caption = [], ""
     lines = text.splitlines()
     for index, line in enumerate(lines):

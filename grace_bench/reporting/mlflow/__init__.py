@@ -1,1 +1,1 @@
-"""TODO."""
+"""Runs, tables and figures as MLflow has them."""

@@ -2,7 +2,7 @@
 
 Editors of an experiment meet the same examples and, seed by seed, the same base model. So their
 scores are compared example by example: all are resampled by the same draws of facts and of seeds
-(`reporting/summary/statistics.py`), and an editor stands beside the best one where the 95% interval of its difference
+(`statistics.py`), and an editor stands beside the best one where the 95% interval of its difference
 from it does not exclude 0 on the worse side. Intervals that overlap say less: what facts and base
 models do to both editors alike is in them. With few seeds a difference that one seed of three makes
 is never told, however large; so an editor must also lie within the best one's own interval.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.summary.write import statistics
+from grace_bench.reporting.summary import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

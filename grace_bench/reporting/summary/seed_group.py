@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from grace_bench.metrics import METRICS
-from grace_bench.reporting.summary.write import statistics
+from grace_bench.reporting.summary import statistics
 from grace_bench.store import records
 
 if TYPE_CHECKING:

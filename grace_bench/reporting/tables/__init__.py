@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tables of a summary, in LaTeX and Markdown."""

@@ -93,7 +93,7 @@ class PaperRow:
 
 def read_paper() -> dict[str, dict[str, PaperRow]]:
     """Return the paper's rows by data set and editor."""
-    file = resources.files("grace_bench.reporting").joinpath("paper_table2.csv")
+    file = resources.files("grace_bench.reporting.tables").joinpath("paper_table2.csv")
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     paper: dict[str, dict[str, PaperRow]] = {}
     for row in csv.DictReader(lines):
