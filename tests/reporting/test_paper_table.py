@@ -8,7 +8,8 @@ import pytest
 
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables.main import paper_table2, write_tables
+from grace_bench.reporting.tables import paper_table2
+from grace_bench.reporting.tables.main import write_tables
 from grace_bench.reporting.tables.paper_table2 import PAPER_MODELS, STANDS_FOR, StandIn, read_paper
 
 

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY, UNEDITED, failures
+from grace_bench.reporting.summary import failures
+from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY, UNEDITED
 from grace_bench.store import records
 from grace_bench.suite.schema import is_name
 
