@@ -191,7 +191,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--spec", help="the run as JSON (what the workflow passes)")
     command.add_argument("--model", help="a file in config/models")
     command.add_argument("--dataset", help="a file in config/datasets")
-    command.add_argument("--editor", default="unedited", help="a file in config/editors")
+    command.add_argument("--editor", help="a file in config/editors; unedited is the control")
     command.add_argument("--seed", type=int, default=0)
     add_suite_options(command)
 
@@ -259,7 +259,7 @@ def spec_of(options: argparse.Namespace, *, without_model: bool = False) -> RunS
         options.config_dir,
         options.model,
         options.dataset,
-        options.editor,
+        options.editor or "unedited",
         options.seed,
         options.overrides,
     )
@@ -304,6 +304,8 @@ def edit(options: argparse.Namespace) -> None:
     from grace_bench.steps.single import describe_result
 
     spec, saving = spec_of(options), saving_of(options)
+    if options.spec is None and options.editor is None:
+        raise ConfigError("give --editor (a file in config/editors; unedited is the control).")
     record = pipeline.edit(spec, prepare_missing=options.spec is None, saving=saving)
     print(describe_result(pipeline.Run(spec), record))
 
@@ -437,5 +439,5 @@ def ui(options: argparse.Namespace) -> None:
     folder = RESULTS / options.suite
     if (experiment := experiment_of(folder)) is not None:
         address = f"http://{options.host}:{options.port}/#/experiments/{experiment}/runs"
-        print(f"the runs of {options.suite}: {address}", flush=True)
+        print(f"the runs of {options.suite}, in about ten seconds: {address}", flush=True)
     serve(tracking_uri_for(folder, options.uri), options.host, options.port)

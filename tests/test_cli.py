@@ -90,7 +90,7 @@ def make_folder(path: Path) -> None:
     (path / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-RUN = ["--model", "tiny", "--dataset", "cases"]
+RUN = ["--model", "tiny", "--dataset", "cases", "--editor", "unedited"]
 FT = ["edit", *RUN, "--editor", "ft", "--set", "editor.steps=2"]
 
 
@@ -116,6 +116,7 @@ MISTAKES = {
         ["edit", *RUN, "--editor", "grcae"],
         "unknown editor 'grcae'; did you mean 'grace'? Available: ",
     ),
+    "no editor": (["edit", "--model", "tiny", "--dataset", "cases"], "give --editor ("),
     "unknown model": (
         ["edit", "--model", "tiney", "--dataset", "cases"],
         "unknown model 'tiney'; did you mean 'tiny'? Available: ",
@@ -233,7 +234,7 @@ def test_a_process_of_its_own_says_the_same(folder):
         [*command, "edit", *RUN, "--editor", "grcae"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: config: editors[0]: unknown editor 'grcae'; did you")
+    assert done.stderr.startswith("error: --editor: unknown editor 'grcae'; did you")
     assert done.stderr.count("\n") == 1
     done = subprocess.run([*command, "plan"], capture_output=True, text=True, check=False)
     assert done.returncode == 0

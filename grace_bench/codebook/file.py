@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors
@@ -23,7 +24,6 @@ from grace_bench.store.records import atomic_path, refuse_devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 FORMAT_VERSION = 1
 _ENTRY = "grace_bench.codebook.codebook"  # one entry only: the order of several is not reproducible
@@ -134,6 +134,8 @@ def read_header(path: Path | str) -> CodebookHeader:
 
 
 def _read(path: Path | str) -> tuple[Codebook, CodebookHeader]:
+    if Path(path).is_dir():
+        raise DataError(f"{path}: is a folder; give its file codebook.safetensors.")
     try:
         refuse_devices(path)
         with safetensors.safe_open(path, framework="pt") as file:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError, EditorError, GraceBenchError
 from grace_bench.registry import EDITORS, EditorSpec
+from grace_bench.suite.schema import validate
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,8 @@ def create_editor(
         engine: how gradient steps run the model: lean, replay or direct (`replay/steps.py`).
 
     Raises:
-        ConfigError: no editor is called `name`, or the hyperparameters are another editor's.
+        ConfigError: no editor is called `name`, or the hyperparameters are not its own, or out of
+            range.
         EditorError: the editor's own code fails before any edit.
         ModelError: the model has no such layer, or it is not a linear one.
     """
@@ -50,7 +52,7 @@ def create_editor(
     spec = EDITORS.get(name)
     wanted = spec.hyperparameters_class()
     if hyperparameters is None or isinstance(hyperparameters, Mapping):
-        hyperparameters = wanted(**(hyperparameters or {}))
+        hyperparameters = validate(wanted, dict(hyperparameters or {}), name)
     if not isinstance(hyperparameters, wanted):
         raise ConfigError(
             f"editor '{name}' takes {wanted.__name__}, not {type(hyperparameters).__name__}; "

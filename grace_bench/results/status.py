@@ -31,7 +31,7 @@ from grace_bench.suite.outdated import DONE, model_hash_of, outdated, parts_of, 
 from grace_bench.suite.plan import RESULTS, expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
 
     from grace_bench.suite.plan import Run
     from grace_bench.suite.schema import SuiteConfig
@@ -81,7 +81,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class InputStatus:
-    """Something that runs need: "present", "being made" or "missing"."""
+    """Something that runs need: "present", "being made", "outdated" or "missing"."""
 
     kind: str
     name: str
@@ -138,11 +138,15 @@ class _Input:
     folder: Path
     record: str  # the file that is written last
 
-    def now(self) -> InputStatus:
-        state = "present" if _is_file(self.folder / self.record) else "missing"
-        if state == "missing" and _heartbeat(self.folder) is not None:
-            holder, age = read_lease(self.folder / LEASE) or {}, _heartbeat(self.folder)
-            state = "missing" if _is_dead(holder, age) else "being made"
+    def now(self, again: Set[Path] = frozenset()) -> InputStatus:
+        """Return its status; `again` are the records that are made again."""
+        path = self.folder / self.record
+        state = "missing"
+        if _is_file(path):
+            state = "outdated" if path in again else "present"
+        if state != "present" and (age := _heartbeat(self.folder)) is not None:
+            holder = read_lease(self.folder / LEASE) or {}
+            state = state if _is_dead(holder, age) else "being made"
         name = self.folder.name
         if self.kind != "data set":
             name = f"{self.folder.parent.name}/{name}"
@@ -209,13 +213,12 @@ class Look:
             inputs[_Input("baseline", home / "baselines" / base_model, "baseline.json")] = None
         return cls(suite, entries, sorted(inputs, key=_input_order))
 
-    def _runs(self) -> Iterator[RunStatus]:
+    def _runs(self, again: Set[Path]) -> Iterator[RunStatus]:
         folders = [
             Path(entry["folder"]).parents[5] / "models" / entry["base_model"]
             for entry in self.entries
         ]
         weights = {folder: model_hash_of(folder) for folder in set(folders)}
-        again = outdated(self.planned)
         planned = {run.id: run for run in self.planned}
         for entry, model in zip(self.entries, folders, strict=True):
             folder = Path(entry["folder"])
@@ -227,11 +230,12 @@ class Look:
 
     def now(self) -> SuiteStatus:
         """Return how the suite is at this moment."""
+        again = outdated(self.planned)
         return SuiteStatus(
             _printable(self.suite),
             datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
-            list(self._runs()),
-            [item.now() for item in self.inputs],
+            list(self._runs(again)),
+            [item.now(again) for item in self.inputs],
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 MOST_LISTED = 50  # runs of one state, one by one
+LONGEST_MESSAGE = 300  # characters of why one failed
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -33,7 +34,7 @@ def render(status: SuiteStatus) -> str:
         if len(runs) > MOST_LISTED:
             lines.append(f"  and {len(runs) - MOST_LISTED} more; --json lists all")
     if noted := sum(run.state == "left" and run.note is not None for run in status.runs):
-        lines += ["", f"of those left, {noted} were run with other settings and will be run again"]
+        lines += ["", f"of those left, {noted} were run with other settings, data, code or weights"]
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +59,7 @@ def _render_inputs(inputs: Sequence[InputStatus]) -> Iterator[str]:
         of_kind = [item for item in inputs if item.kind == kind]
         present = sum(item.state == "present" for item in of_kind)
         line = f"{kind if kind == 'assets' else f'{kind}s'}: {present} of {len(of_kind)}"
-        for state in ("being made", "missing"):
+        for state in ("being made", "outdated", "missing"):
             names = [item.name for item in of_kind if item.state == state]
             if names:
                 more = f" and {len(names) - 10} more" if len(names) > 10 else ""
@@ -71,7 +72,10 @@ def _told(run: RunStatus) -> str:
     parts = []
     if run.state == "failed":
         parts.append(f"at step {run.step}" if run.step else "before the first step")
-        parts += [run.message] if run.message else []
+        message = run.message or ""
+        if len(message) > LONGEST_MESSAGE:
+            message = message[:LONGEST_MESSAGE] + "..."
+        parts += [message] if message else []
         return ": ".join(parts)
     if run.step is not None:
         parts.append(f"step {run.step}" + ("" if run.steps is None else f" of {run.steps}"))

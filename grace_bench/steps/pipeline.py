@@ -15,6 +15,7 @@ from grace_bench.steps.single import result_there
 from grace_bench.store.json_records import try_read
 from grace_bench.store.records import write_json
 from grace_bench.suite.compose import (
+    check_name,
     concerns,
     entry_name,
     load_suite,
@@ -65,13 +66,15 @@ def prepare_dataset(dataset: DatasetConfig, folder: Path) -> None:
     """Write one data set's roles and its manifest into `folder`."""
     from grace_bench.datasets.base import prepare
 
-    prepare(
-        find_builder(dataset),
-        folder,
-        task=dataset.task,
-        config=dataset.model_dump(mode="json"),
-        made_from=data_made_from(dataset),
-    )
+    made_from = data_made_from(dataset)
+    with kept(folder, made_from):
+        prepare(
+            find_builder(dataset),
+            folder,
+            task=dataset.task,
+            config=dataset.model_dump(mode="json"),
+            made_from=made_from,
+        )
 
 
 def prepare_model(spec: RunSpec, results: Path = RESULTS) -> None:
@@ -309,15 +312,22 @@ def single_spec(
     """
     common = read_suite(suite, config_dir)
     known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
-    known = [e for e in known if entry_name(e.get("dataset")) == dataset]
-    own = next((e for e in known if model in (None, entry_name(e.get("model")))), {})
-    model_entry = _mapping(own.get("model", model or _NO_MODEL.model_dump()))
+    of_data = [e for e in known if entry_name(e.get("dataset")) == dataset]
+    of_model = [e for e in known if entry_name(e.get("model")) == model]
+    pairs = of_data if model is None else [e for e in of_data if e in of_model]
+    own = pairs[0] if pairs else {}
+    # A model or a data set that the suite has in another pair is the suite's own, too.
+    model_entry = _mapping(
+        {**_first(of_model), **own}.get("model", model or _NO_MODEL.model_dump())
+    )
+    dataset_entry = _mapping({**_first(of_data), **own}.get("dataset", dataset))
     model = entry_name(model_entry)
-    dataset_entry = _mapping(own.get("dataset", dataset))
     editors = common.get("editors")
     entries = [e for e in editors if entry_name(e) == editor] if isinstance(editors, list) else []
     editor_entry = {**_mapping(entries[0] if entries else editor), "sweep": {}, "datasets": None}
     names = {"model": model, "dataset": dataset, "editor": editor}
+    for kind, entry in zip(names, (model_entry, dataset_entry, editor_entry), strict=True):
+        check_name(config_dir, kind, entry, f"--{kind}")
     given = own_overrides(common.get("set"), str(suite))
     suite_overrides = [override for override in given if concerns(override, **names)]
     for override in overrides:
@@ -336,6 +346,10 @@ def single_spec(
     }
     runs = expand(load_suite(raw, config_dir))
     return next(without_labels(run.spec) for run in runs if not run.in_sweep)
+
+
+def _first(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return entries[0] if entries else {}
 
 
 def _mapping(entry: Any) -> dict[str, Any]:

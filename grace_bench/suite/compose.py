@@ -155,6 +155,13 @@ def load_named(
     raise ConfigError(unknown_name(LABELS[kind], name, names, where))
 
 
+def check_name(config_dir: Path, kind: str, entry: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError, which begins with `where`, if an entry is the name of no file."""
+    names = available(config_dir, KIND_FOLDERS[kind])
+    if entry["name"] not in names and not {"base", "source", "builder", "editor"} & set(entry):
+        raise ConfigError(unknown_name(LABELS[kind], entry["name"], names, where))
+
+
 def find_suite(given: Path | None, config_dir: Path) -> Path:
     """Return the path of a suite that is given by its path or its name; None: the default suite.
 

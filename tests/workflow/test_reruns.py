@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -69,7 +69,7 @@ PLUGIN = """
 from grace_bench.editors import EditorSpec
 
 SPEC = EditorSpec(
-    "grace_bench.editors.hyperparameters:UneditedHyperparameters",
+    "grace_bench.editors.methods.unedited.hyperparameters:UneditedHyperparameters",
     "grace_bench.editors.methods.unedited.editor:UneditedEditor",
 )
 """
@@ -128,12 +128,16 @@ class Clone:
 
     def left(self, folder: Path | None = None) -> int:
         """Return how many runs `status` has left."""
+        counts = self.status(folder)["counts"]
+        return sum(counts.values()) - counts["finished"]
+
+    def status(self, folder: Path | None = None) -> dict[str, Any]:
+        """Return what `status` says."""
         place = folder or self.folder
         command = [sys.executable, "-m", "grace_bench", "status", "--suite", "suite.yaml", "--json"]
         command += ["--config-dir", str(self.repository / "config")]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-        counts = json.loads(done.stdout)["counts"]
-        return sum(counts.values()) - counts["finished"]
+        return json.loads(done.stdout)
 
     def change(self, change) -> None:
         """Write the suite with a change."""
@@ -192,6 +196,8 @@ def test_another_table_makes_everything_again_and_a_touched_one_nothing(changed)
     write_table(changed.folder, 33)
     everything = {"prepare_data": 1, "prepare_model": 2, "baseline": 2, "edit": RUNS}
     assert (changed.jobs(), changed.left()) == (everything, RUNS)
+    # `status` names what is made again as Snakemake plans it.
+    assert {part["state"] for part in changed.status()["inputs"]} == {"outdated"}
 
 
 def test_other_weights_in_a_folder_make_its_runs_again(changed):

@@ -45,8 +45,8 @@ def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[i
         return []
     values = {i: float(np.mean([v.mean() for _, v in scores[i]])) for i in present}
     finite = [i for i in present if np.isfinite(values[i])]
-    if not finite:
-        return []
+    if not finite or (len(finite) > 1 and len(set(values.values())) == 1):
+        return []  # where all are the same, none is best
     sign = 1 if MEASURES[measure].higher_is_better else -1
     best = max(finite, key=lambda i: sign * values[i])
     replicates = _paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
