@@ -259,7 +259,7 @@ def spec_of(options: argparse.Namespace, *, without_model: bool = False) -> RunS
         options.config_dir,
         options.model,
         options.dataset,
-        options.editor or "unedited",
+        "unedited" if options.editor is None else options.editor,
         options.seed,
         options.overrides,
     )

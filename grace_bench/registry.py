@@ -19,17 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from grace_bench.errors import ConfigError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from grace_bench.datasets.base import DatasetBuilder
-    from grace_bench.editors.base import AssetRequest, Editor
-    from grace_bench.editors.hyperparameters import EditorHyperparameters
-    from grace_bench.tasks.base import Task
 
 T = TypeVar("T")
 
@@ -133,25 +125,25 @@ class EditorSpec:
     editor: str
     assets: str = ""
 
-    def hyperparameters_class(self) -> type[EditorHyperparameters]:
-        """Import and return the hyperparameter class (torch-free)."""
+    def hyperparameters_class(self) -> type[Any]:
+        """Import and return the hyperparameter class, an EditorHyperparameters (torch-free)."""
         return import_target(self.hyperparameters)
 
-    def editor_class(self) -> type[Editor]:
-        """Import and return the editor class."""
+    def editor_class(self) -> type[Any]:
+        """Import and return the editor class, an Editor."""
         return import_target(self.editor)
 
-    def make_assets(self) -> Callable[[AssetRequest], dict[str, Any]]:
-        """Import and return the function that makes the editor's assets."""
+    def make_assets(self) -> Any:
+        """Import and return the function that makes the editor's assets of an AssetRequest."""
         return import_target(self.assets)
 
 
 EDITORS: Registry[EditorSpec] = Registry(
     "editor", "grace_bench.editors.methods", "SPEC", "grace_bench.editors"
 )
-DATASETS: Registry[type[DatasetBuilder[Any]]] = Registry(
+DATASETS: Registry[type[Any]] = Registry(
     "data set builder", "grace_bench.datasets.builders", "BUILDER", "grace_bench.datasets"
 )
-TASKS: Registry[type[Task]] = Registry(
+TASKS: Registry[type[Any]] = Registry(
     "task", "grace_bench.tasks.kinds", "TASK", "grace_bench.tasks"
 )

@@ -143,7 +143,7 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
 def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, number, ends):
     settings = {**EDITORS["mend"], "training_steps": 6}
     mend = checked_spec(spec("mend", hyperparameters=settings).model_dump(mode="json"), "spec")
-    places = (training, precompute, checkpoints, records)
+    places = (training, checkpoints, records)
     killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
     often = {"checkpoint_minutes": 1e-9}
     make = functools.partial(precompute.make_assets, mend, *prepared["mend"][:2], **often)

@@ -14,12 +14,12 @@ from grace_bench.store import provenance
 def package(tmp_path, monkeypatch):
     """A package in a repository, all of it committed, that provenance takes for its own."""
     folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "provenance.py").write_text("")
+    (folder / "store").mkdir(parents=True)
+    (folder / "store/provenance.py").write_text("")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "store/provenance.py"))
     provenance.git_state.cache_clear()
     yield folder
     provenance.git_state.cache_clear()
@@ -37,7 +37,7 @@ def test_a_file_of_the_package_that_git_does_not_know_is_a_change(package):
     (package / "another.py").write_text("code")
     assert dirty()
     (package / "another.py").unlink()
-    (package / "provenance.py").write_text("# changed")
+    (package / "store/provenance.py").write_text("# changed")
     assert dirty()
 
 

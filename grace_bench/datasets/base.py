@@ -26,6 +26,7 @@ from grace_bench.errors import ConfigError, DataError, ResultError
 from grace_bench.store.json_records import check_record, read_record
 from grace_bench.store.records import (
     EXAMPLES,
+    MANIFEST,
     ROLES,
     atomic_path,
     describe_os_error,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound=DatasetOptions)
 Row = dict[str, Any]
 
-MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 
 logger = logging.getLogger(__name__)

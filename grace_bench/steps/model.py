@@ -25,8 +25,8 @@ from grace_bench.models.architecture import find_layer
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
-from grace_bench.models.training_loop import STATE_VERSION, train_model
 from grace_bench.run.evaluation import average, predict_all
+from grace_bench.steps.training_loop import STATE_VERSION, train_model
 from grace_bench.store import provenance
 from grace_bench.store.records import (
     TRAINING_LOG,

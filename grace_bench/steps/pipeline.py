@@ -318,7 +318,7 @@ def single_spec(
     own = pairs[0] if pairs else {}
     # A model or a data set that the suite has in another pair is the suite's own, too.
     model_entry = _mapping(
-        {**_first(of_model), **own}.get("model", model or _NO_MODEL.model_dump())
+        {**_first(of_model), **own}.get("model", _NO_MODEL.model_dump() if model is None else model)
     )
     dataset_entry = _mapping({**_first(of_data), **own}.get("dataset", dataset))
     model = entry_name(model_entry)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+"""Of a prepared data set, written last."""
+
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 REQUIRED_ROLES = ("train", "upstream", "edits")
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.datasets.base import MANIFEST
 from grace_bench.errors import DataError
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.store.records import ROLES
+from grace_bench.store.records import MANIFEST, ROLES
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
 from grace_bench.suite.plan import asset_settings, base_model_settings, digest
 

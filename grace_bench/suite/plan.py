@@ -37,7 +37,6 @@ from grace_bench.suite.schema import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from grace_bench.datasets.base import DatasetBuilder
 
 RESULTS = Path("results")
 LONGEST_VARIANT = 80
@@ -289,8 +288,8 @@ def variants(entry: EditorEntry, dataset: DatasetConfig) -> Iterator[tuple[Edito
         yield resolve_editor(editor), index > 0
 
 
-def find_builder(dataset: DatasetConfig) -> DatasetBuilder:
-    """Return the data set's builder with its options checked."""
+def find_builder(dataset: DatasetConfig) -> Any:
+    """Return the data set's builder, a DatasetBuilder with its options checked."""
     place = f"datasets.{dataset.name}"
     builder_class = DATASETS.get(dataset.builder, f"{place}.builder")
     options = validate(builder_class.options_class, dataset.options, f"{place}.options")

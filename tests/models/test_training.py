@@ -122,7 +122,7 @@ def test_classes_come_from_the_manifest(data, tmp_path):
         (
             {"training": trained(learning_rate=1e30)},
             ModelError,
-            "lower model.learning_rate.",
+            "lower training.learning_rate.",
         ),
         (
             {"training": trained(freeze=["transformer.h.9"])},

@@ -20,10 +20,10 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import GraceBenchError, Interrupted, ModelError, ResultError
 from grace_bench.jobs import checkpoints
 from grace_bench.jobs.checkpoints import Checkpoints
-from grace_bench.models import training_loop
-from grace_bench.models.training_loop import Training
 from grace_bench.steps import model as model_step
+from grace_bench.steps import training_loop
 from grace_bench.steps.model import prepare_model
+from grace_bench.steps.training_loop import Training
 from grace_bench.store import records
 from grace_bench.store.records import TRAINING_LOG, read_json, read_parquet
 

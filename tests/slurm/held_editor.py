@@ -68,5 +68,6 @@ def meet(folder: Path, seed: int) -> None:
 
 
 SPEC = EditorSpec(
-    "grace_bench.editors.methods.grace.hyperparameters:GraceHyperparameters", "held_editor:HeldEditor"
+    "grace_bench.editors.methods.grace.hyperparameters:GraceHyperparameters",
+    "held_editor:HeldEditor",
 )
