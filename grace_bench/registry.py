@@ -116,14 +116,23 @@ def modules_in(package: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class EditorSpec:
-    """Where an editor's two classes are; strings "module:Class", imported when needed.
+    """What there is to know of an editor without importing it.
 
-    `assets` names a function that makes what the editor needs before any run.
+    Attributes:
+        hyperparameters: its hyperparameter class, "module:Class".
+        editor: its own class.
+        assets: the function that makes what it needs before any run, if it needs anything.
+        order: its place in tables and figures, as in the paper (table 2); others follow.
+        colour: of its curves; "": one that no other editor has.
+        marker: of its points, one of Matplotlib's.
     """
 
     hyperparameters: str
     editor: str
     assets: str = ""
+    order: int = 100
+    colour: str = ""
+    marker: str = "*"
 
     def hyperparameters_class(self) -> type[Any]:
         """Import and return the hyperparameter class, an EditorHyperparameters (torch-free)."""
@@ -141,6 +150,13 @@ class EditorSpec:
 EDITORS: Registry[EditorSpec] = Registry(
     "editor", "grace_bench.editors.methods", "SPEC", "grace_bench.editors"
 )
+
+
+def editor_spec(name: str) -> EditorSpec:
+    """Return the spec of an editor; of one that is not installed (any more), one of defaults."""
+    return EDITORS.get(name) if name in EDITORS.names() else EditorSpec("", "")
+
+
 DATASETS: Registry[type[Any]] = Registry(
     "data set builder", "grace_bench.datasets.builders", "BUILDER", "grace_bench.datasets"
 )

@@ -37,7 +37,6 @@ from grace_bench.reporting.figures.style import (
     scale_axis,
 )
 from grace_bench.reporting.summary.read import (
-    UNEDITED,
     Estimate,
     Experiment,
     Point,
@@ -47,6 +46,7 @@ from grace_bench.reporting.summary.read import (
     read_failed_curves,
     varying,
 )
+from grace_bench.reporting.summary.write import UNEDITED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

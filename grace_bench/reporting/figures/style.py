@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from grace_bench import __version__
-from grace_bench.reporting.summary.read import EDITOR_ORDER, UNEDITED
+from grace_bench.registry import editor_spec
+from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.store import records
 
 if TYPE_CHECKING:
@@ -55,43 +56,21 @@ GREY = "#7f7f7f"
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
 
-# Okabe and Ito's colours, distinct to the colour-blind; an editor keeps its own in every figure.
-_COLOURS = {
-    UNEDITED: GREY,
-    "ft": "#E69F00",
-    "ft_ewc": "#56B4E9",
-    "ft_retrain": "#009E73",
-    "mend": "#8A7300",
-    "defer": "#0072B2",
-    "rome": "#8C564B",
-    "memory": "#CC79A7",
-    "grace": "#D55E00",
-}
+# Of editors whose spec names none. Specs have Okabe and Ito's, distinct to the colour-blind.
 _MORE = ("#000000", "#5D3A9B", "#8B8000", "#994F00", "#1A85FF", "#4B0092")
-_MARKERS = {
-    UNEDITED: "x",
-    "ft": "v",
-    "ft_ewc": "^",
-    "ft_retrain": "s",
-    "mend": "P",
-    "defer": "D",
-    "rome": "X",
-    "memory": "h",
-    "grace": "o",
-}
 
 
 def colours(settings: Sequence[Setting]) -> dict[str, str]:
-    """Return the colour of every editor: fixed for known names, by name order for others."""
-    names = {s.editor for s in settings}
-    others = sorted(names - set(_COLOURS))
-    chosen = {name: _COLOURS[name] for name in names & set(_COLOURS)}
+    """Return the colour of every editor: that of its spec, or one by the order of names."""
+    names = sorted({s.editor for s in settings})
+    chosen = {name: colour for name in names if (colour := editor_spec(name).colour)}
+    others = [name for name in names if name not in chosen]
     return chosen | {name: _MORE[i % len(_MORE)] for i, name in enumerate(others)}
 
 
 def marker(setting: Setting) -> str:
     """Return the marker of an editor, a second cue beside its colour."""
-    return _MARKERS.get(setting.editor, _MARKERS.get(setting.editor_class, "*"))
+    return editor_spec(setting.editor_class).marker
 
 
 def line_style(setting: Setting) -> str:
@@ -101,8 +80,7 @@ def line_style(setting: Setting) -> str:
 
 def layer(setting: Setting) -> float:
     """Return the drawing order: the unedited model behind, GRACE in front."""
-    known = setting.editor_class in EDITOR_ORDER
-    return 2 + (EDITOR_ORDER.index(setting.editor_class) / 10 if known else 0.85)
+    return 2 + min(editor_spec(setting.editor_class).order, 8.5) / 10
 
 
 @contextlib.contextmanager

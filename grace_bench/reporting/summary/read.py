@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
+from grace_bench.registry import editor_spec
 from grace_bench.reporting.summary import failures
-from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY, UNEDITED
+from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY
 from grace_bench.store import records
 from grace_bench.suite.schema import is_name
 
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from grace_bench.reporting.summary.failures import Failure
-
-EDITOR_ORDER = (
-    UNEDITED,
-    "ft",
-    "ft_ewc",
-    "ft_retrain",
-    "mend",
-    "defer",
-    "rome",
-    "memory",
-    "grace",
-)
-"""Rows of tables and colours of figures, as in the paper (table 2); other editors follow."""
 
 
 @dataclass(frozen=True)
@@ -266,8 +254,7 @@ def _read_all_curves(
 
 def editor_rank(editor_class: str, editor: str) -> tuple[int, str]:
     """Return the sort key of an editor in tables and figures."""
-    known = editor_class in EDITOR_ORDER
-    return (EDITOR_ORDER.index(editor_class) if known else len(EDITOR_ORDER), editor)
+    return editor_spec(editor_class).order, editor
 
 
 def varying(settings: Sequence[Setting]) -> list[str]:

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING
 
 from grace_bench import __version__
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.summary.read import (
-    UNEDITED,
-    Experiment,
-    Setting,
-    Summary,
-    editor_rank,
-    varying,
-)
+from grace_bench.reporting.summary.read import Experiment, Setting, Summary, editor_rank, varying
+from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.paper_table2 import paper_tables
 from grace_bench.reporting.tables.table import (

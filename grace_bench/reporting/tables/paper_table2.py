@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from grace_bench.reporting.summary.read import UNEDITED, editor_rank
+from grace_bench.reporting.summary.read import editor_rank
+from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table, cell, number
 

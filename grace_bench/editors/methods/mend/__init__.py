@@ -6,4 +6,7 @@ SPEC = EditorSpec(
     hyperparameters="grace_bench.editors.methods.mend.hyperparameters:MendHyperparameters",
     editor="grace_bench.editors.methods.mend.editor:MendEditor",
     assets="grace_bench.editors.methods.mend.training:make_assets",
+    order=4,
+    colour="#8A7300",
+    marker="P",
 )

@@ -22,9 +22,10 @@ from grace_bench.reporting.figures.paper.runs import (
     told_seeds,
 )
 from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tints
-from grace_bench.reporting.summary.read import UNEDITED, Estimate, Experiment, Point, Setting
+from grace_bench.reporting.summary.write import UNEDITED
 
 if TYPE_CHECKING:
+    from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
