@@ -25,11 +25,12 @@ from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tin
 from grace_bench.reporting.summary.write import UNEDITED
 
 if TYPE_CHECKING:
-    from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
     from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
 
 LONG = {
     "es": "ES: edits right after being made, mean so far",
