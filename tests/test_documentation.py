@@ -25,7 +25,9 @@ def update_readme(repository):
     path = repository / "workflow" / "scripts" / "update_readme.py"
     spec = importlib.util.spec_from_file_location("update_readme", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        spec.loader.exec_module(module)
     return module
 
 

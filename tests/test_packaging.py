@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -80,70 +81,52 @@ def test_only_the_export_imports_mlflow(repository):
     assert importers(repository, "mlflow") == {"reporting/mlflow/export.py"}
 
 
-FLOORS = (
-    {"", "errors"},
-    {"metrics", "registry"},
-    {"store"},
-    {"jobs", "suite"},
-    {"codebook", "models"},
-    {"datasets", "replay", "tasks"},
-    {"editors"},
-    {"run"},
-    {"steps", "reporting", "results"},
-    {"cli"},
-    {"__main__"},
-)
-"""The rooms of grace_bench, from the ground up: what a room imports lies below it. "": itself."""
-
 GROUND_FLOOR = {"__init__", "__main__", "cli", "errors", "metrics", "registry"}
 
 
-def import_graph(repository) -> dict[str, set[str]]:
-    """What each module imports of ours, in functions and for types only as well."""
-    folder = repository / "grace_bench"
-    names = {}
-    for path in sources(repository):
-        parts = path.relative_to(folder).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        names[f"grace_bench.{name}".removesuffix(".")] = path
-    graph = {}
-    for name, path in names.items():
-        found = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                full = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= {part if part in names else node.module for part in full}
-        graph[name] = (found & set(names)) - {name}
-    return graph
+@pytest.fixture(scope="module")
+def graph(repository):
+    """The module that draws the imports."""
+    path = repository / "workflow/scripts/import_graph.py"
+    spec = importlib.util.spec_from_file_location("import_graph", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def room(module: str) -> str:
-    return [*module.split("."), ""][1]
+def test_imports_go_down_from_room_to_room_and_never_in_a_circle(graph):
+    imports = graph.import_graph()
+    rooms = {graph.room(module) for module in imports}
+    assert rooms == set().union(*graph.FLOORS)
+    assert graph.climbs(imports) == []
+    assert graph.in_circles(imports) == set()
 
 
-def test_imports_go_down_from_room_to_room(repository):
-    floor = {name: height for height, rooms in enumerate(FLOORS) for name in rooms}
-    graph = import_graph(repository)
-    assert {room(module) for module in graph} == set(floor)
-    side_by_side = floor["steps"]  # where one room reads what another wrote
-    climbs = [
-        f"{module} -> {other}"
-        for module, others in graph.items()
-        for other in others
-        if room(module) != room(other)
-        and floor[room(other)] >= floor[room(module)]
-        and not floor[room(other)] == floor[room(module)] == side_by_side
-    ]
-    assert climbs == []
+def test_a_climb_and_a_circle_are_found(graph, tmp_path):
+    package = tmp_path / "grace_bench"
+    for file, text in {
+        "__init__.py": "",
+        "store/files.py": "def f():\n    from grace_bench.run import stream\n",
+        "run/stream.py": "from grace_bench.run import progress\n",
+        "run/progress.py": "import grace_bench.run.stream\n",
+    }.items():
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).write_text(text)
+    imports = graph.import_graph(package)
+    assert graph.climbs(imports) == ["grace_bench.store.files -> grace_bench.run.stream"]
+    assert graph.in_circles(imports) == {
+        f"grace_bench.{name}" for name in ("store.files", "run.stream", "run.progress")
+    }
 
 
-def test_no_imports_go_in_a_circle(repository):
-    graph = import_graph(repository)
-    while leaves := {module for module, others in graph.items() if not others}:
-        graph = {m: others - leaves for m, others in graph.items() if m not in leaves}
-    assert graph == {}
+def test_the_picture_of_the_rooms_is_up_to_date(graph, repository):
+    assert graph.picture() in (repository / "ARCHITECTURE.md").read_text()
+
+
+def test_the_page_on_the_architecture_names_files_that_are_there(repository):
+    page = (repository / "ARCHITECTURE.md").read_text()
+    for name in re.findall(r"`([\w/<>]+/[\w<>]+\.py)(?::\w+)*(?:\.\w+)*`", page):
+        assert list((repository / "grace_bench").glob(name.replace("<name>", "grace"))), name
 
 
 def test_the_ground_floor_stays_small(repository):

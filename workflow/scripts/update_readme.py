@@ -1,6 +1,7 @@
-"""Fill the generated parts of README.md: `make readme` after a run of the reference suite.
+"""Fill the generated parts of the pages: `make readme` after a run of the reference suite.
 
-The rule graph comes from Snakemake, the main table and the pictures from results/reference/.
+The rule graph comes from Snakemake, the rooms of ARCHITECTURE.md from the imports, the main table
+and the pictures from results/reference/.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from import_graph import picture
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
+ARCHITECTURE = REPOSITORY / "ARCHITECTURE.md"
 RESULTS = REPOSITORY / "results" / "reference"
 PICTURES = ("overview", "sweep-grace")
 
@@ -22,7 +26,7 @@ def replace_block(text: str, name: str, content: str) -> str:
     pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
     replaced, count = re.subn(pattern, lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"{README}: lacks the markers of '{name}'; put them back.")
+        raise SystemExit(f"the page lacks the markers of '{name}'; put them back.")
     return replaced
 
 
@@ -37,7 +41,8 @@ def rule_graph() -> str:
 
 
 def main() -> None:
-    """Update README.md and its pictures in place."""
+    """Update the pages and the pictures in place."""
+    ARCHITECTURE.write_text(replace_block(ARCHITECTURE.read_text(), "rooms", picture()))
     text = replace_block(README.read_text(), "rule graph", rule_graph())
     if (RESULTS / "tables" / "main.md").is_file():
         table = (RESULTS / "tables" / "main.md").read_text()
