@@ -70,14 +70,17 @@ class Registry(Generic[T]):
         """Return all names, those of installed plug-ins included, sorted."""
         return sorted({*self._own(), *self._plugins()})
 
+    def check(self, name: str, where: str = "") -> None:
+        """Raise ConfigError, which begins with `where`, if nothing is called `name`."""
+        if name not in self._own() and name not in self._plugins():
+            raise ConfigError(unknown_name(self.kind, name, self.names(), where))
+
     def get(self, name: str, where: str = "") -> T:
         """Return the target called `name`; `where` goes into the error message."""
+        self.check(name, where)
         if name in self._own():
             return import_target(f"{self._package}.{name}:{self._attribute}")
-        plugin = self._plugins().get(name)
-        if plugin is None:
-            raise ConfigError(unknown_name(self.kind, name, self.names(), where))
-        return self._load(plugin)
+        return self._load(self._plugins()[name])
 
     def origin(self, name: str) -> str | None:
         """Return package, version and code of the plug-in that brings `name`: "mine 1.2 0b1c".

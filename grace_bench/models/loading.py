@@ -32,6 +32,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from grace_bench.errors import ModelError
+from grace_bench.registry import TASKS
 from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.store.records import sha256_of
 from grace_bench.suite.schema import PretrainedSource
@@ -65,7 +66,7 @@ class LoadedModel:
 
 def model_class(task: str, is_encoder_decoder: bool) -> type:
     """Return the Hugging Face auto class that a task needs."""
-    if task == "classification":
+    if TASKS.get(task).classifies:
         return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
 
@@ -161,7 +162,7 @@ def load_pretrained(
         if source.gguf:
             options["gguf_file"] = source.gguf
         config = AutoConfig.from_pretrained(place, **options)
-        if task == "classification" and labels and not _has_classes(config, labels, trains):
+        if TASKS.get(task).classifies and labels and not _has_classes(config, labels, trains):
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: index for index, label in enumerate(labels)}
         model = model_class(task, config.is_encoder_decoder).from_pretrained(

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import ConfigError
-from grace_bench.registry import DATASETS, EDITORS
+from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
 from grace_bench.suite.schema import (
     DatasetConfig,
@@ -291,6 +291,7 @@ def variants(entry: EditorEntry, dataset: DatasetConfig) -> Iterator[tuple[Edito
 def find_builder(dataset: DatasetConfig) -> Any:
     """Return the data set's builder, a DatasetBuilder with its options checked."""
     place = f"datasets.{dataset.name}"
+    TASKS.check(dataset.task, f"{place}.task")
     builder_class = DATASETS.get(dataset.builder, f"{place}.builder")
     options = validate(builder_class.options_class, dataset.options, f"{place}.options")
     return builder_class(options)

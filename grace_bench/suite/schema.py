@@ -150,8 +150,9 @@ class DatasetConfig(Section):
 
     name: Name = Field(description="the file's name")
     label: str = Field(description="name in tables and figures")
-    task: Literal["question_answering", "classification", "language_modelling"] = Field(
-        description="what the rows are for"
+    task: str = Field(
+        description="what the rows are for: question_answering, classification, "
+        "language_modelling, or a plug-in's"
     )
     builder: str = Field(description="who makes the rows; options below")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the builder")

@@ -76,6 +76,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     main_measure: ClassVar[str]
+    classifies: ClassVar[bool] = False  # whether the model has classes, not text, to say
     generates: bool = True  # whether predictions of a generative task have text
 
     def __init__(

@@ -28,6 +28,7 @@ class Classification(Task):
 
     name = "classification"
     main_measure = "accuracy"
+    classifies = True
 
     def fit_to_model(self) -> None:
         """Tell the model what padding is: a decoder classifies at its last token that is none."""
