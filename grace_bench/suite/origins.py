@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grace_bench.errors import ResultError
-from grace_bench.registry import DATASETS, EDITORS
+from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.store.records import sha256_of, write_json
 from grace_bench.suite.schema import PretrainedSource
 
@@ -42,8 +42,9 @@ def origins_of_dataset(dataset: DatasetConfig) -> dict[str, str | None]:
     """Return the hashes of what a data set is read from, and of its plug-ins' code."""
     paths = _paths_of(dataset.builder, json.dumps(dataset.options, sort_keys=True, default=str))
     found = {path: hash_of_path(Path(path)) for path in paths if _is_here(path)}
-    if plugin := DATASETS.origin(dataset.builder):
-        found[DATASETS.kind] = plugin
+    for registry, name in ((DATASETS, dataset.builder), (TASKS, dataset.task)):
+        if plugin := registry.origin(name):
+            found[registry.kind] = plugin
     return found
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "grace-bench run"
 VERSION = 1
-PLUGINS = ("editor", "data set builder")
+PLUGINS = ("editor", "data set builder", "task")
 """Keys of a run's origins that name a plug-in: package, version, hash of its code."""
 
 NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure", "files")
