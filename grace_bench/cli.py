@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from grace_bench import __version__
 from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
 from grace_bench.steps import pipeline
+from grace_bench.store.files import describe_os_error
 from grace_bench.store.json_records import read_record
-from grace_bench.store.records import describe_os_error
 from grace_bench.suite.compose import find_suite, load_suite
 from grace_bench.suite.plan import RESULTS
 from grace_bench.suite.schema import CHECKPOINT_MINUTES, is_name

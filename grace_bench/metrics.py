@@ -28,6 +28,7 @@ class Measure:
     label: str  # in tables and figures
     higher_is_better: bool
     definition: str
+    per_example: bool = True  # a prediction has a value of its own; else it is of their mean
 
 
 MEASURES = {
@@ -55,10 +56,12 @@ MEASURES = {
         Measure("accuracy", "Acc.", True, "class predicted is the label"),
         Measure("loss", "NLL", False, "mean negative log-likelihood of the label's tokens"),
         Measure("perplexity", "PPL", False, "exp of the loss; arithmetic mean over examples"),
-        Measure("perplexity_median", "PPL (median)", False, "median over examples"),
-        Measure("perplexity_log_mean", "PPL (log-mean)", False, "exp of the mean loss"),
+        Measure("perplexity_median", "PPL (median)", False, "median over examples", False),
+        Measure("perplexity_log_mean", "PPL (log-mean)", False, "exp of the mean loss", False),
     )
 }
+PER_EXAMPLE = tuple(name for name, measure in MEASURES.items() if measure.per_example)
+"""A prediction has a value of those that its task defines, else null."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.steps import pipeline
 from grace_bench.steps.precompute import check_assets
-from grace_bench.store.records import read_json, write_json
+from grace_bench.store.files import read_json, write_json
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, expand
 
@@ -68,7 +68,7 @@ def test_an_editor_that_needs_nothing_has_nothing_prepared(suite):
 @pytest.mark.parametrize("damage", ["file", "missing", "model"])
 def test_changed_assets_are_refused(tmp_path, damage):
     (tmp_path / "mend.safetensors").write_bytes(b"tensors")
-    from grace_bench.store.records import sha256_of
+    from grace_bench.store.files import sha256_of
 
     files = {"mend.safetensors": sha256_of(tmp_path / "mend.safetensors")}
     record = {"model_hash": "m", "files": files, "told": {}, "seconds": 0.1}

@@ -15,7 +15,7 @@ from grace_bench.steps import bundle as module
 from grace_bench.steps import edit, pipeline
 from grace_bench.steps.bundle import KEPT, run_bundle
 from grace_bench.steps.edit import run_stream
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 from grace_bench.suite.plan import Run, bundles, canonical_json
 
 SPECS = [

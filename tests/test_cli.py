@@ -16,7 +16,8 @@ import yaml
 import grace_bench
 from grace_bench.cli import build_parser, main
 from grace_bench.steps import pipeline
-from grace_bench.store.records import STEPS, read_json, read_parquet, sha256_of
+from grace_bench.store.files import read_json, read_parquet, sha256_of
+from grace_bench.store.schemas import STEPS
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
 

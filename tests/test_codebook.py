@@ -19,7 +19,8 @@ from grace_bench.codebook.file import (
     save_codebook,
 )
 from grace_bench.errors import DataError, EditorError
-from grace_bench.store.records import CODEBOOK, read_parquet, write_parquet
+from grace_bench.store.files import read_parquet, write_parquet
+from grace_bench.store.schemas import CODEBOOK
 
 PARIS, ROME = Label((7, 1), 4.0, "Paris"), Label((9, 1), 5.0, "Rome")
 

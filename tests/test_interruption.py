@@ -28,8 +28,8 @@ from grace_bench.run import evaluation, stream
 from grace_bench.steps import edit, precompute
 from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
 from grace_bench.steps.pipeline import checked_spec
-from grace_bench.store import records
-from grace_bench.store.records import read_json, read_parquet
+from grace_bench.store import files
+from grace_bench.store.files import read_json, read_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ EDITORS = {
 }
 WITH_ASSETS = ("mend", "rome")
 PROBES = {"every": 2, "batch_size": 8}
-PLACES = (stream, evaluation, checkpoints, records, edit)
+PLACES = (stream, evaluation, checkpoints, files, edit)
 """Modules whose calls are the moments."""
 
 
@@ -143,21 +143,23 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
 def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, number, ends):
     settings = {**EDITORS["mend"], "training_steps": 6}
     mend = checked_spec(spec("mend", hyperparameters=settings).model_dump(mode="json"), "spec")
-    places = (training, checkpoints, records)
+    places = (training, checkpoints, files)
     killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
     often = {"checkpoint_minutes": 1e-9}
     make = functools.partial(precompute.make_assets, mend, *prepared["mend"][:2], **often)
     make(wanted)
-    files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
+    wanted_files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
     killer.learn("mend", lambda: make(tmp_path / "counted"))
     while killer.kills < killer.most:
         folder = tmp_path / f"training-{killer.kills}"
         work = functools.partial(make, folder)
         killer.work_until_done("mend", work, ends, folder / training.CHECKPOINTS)
-        assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == files
+        assert {
+            path.name: path.read_bytes() for path in folder.glob("*.safetensors")
+        } == wanted_files
         told, expected = (read_json(path / "assets.json")["told"] for path in (folder, wanted))
         assert told == expected
-        assert {path.name for path in folder.iterdir()} == {*files, "assets.json"}
+        assert {path.name for path in folder.iterdir()} == {*wanted_files, "assets.json"}
     assert killer.kills == 25
     assert killer.resumed > killer.kills / 3  # half of its modules' calls come before the training
     assert set(killer.met) == {module.__name__ for module in places}
@@ -171,7 +173,7 @@ def test_what_was_half_written_when_a_run_was_killed_goes_when_it_goes_on(
             path.write_bytes(b"half of a table")
             os.kill(os.getpid(), signal.SIGKILL)
 
-        records.pq.write_table = write_table  # in the child alone
+        files.pq.write_table = write_table  # in the child alone
         do("grace", prepared, tmp_path)
 
     assert in_child(killed_while_writing)[0] == -signal.SIGKILL

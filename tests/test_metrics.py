@@ -8,7 +8,7 @@ import pytest
 
 from grace_bench import metrics
 from grace_bench.metrics import aggregate, exact_match, f1_released, perplexity, squad_f1
-from grace_bench.store import records
+from grace_bench.store import schemas
 
 END = 1
 
@@ -106,8 +106,8 @@ def test_the_average_of_nothing_is_nan():
 
 
 def test_every_measure_that_is_stored_is_described():
-    assert set(records.MEASURES) <= set(metrics.MEASURES)
-    roles = {*records.ROLES, "edit"}
+    assert set(metrics.PER_EXAMPLE) <= set(metrics.MEASURES)
+    roles = {*schemas.ROLES, "edit"}
     assert all(metric.role in roles for metric in metrics.METRICS.values())
     assert not metrics.MEASURES["perplexity"].higher_is_better
     assert metrics.MEASURES["f1"].higher_is_better

@@ -19,7 +19,7 @@ import grace_bench
 
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "pandas", "matplotlib", "snakemake")
 LIGHT_MODULES = (
-    *("cli", "errors", "metrics", "registry", "store.records", "store.provenance"),
+    *("cli", "errors", "metrics", "registry", "store.files", "store.provenance"),
     *("suite.compose", "suite.plan", "suite.schema", "steps.pipeline"),
     *("tasks", "editors", "editors.hyperparameters", "datasets", "datasets.options"),
 )

@@ -14,12 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from grace_bench.errors import DataError, ResultError
-from grace_bench.store import records
-from grace_bench.store.records import (
-    EXAMPLES,
-    PREDICTIONS,
-    PROBES,
-    STEPS,
+from grace_bench.store import files, schemas
+from grace_bench.store.files import (
     atomic_path,
     read_json,
     read_parquet,
@@ -27,6 +23,7 @@ from grace_bench.store.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.store.schemas import EXAMPLES, PREDICTIONS, PROBES, STEPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +81,7 @@ def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, 
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(records.pq, "write_table", refuse)
+    monkeypatch.setattr(files.pq, "write_table", refuse)
     with pytest.raises(ResultError) as caught:
         write_parquet(path, [PROBE], PROBES)
     assert str(caught.value) == f"{path}: {sentence}"
@@ -181,7 +178,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
     metadata = pq.read_schema(tmp_path / "a").metadata
     assert metadata[b"suite"] == b"s"
-    assert metadata[b"grace_bench.schema_version"] == str(records.SCHEMA_VERSION).encode()
+    assert metadata[b"grace_bench.schema_version"] == str(schemas.SCHEMA_VERSION).encode()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from grace_bench.jobs import lease
 from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.jobs.lease import Lease
 from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
-from grace_bench.store.records import PROBES, read_json, read_parquet, write_parquet
+from grace_bench.store.files import read_json, read_parquet, write_parquet
+from grace_bench.store.schemas import PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

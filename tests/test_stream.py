@@ -19,18 +19,8 @@ from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.run.stream import edits_at_once, select_stream
 from grace_bench.steps.edit import run_stream
-from grace_bench.store.records import (
-    EXAMPLES,
-    LATENCY,
-    PREDICTIONS,
-    PROBES,
-    STEPS,
-    read_json,
-    read_parquet,
-    sha256_of,
-    write_json,
-    write_parquet,
-)
+from grace_bench.store.files import read_json, read_parquet, sha256_of, write_json, write_parquet
+from grace_bench.store.schemas import EXAMPLES, LATENCY, PREDICTIONS, PROBES, STEPS
 from grace_bench.suite.plan import content_hash
 from grace_bench.suite.schema import ComputeConfig, StreamConfig
 from grace_bench.tasks.kinds.question_answering import QuestionAnswering

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
-from grace_bench.store.records import atomic_path, refuse_devices
+from grace_bench.store.files import atomic_path, refuse_devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

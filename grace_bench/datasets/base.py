@@ -23,11 +23,7 @@ from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.datasets.reading.files import no_progress_bars
 from grace_bench.errors import ConfigError, DataError, ResultError
-from grace_bench.store.json_records import check_record, read_record
-from grace_bench.store.records import (
-    EXAMPLES,
-    MANIFEST,
-    ROLES,
+from grace_bench.store.files import (
     atomic_path,
     describe_os_error,
     hash_of_rows,
@@ -35,6 +31,8 @@ from grace_bench.store.records import (
     sha256_of,
     write_json,
 )
+from grace_bench.store.json_records import check_record, read_record
+from grace_bench.store.schemas import EXAMPLES, MANIFEST, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

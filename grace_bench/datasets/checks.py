@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from grace_bench.datasets.reading.fields import is_decodable, same_text
 from grace_bench.errors import DataError
-from grace_bench.store.records import EXAMPLES, REQUIRED_ROLES
+from grace_bench.store.schemas import EXAMPLES, REQUIRED_ROLES
 
 Row = Mapping[str, Any]
 Roles = Mapping[str, list[dict[str, Any]]]

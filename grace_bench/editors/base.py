@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import safetensors.torch
 
 from grace_bench.replay.steps import Prefix
-from grace_bench.store.records import atomic_path
+from grace_bench.store.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -30,8 +30,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from grace_bench.errors import DataError, GraceBenchError, ResultError
-from grace_bench.store.json_records import check_record, is_plain_name, read_record
-from grace_bench.store.records import (
+from grace_bench.store.files import (
     as_os_error,
     describe_os_error,
     discard,
@@ -39,6 +38,7 @@ from grace_bench.store.records import (
     remove_leftovers,
     sha256_of,
 )
+from grace_bench.store.json_records import check_record, is_plain_name, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from grace_bench.errors import ResultError
+from grace_bench.store.files import describe_os_error, remove_leftovers
 from grace_bench.store.json_records import try_read
-from grace_bench.store.records import describe_os_error, remove_leftovers
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import ResultError
-from grace_bench.store.records import describe_os_error
+from grace_bench.store.files import describe_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

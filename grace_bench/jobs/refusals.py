@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import GraceBenchError, ResultError
+from grace_bench.store.files import write_json
 from grace_bench.store.json_records import try_read
-from grace_bench.store.records import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from grace_bench.errors import DataError, ModelError
 from grace_bench.models.architecture import find_layer, layer_dims, layer_name
 from grace_bench.models.positions import usable_positions
-from grace_bench.store.records import atomic_path
+from grace_bench.store.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

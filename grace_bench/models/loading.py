@@ -33,8 +33,8 @@ from transformers.utils import logging as transformers_logging
 
 from grace_bench.errors import ModelError
 from grace_bench.registry import TASKS
+from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import is_plain_name, read_record
-from grace_bench.store.records import sha256_of
 from grace_bench.suite.schema import PretrainedSource
 
 if TYPE_CHECKING:

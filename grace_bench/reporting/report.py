@@ -25,7 +25,7 @@ from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import INDEX
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.tables.table import from_markdown
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,7 +251,7 @@ def write_report(
         provenance=provenance,
         version=__version__,
     )
-    with records.atomic_path(output) as temporary:
+    with files.atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -276,7 +276,7 @@ def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
     with _reading(folder / INDEX):
         told = [
             {key: e.get(key) for key in ("figure", "name", "caption", "why_not")}
-            for e in records.read_json(folder / INDEX)
+            for e in files.read_json(folder / INDEX)
         ]
     drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in told if e["name"]]
     toy = folder / "toy.png"
@@ -301,7 +301,7 @@ def _counted(folder: Path) -> list[str]:
     lines = []
     for path in sorted((folder / "data").glob("*/manifest.json")):
         with _reading(path):
-            manifest = records.read_json(path)
+            manifest = files.read_json(path)
             rows = {role: entry["rows"] for role, entry in manifest["roles"].items()}
             line = f"{path.parent.name}: {_counts(rows)}"
             if taught := _counts(manifest.get("also_in_train", {})):
@@ -318,7 +318,7 @@ def _counts(by_role: dict[str, int]) -> str:
 
 
 def _role_order(item: tuple[str, object]) -> int:
-    return records.ROLES.index(item[0])
+    return schemas.ROLES.index(item[0])
 
 
 def _cut_short(folder: Path) -> list[str]:
@@ -326,7 +326,7 @@ def _cut_short(folder: Path) -> list[str]:
     lines = []
     for path in sorted((folder / "baselines").glob("*/*/baseline.json")):
         with _reading(path):
-            baseline = records.read_json(path)
+            baseline = files.read_json(path)
             name = path.parent.relative_to(folder / "baselines").as_posix()
             cut = ", ".join(
                 f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"

@@ -24,7 +24,7 @@ from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folder
 from grace_bench.results.shared_inputs import copy_inputs
 from grace_bench.results.status import look_at_run
 from grace_bench.store.json_records import check_record, is_plain_name
-from grace_bench.store.records import sha256_of
+from grace_bench.store.files import sha256_of
 from grace_bench.suite.plan import RUN_FILES
 from grace_bench.suite.schema import base_model_name, is_name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.results.copying import Piece, is_file, place_folder
 from grace_bench.store.json_records import check_record, is_plain_name
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

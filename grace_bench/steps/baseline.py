@@ -10,8 +10,9 @@ from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.models.device import autocast, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.run.evaluation import predict_all, prediction_rows, probe_rows
+from grace_bench.store.files import read_parquet, write_json, write_parquet
 from grace_bench.store.json_records import read_record
-from grace_bench.store.records import PREDICTIONS, read_parquet, write_json, write_parquet
+from grace_bench.store.schemas import PREDICTIONS
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from grace_bench.errors import GraceBenchError, Interrupted, ResultError
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.steps.edit import Saving, do_run, finished_record
-from grace_bench.store.records import describe_os_error
+from grace_bench.store.files import describe_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

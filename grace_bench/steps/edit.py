@@ -43,11 +43,7 @@ from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
 from grace_bench.store import provenance
-from grace_bench.store.records import (
-    LATENCY,
-    PREDICTIONS,
-    PROBES,
-    STEPS,
+from grace_bench.store.files import (
     hash_of_rows,
     read_json,
     read_parquet,
@@ -55,6 +51,7 @@ from grace_bench.store.records import (
     write_json,
     write_parquet,
 )
+from grace_bench.store.schemas import LATENCY, PREDICTIONS, PROBES, STEPS
 from grace_bench.suite.plan import Run, content_hash, origins
 from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task

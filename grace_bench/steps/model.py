@@ -28,13 +28,8 @@ from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.run.evaluation import average, predict_all
 from grace_bench.steps.training_loop import STATE_VERSION, train_model
 from grace_bench.store import provenance
-from grace_bench.store.records import (
-    TRAINING_LOG,
-    atomic_path,
-    sha256_of,
-    write_json,
-    write_parquet,
-)
+from grace_bench.store.files import atomic_path, sha256_of, write_json, write_parquet
+from grace_bench.store.schemas import TRAINING_LOG
 from grace_bench.suite.plan import base_model_settings
 from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.tasks import create_task

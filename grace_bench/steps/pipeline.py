@@ -12,8 +12,8 @@ from grace_bench.errors import ConfigError
 from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
 from grace_bench.steps.single import result_there
+from grace_bench.store.files import write_json
 from grace_bench.store.json_records import try_read
-from grace_bench.store.records import write_json
 from grace_bench.suite.compose import (
     check_name,
     concerns,

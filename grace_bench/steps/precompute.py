@@ -18,8 +18,8 @@ from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
 from grace_bench.store import provenance
+from grace_bench.store.files import sha256_of, write_json
 from grace_bench.store.json_records import is_plain_name, read_record
-from grace_bench.store.records import sha256_of, write_json
 from grace_bench.suite.plan import asset_settings
 from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from grace_bench.errors import ConfigError
 from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.store.files import read_parquet, sha256_of
 from grace_bench.store.json_records import try_read
-from grace_bench.store.records import PROBES, read_parquet, sha256_of
+from grace_bench.store.schemas import PROBES
 from grace_bench.suite.plan import Run, base_model_settings, canonical_json, moving_settings
 from grace_bench.suite.schema import RunSpec
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

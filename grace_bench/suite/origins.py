@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from grace_bench.errors import ResultError
 from grace_bench.registry import DATASETS, EDITORS, TASKS
-from grace_bench.store.records import sha256_of, write_json
+from grace_bench.store.files import sha256_of, write_json
 from grace_bench.suite.schema import PretrainedSource
 
 if TYPE_CHECKING:

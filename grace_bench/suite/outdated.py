@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import DataError
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.store.records import MANIFEST, ROLES
+from grace_bench.store.schemas import MANIFEST, ROLES
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
 from grace_bench.suite.plan import asset_settings, base_model_settings, digest
 

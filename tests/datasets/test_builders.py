@@ -14,7 +14,8 @@ from grace_bench.datasets.base import prepare
 from grace_bench.datasets.checks import check_roles
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.registry import DATASETS
-from grace_bench.store.records import ROLES, sha256_of
+from grace_bench.store.files import sha256_of
+from grace_bench.store.schemas import ROLES
 
 FACT_BUILDERS = {
     "facts_qa": "question_answering",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from grace_bench.datasets.options import Source
 from grace_bench.datasets.reading.files import read_records
 from grace_bench.errors import DataError
-from grace_bench.store.records import sha256_of
+from grace_bench.store.files import sha256_of
 
 ROWS = [
     {"text": "a first one", "label": "1"},

@@ -14,7 +14,8 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.datasets.reading.fields import same_text
 from grace_bench.errors import DataError
 from grace_bench.registry import DATASETS
-from grace_bench.store.records import ROLES, read_json
+from grace_bench.store.files import read_json
+from grace_bench.store.schemas import ROLES
 
 
 def row(example_id, fact_id, text, label="yes"):

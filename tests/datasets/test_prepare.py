@@ -14,7 +14,8 @@ from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, p
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.registry import DATASETS
-from grace_bench.store.records import EXAMPLES, ROLES, read_json
+from grace_bench.store.files import read_json
+from grace_bench.store.schemas import EXAMPLES, ROLES
 
 
 def row(example_id, fact_id, text, label="yes"):

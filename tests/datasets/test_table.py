@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.builders.table import Table, TableOptions
 from grace_bench.errors import DataError
-from grace_bench.store.records import sha256_of
+from grace_bench.store.files import sha256_of
 
 SCOTUS = "data/scotus/oyez_scdb_cases.jsonl"
 

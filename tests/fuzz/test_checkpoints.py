@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.lease import LEASE, Lease, read_lease
-from grace_bench.store.records import sha256_of
+from grace_bench.store.files import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,10 +23,11 @@ from fuzzing import (
 from hypothesis import strategies as st
 
 from grace_bench.datasets.base import load_role, read_manifest
+from grace_bench.metrics import PER_EXAMPLE
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,20 +108,20 @@ def write_table(path: Path, table: pa.Table) -> None:
 def data(tmp_path_factory) -> Path:
     """The folder of a small prepared data set, as `prepare` leaves it."""
     folder = tmp_path_factory.mktemp("data")
-    for role in records.ROLES:
+    for role in schemas.ROLES:
         rows = [{**EXAMPLE, "example_id": f"{role}-{n}"} for n in range(3)]
-        records.write_parquet(folder / f"{role}.parquet", rows, records.EXAMPLES)
-    files = {
+        files.write_parquet(folder / f"{role}.parquet", rows, schemas.EXAMPLES)
+    described = {
         role: {
             "file": f"{role}.parquet",
             "rows": 3,
             "facts": 1,
-            "sha256": records.sha256_of(folder / f"{role}.parquet"),
+            "sha256": files.sha256_of(folder / f"{role}.parquet"),
         }
-        for role in records.ROLES
+        for role in schemas.ROLES
     }
-    manifest = {"format": 1, "dataset": "x", "data_hash": "d", "labels": ["a"], "roles": files}
-    records.write_json(folder / "manifest.json", manifest)
+    manifest = {"format": 1, "dataset": "x", "data_hash": "d", "labels": ["a"], "roles": described}
+    files.write_json(folder / "manifest.json", manifest)
     return folder
 
 
@@ -132,7 +133,7 @@ def check_role(fence, folder: Path, role: str = "edits") -> str | None:
     found = []
     said = sentence_of(lambda: found.extend(load_role(folder, role)))
     for row in found:
-        assert list(row) == records.EXAMPLES.names
+        assert list(row) == schemas.EXAMPLES.names
         assert all(
             isinstance(row[name], str) for name in ("example_id", "fact_id", "text", "label")
         )
@@ -189,10 +190,10 @@ PREDICTION = {
 def predicted(tmp_path_factory) -> Path:
     """The folder of a baseline."""
     folder = tmp_path_factory.mktemp("baseline")
-    records.write_parquet(folder / "predictions.parquet", [PREDICTION] * 3, records.PREDICTIONS)
+    files.write_parquet(folder / "predictions.parquet", [PREDICTION] * 3, schemas.PREDICTIONS)
     averages = {"edits": {"f1": 1.0, "n": 3}}
     told = {"data_hash": "d", "model_hash": "m", "averages": averages, "measure": "f1"}
-    records.write_json(folder / "baseline.json", told)
+    files.write_json(folder / "baseline.json", told)
     return folder
 
 
@@ -202,7 +203,7 @@ def check_baseline(fence, folder: Path) -> None:
     for row in found:
         assert isinstance(row["role"], str)
         assert isinstance(row["example_id"], str)
-        assert all(isinstance(row[measure], float | None) for measure in records.MEASURES)
+        assert all(isinstance(row[measure], float | None) for measure in PER_EXAMPLE)
     fence.check()
 
 
@@ -229,10 +230,10 @@ def assets(tmp_path_factory) -> Path:
     """The folder of an editor's assets."""
     folder = tmp_path_factory.mktemp("assets")
     (folder / "transform.safetensors").write_bytes(b"tensors")
-    files = {"transform.safetensors": records.sha256_of(folder / "transform.safetensors")}
-    told = {"format": "grace-bench assets", "version": 1, "model_hash": "m", "files": files,
+    hashes = {"transform.safetensors": files.sha256_of(folder / "transform.safetensors")}
+    told = {"format": "grace-bench assets", "version": 1, "model_hash": "m", "files": hashes,
             "told": {}, "seconds": 0.5}  # fmt: skip
-    records.write_json(folder / "assets.json", told)
+    files.write_json(folder / "assets.json", told)
     return folder
 
 
@@ -242,7 +243,7 @@ def test_assets_of_any_content(fence, assets, changes, name):
     path = folder / "assets.json"
     told = changed(json.loads(path.read_text()), changes)
     if name is not None and isinstance(told, dict) and isinstance(told.get("files"), dict):
-        told["files"][name] = records.sha256_of(fence.secret / "file.txt")
+        told["files"][name] = files.sha256_of(fence.secret / "file.txt")
     path.write_text(json.dumps(told))
     said = sentence_of(lambda: check_assets(folder, "m"))
     assert said is not None or name is None
@@ -262,9 +263,9 @@ def run(tmp_path_factory) -> Path:
             predictions.append({**at, **ids, "role": role, "f1": 1.0 / step, "exact_match": 0.0})
         for metric in ("es", "err", "trr", "holdout"):
             probes.append({**at, "metric": metric, "measure": "f1", "value": 1.0 / step, "n": 1})
-    records.write_parquet(folder / "steps.parquet", steps, records.STEPS)
-    records.write_parquet(folder / "predictions.parquet", predictions, records.PREDICTIONS)
-    records.write_parquet(folder / "probes.parquet", probes, records.PROBES)
+    files.write_parquet(folder / "steps.parquet", steps, schemas.STEPS)
+    files.write_parquet(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
+    files.write_parquet(folder / "probes.parquet", probes, schemas.PROBES)
     part = {"name": "x", "label": "X"}
     record = {
         "format": "grace-bench run", "version": 1, "id": "x/x/x/default/seed-0",
@@ -278,10 +279,10 @@ def run(tmp_path_factory) -> Path:
         "seconds": {"edit": 1.0, "total": 2.0, "per_edit_mean": 0.5, "per_edit_sd": 0.1,
                     "per_edit_median": 0.5},
         "peak_memory_mib": 1.0, "measure": "f1", "data_hash": "d", "model_hash": "m",
-        "files": {path.name: records.sha256_of(path) for path in folder.iterdir()},
+        "files": {path.name: files.sha256_of(path) for path in folder.iterdir()},
         "provenance": {"grace_bench": "0", "git_dirty": False, "started": "2026-01-01"},
     }  # fmt: skip
-    records.write_json(folder / "run.json", record)
+    files.write_json(folder / "run.json", record)
     return folder
 
 
@@ -291,7 +292,7 @@ def check_run(fence, folder: Path) -> str | None:
     names = sorted(path.name for path in fence.inside.iterdir())
     assert names == (["out", "work"] if said is None else ["work"])
     if said is None:
-        for row in records.read_parquet(output).to_pylist():
+        for row in files.read_parquet(output).to_pylist():
             assert row["value"] is None or not math.isnan(row["value"])
     fence.check()
     return said
@@ -299,7 +300,7 @@ def check_run(fence, folder: Path) -> str | None:
 
 def rehash(folder: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
-    record["files"] = {p.name: records.sha256_of(p) for p in folder.glob("*.parquet")}
+    record["files"] = {p.name: files.sha256_of(p) for p in folder.glob("*.parquet")}
     (folder / "run.json").write_text(json.dumps(record))
 
 

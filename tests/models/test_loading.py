@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from grace_bench.errors import ModelError
 from grace_bench.models.loading import load_pretrained
-from grace_bench.store.records import sha256_of
+from grace_bench.store.files import sha256_of
 from grace_bench.suite.schema import PretrainedSource
 
 TOKENS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "he", "hel"]

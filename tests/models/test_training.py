@@ -20,7 +20,8 @@ from grace_bench.models import loading
 from grace_bench.models.loading import load_model, load_pretrained, resolve_source
 from grace_bench.steps import model as model_step
 from grace_bench.steps.model import prepare_model
-from grace_bench.store.records import EXAMPLES, read_json, sha256_of, write_parquet
+from grace_bench.store.files import read_json, sha256_of, write_parquet
+from grace_bench.store.schemas import EXAMPLES
 from grace_bench.suite.compose import load_named
 from grace_bench.suite.schema import PretrainedSource
 

@@ -24,11 +24,12 @@ from grace_bench.steps import model as model_step
 from grace_bench.steps import training_loop
 from grace_bench.steps.model import prepare_model
 from grace_bench.steps.training_loop import Training
-from grace_bench.store import records
-from grace_bench.store.records import TRAINING_LOG, read_json, read_parquet
+from grace_bench.store import files
+from grace_bench.store.files import read_json, read_parquet
+from grace_bench.store.schemas import TRAINING_LOG
 
 STEPS = 12
-PLACES = (training_loop, model_step, checkpoints, records)
+PLACES = (training_loop, model_step, checkpoints, files)
 """Modules whose calls are the moments at which a training is killed."""
 
 ALWAYS = 1e-9  # minutes between checkpoints: after every step

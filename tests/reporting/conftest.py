@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from grace_bench.metrics import PER_EXAMPLE
 from grace_bench.reporting.figures.main import write_figures
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.main import write_tables
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,24 +216,24 @@ def write_run(
                 if row["role"] == role
                 and (row["step"] <= step if role == "edit" else row["step"] == step)
             ]
-            for measure in (m for m in records.MEASURES if rows and m in rows[0]):
+            for measure in (m for m in PER_EXAMPLE if rows and m in rows[0]):
                 made = min(step, edits)
                 value = {"metric": metric, "measure": measure, "value": _means(rows, measure)}
                 probes.append({"step": step, "n_edits": made, "n": len(rows), **value})
 
     folder = results / suite / "runs" / run_id
-    records.write_parquet(folder / "steps.parquet", steps, records.STEPS)
-    records.write_parquet(folder / "probes.parquet", probes, records.PROBES)
-    records.write_parquet(folder / "predictions.parquet", predictions, records.PREDICTIONS)
+    files.write_parquet(folder / "steps.parquet", steps, schemas.STEPS)
+    files.write_parquet(folder / "probes.parquet", probes, schemas.PROBES)
+    files.write_parquet(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
     if timed:
-        records.write_parquet(folder / "latency.parquet", timed, records.LATENCY)
+        files.write_parquet(folder / "latency.parquet", timed, schemas.LATENCY)
     state = "codebook.safetensors" if with_keys else "editor.safetensors"
     (folder / state).write_bytes(b"tensors of " + run_id.encode())
     if with_keys:
-        records.write_parquet(folder / "codebook.parquet", [], records.CODEBOOK)
+        files.write_parquet(folder / "codebook.parquet", [], schemas.CODEBOOK)
     n_keys = max(1, round(keys)) if with_keys else None
     spent = [row["edit_seconds"] for row in steps if row["edit_seconds"] is not None]
-    records.write_json(
+    files.write_json(
         folder / "run.json",
         {
             "format": "grace-bench run",
@@ -286,7 +287,7 @@ def write_run(
             "data_hash": hashlib.sha256(dataset.encode()).hexdigest(),
             "model_hash": hashlib.sha256(model.encode()).hexdigest(),
             "files": {
-                path.name: records.sha256_of(path)
+                path.name: files.sha256_of(path)
                 for path in sorted(folder.iterdir())
                 if path.name != "run.json"
             },

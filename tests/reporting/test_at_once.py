@@ -12,7 +12,7 @@ import pytest
 
 from grace_bench.cli import main
 from grace_bench.results.collect import collect
-from grace_bench.store import records
+from grace_bench.store import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def write_plan(folders: list[Path], suite: Path) -> None:
         labels = {part: record["spec"][part]["label"] for part in ("model", "dataset", "editor")}
         entry = {key: record[key] for key in ("id", "content_hash", "in_sweep")}
         runs.append({**entry, "folder": str(folder), "base_model": "m-d/seed-0", "labels": labels})
-    records.write_json(suite / "plan.json", {"suite": "synthetic", "runs": runs})
+    files.write_json(suite / "plan.json", {"suite": "synthetic", "runs": runs})
 
 
 def start(suite: Path, *steps: list[str]) -> subprocess.Popen:

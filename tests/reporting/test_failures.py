@@ -22,7 +22,7 @@ from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.footnotes import letter
 from grace_bench.reporting.tables.main import write_tables
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def _setting(data: Summary, editor: str, variant: str = "default"):
 
 
 def _rows(path: Path, **wanted: object) -> list[dict]:
-    rows = records.read_parquet(path).to_pylist()
+    rows = files.read_parquet(path).to_pylist()
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
@@ -131,7 +131,7 @@ def test_steps_before_the_failure_stay_in_the_curves(mixed):
     curve = failed[ft, "trr"][2]
     assert [point.n_edits for point in curve] == [0, 8, 16]
     folder = next(f for f in folders if "ft" in f.parts and f.name == "seed-2")
-    probes = records.read_parquet(folder / "probes.parquet").to_pylist()
+    probes = files.read_parquet(folder / "probes.parquet").to_pylist()
     wanted = {
         row["n_edits"]: row["value"]
         for row in probes
@@ -254,13 +254,13 @@ def test_a_suite_in_which_every_run_failed_still_gives_everything(make_run, tmp_
 def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(make_run, tmp_path):
     folder = make_run(tmp_path, editor="ft", failed_at=18)
     path = folder / "predictions.parquet"
-    rows = records.read_parquet(path).to_pylist()
+    rows = files.read_parquet(path).to_pylist()
     last = max(row["step"] for row in rows if row["role"] == "upstream")
     kept = [row for row in rows if not (row["role"] == "upstream" and row["step"] == last)]
-    records.write_parquet(path, kept, records.PREDICTIONS)
+    files.write_parquet(path, kept, schemas.PREDICTIONS)
     record = json.loads((folder / "run.json").read_text())
-    record["files"]["predictions.parquet"] = records.sha256_of(path)
-    records.write_json(folder / "run.json", record)
+    record["files"]["predictions.parquet"] = files.sha256_of(path)
+    files.write_json(folder / "run.json", record)
     curves = summarise([folder], tmp_path / "summary.parquet")
     data = Summary(tmp_path / "summary.parquet")
     failed = read_failed_curves(curves, data)
@@ -274,17 +274,17 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
     folders = [make_run(tmp_path, "language_modelling", "ft", seed) for seed in (0, 1)]
     folder = make_run(tmp_path, "language_modelling", "ft", 2, failed_at=17)
     for name, schema in (
-        ("predictions.parquet", records.PREDICTIONS),
-        ("probes.parquet", records.PROBES),
+        ("predictions.parquet", schemas.PREDICTIONS),
+        ("probes.parquet", schemas.PROBES),
     ):
-        rows = records.read_parquet(folder / name).to_pylist()
+        rows = files.read_parquet(folder / name).to_pylist()
         for row in rows:
             if row["n_edits"] >= 16:
                 row |= {k: np.nan for k in ("loss", "perplexity", "value") if row.get(k)}
-        records.write_parquet(folder / name, rows, schema)
+        files.write_parquet(folder / name, rows, schema)
     record = json.loads((folder / "run.json").read_text())
-    record["files"] |= {n: records.sha256_of(folder / n) for n in record["files"]}
-    records.write_json(folder / "run.json", record)
+    record["files"] |= {n: files.sha256_of(folder / n) for n in record["files"]}
+    files.write_json(folder / "run.json", record)
     suite = report_all([*folders, folder], paper=False)
     data = Summary(suite / "summary.parquet")
     (setting,) = data.settings
@@ -320,7 +320,7 @@ def test_mlflow_is_told_how_a_run_failed(make_run, tmp_path):
 def test_a_failure_without_a_reason_is_refused(make_run, tmp_path, change, said):
     folder = make_run(tmp_path, failed_at=3)
     record = json.loads((folder / "run.json").read_text())
-    records.write_json(folder / "run.json", record | change)
+    files.write_json(folder / "run.json", record | change)
     with pytest.raises(DataError, match=said):
         read_run_folder(folder)
 

@@ -16,7 +16,7 @@ from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.main import write_tables
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 RADII = (0.1, 1.0, 3.0)
 
@@ -77,7 +77,7 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
     ]
     files = {f"{name}.{kind}" for name in names for kind in ("pdf", "png", "csv")}
     assert {path.name for path in folder.iterdir()} == {*files, "figures.json"}
-    assert records.read_json(folder / "figures.json") == told
+    assert files.read_json(folder / "figures.json") == told
     for name in names:
         picture = (folder / f"{name}.png").read_bytes()
         assert struct.unpack(">II", picture[16:24]) > (1000, 400)
@@ -141,15 +141,15 @@ def test_who_answers_a_holdout(make_run, tmp_path):
         for n, fact, key, keys in ((1, "a", 0, 1), (2, "b", 1, 2), (3, "a", 1, 2))
     ]
     common = {"example_id": "e", "is_error": True, "edited": True}
-    records.write_parquet(run / "steps.parquet", [row | common for row in steps], records.STEPS)
+    files.write_parquet(run / "steps.parquet", [row | common for row in steps], schemas.STEPS)
     asked = [(2, "a", 0), (2, "a", 1), (2, "b", 1), (2, "b", None), (3, "a", 1), (3, "b", 1)]
     predictions = [
         {"step": n, "n_edits": n, "role": "holdout", "example_id": "h", "fact_id": fact, "key": key}
         for n, fact, key in asked
     ]
-    records.write_parquet(run / "predictions.parquet", predictions, records.PREDICTIONS)
-    record = records.read_json(run / "run.json")
-    records.write_json(run / "run.json", {**record, "files": {}})
+    files.write_parquet(run / "predictions.parquet", predictions, schemas.PREDICTIONS)
+    record = files.read_json(run / "run.json")
+    files.write_json(run / "run.json", {**record, "files": {}})
     second, third = answers_of(read_run_folder(run))
     # Key 1 is of fact a only from the third edit on.
     assert (second.holdouts, second.answered, second.own, second.n_keys) == (4, 3, 2, 2)
@@ -162,11 +162,11 @@ def test_who_answers_a_holdout(make_run, tmp_path):
 def test_runs_of_an_earlier_version_say_that_they_lack_the_keys(make_run, tmp_path):
     run = make_run(tmp_path, hyperparameters={"rules": "corrected", "radius": 1.0})
     path = run / "predictions.parquet"
-    rows = [{**row, "key": None} for row in records.read_parquet(path).to_pylist()]
-    records.write_parquet(path, rows, records.PREDICTIONS)
-    record = records.read_json(run / "run.json")
-    record["files"][path.name] = records.sha256_of(path)
-    records.write_json(run / "run.json", record)
+    rows = [{**row, "key": None} for row in files.read_parquet(path).to_pylist()]
+    files.write_parquet(path, rows, schemas.PREDICTIONS)
+    record = files.read_json(run / "run.json")
+    record["files"][path.name] = files.sha256_of(path)
+    files.write_json(run / "run.json", record)
     curves = summarise([run], tmp_path / "summary.parquet")
     told = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
     [reason] = [entry["why_not"] for entry in told if entry["figure"] == 5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from grace_bench.reporting.report import write_report
-from grace_bench.store.records import write_json
+from grace_bench.store.files import write_json
 
 
 def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path):

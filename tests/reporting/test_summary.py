@@ -12,19 +12,19 @@ import pytest
 from grace_bench.errors import DataError
 from grace_bench.reporting.summary.read import Summary, read_curves
 from grace_bench.reporting.summary.write import CURVES, SUMMARY, summarise
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def _rows(path: Path, **wanted: object) -> list[dict]:
-    rows = records.read_parquet(path).to_pylist()
+    rows = files.read_parquet(path).to_pylist()
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
 def _predictions(folder: Path, role: str) -> list[dict]:
-    rows = records.read_parquet(folder / "predictions.parquet").to_pylist()
+    rows = files.read_parquet(folder / "predictions.parquet").to_pylist()
     last = max(row["step"] for row in rows)
     return [row for row in rows if (row["role"] == role and role in ("edit",)) or
             (row["role"] == role and row["step"] == last)]  # fmt: skip
@@ -62,7 +62,7 @@ def test_values_are_the_means_of_the_last_predictions(grace, metric, role, measu
 def test_values_are_those_of_the_probes(grace):
     folders, output = grace
     for seed, folder in enumerate(folders):
-        probes = records.read_parquet(folder / "probes.parquet").to_pylist()
+        probes = files.read_parquet(folder / "probes.parquet").to_pylist()
         last = max(row["step"] for row in probes)
         found = {(r["metric"], r["measure"]): r["value"] for r in _rows(output, seed=seed)}
         for row in probes:
@@ -119,7 +119,7 @@ def test_interval_shrinks_with_the_number_of_examples(tmp_path, make_run):
 
 def test_curves_join_seeds_that_end_after_different_numbers_of_edits(grace):
     folders, output = grace
-    curves = records.read_parquet(output.with_name("curves.parquet"), CURVES).to_pylist()
+    curves = files.read_parquet(output.with_name("curves.parquet"), CURVES).to_pylist()
     points = [r for r in curves if r["metric"] == "trr" and r["measure"] == "f1"]
     assert [point["n_edits"] for point in points] == [0, 8, 16, 26]  # the last: of 24 and 27
     (final,) = _rows(output, seed=None, metric="trr", measure="f1")
@@ -127,7 +127,7 @@ def test_curves_join_seeds_that_end_after_different_numbers_of_edits(grace):
         assert points[-1][key] == final[key]
     keys = [r for r in curves if r["metric"] == "n_keys"]
     assert [r["n_edits"] for r in keys] == list(range(1, 25))
-    steps = [records.read_parquet(f / "steps.parquet").to_pylist() for f in folders]
+    steps = [files.read_parquet(f / "steps.parquet").to_pylist() for f in folders]
     wanted = np.mean([rows[9]["n_keys"] for rows in steps])
     assert keys[9]["value"] == pytest.approx(wanted)
 
@@ -136,21 +136,21 @@ def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
     folders = [make_run(tmp_path, seed=seed) for seed in (0, 1)]
     wanted = {}
     for seed, folder in enumerate(folders):
-        rows = records.read_parquet(folder / "probes.parquet").to_pylist()
+        rows = files.read_parquet(folder / "probes.parquet").to_pylist()
         between = [{**row, "step": 3, "n_edits": 3} for row in rows if row["n_edits"] == 8]
         wanted[seed] = {(row["metric"], row["measure"]): row["value"] for row in between}
         path = folder / "probes.parquet"
-        records.write_parquet(path, [*rows, *between], records.PROBES)
+        files.write_parquet(path, [*rows, *between], schemas.PROBES)
         record = json.loads((folder / "run.json").read_text())
-        record["files"]["probes.parquet"] = records.sha256_of(path)
-        records.write_json(folder / "run.json", record)
+        record["files"]["probes.parquet"] = files.sha256_of(path)
+        files.write_json(folder / "run.json", record)
     output = tmp_path / "summary.parquet"
-    curves = records.read_parquet(summarise(folders, output), CURVES).to_pylist()
+    curves = files.read_parquet(summarise(folders, output), CURVES).to_pylist()
     found = {(r["metric"], r["measure"]): r for r in curves if r["n_edits"] == 3}
     del found["n_keys", None]
     wanted = {s: {k: v for k, v in means.items() if k[0] != "es"} for s, means in wanted.items()}
     success = {key[1]: found.pop(key) for key in [key for key in found if key[0] == "es"]}
-    tables = [records.read_parquet(folder / "predictions.parquet") for folder in folders]
+    tables = [files.read_parquet(folder / "predictions.parquet") for folder in folders]
     first = [[r for r in t.to_pylist() if r["role"] == "edit"][:3] for t in tables]
     assert success["f1"]["value"] == pytest.approx(
         np.mean([[row["f1"] for row in rows] for rows in first])
@@ -171,7 +171,7 @@ def test_same_bytes_twice_and_provenance_without_dates(grace, tmp_path):
     summarise(list(reversed(folders)), tmp_path / "summary.parquet")
     for name in ("summary.parquet", "curves.parquet"):
         assert (tmp_path / name).read_bytes() == output.with_name(name).read_bytes()
-    metadata = records.read_parquet(output, SUMMARY).schema.metadata
+    metadata = files.read_parquet(output, SUMMARY).schema.metadata
     assert metadata[b"grace_bench.suite"] == b"synthetic"
     assert metadata[b"grace_bench.git_commit"] == b"0123456789abcdef"
     assert b"facts-qa:" in metadata[b"grace_bench.data_hashes"]
@@ -242,12 +242,12 @@ class TestRefusals:
     def test_unfit_record(self, tmp_path, change, said, make_run):
         folder = make_run(tmp_path)
         record = json.loads((folder / "run.json").read_text())
-        records.write_json(folder / "run.json", record | change)
+        files.write_json(folder / "run.json", record | change)
         assert said in self._message([folder], tmp_path)
 
     def test_incomplete_record(self, tmp_path, make_run):
         folder = make_run(tmp_path)
         record = json.loads((folder / "run.json").read_text())
         del record["counts"]
-        records.write_json(folder / "run.json", record)
+        files.write_json(folder / "run.json", record)
         assert "lacks ['counts']" in self._message([folder], tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from grace_bench.cli import main
 from grace_bench.reporting.summary.read import PROVENANCE, read_provenance
 from grace_bench.reporting.summary.write import CURVES, SUMMARY
-from grace_bench.store import records
+from grace_bench.store import files
 
 NAMES = ("../../x", "..", ".hidden", "a/b", "a\\b", "", "x" * 300)
 
@@ -18,10 +18,10 @@ def test_a_name_that_leads_elsewhere_is_refused(reported, tmp_path, capsys, name
     inside = tmp_path / "outer" / "inside"
     inside.mkdir(parents=True)
     for file, schema in (("summary", SUMMARY), ("curves", CURVES)):
-        table = records.read_parquet(reported / f"{file}.parquet", schema)
+        table = files.read_parquet(reported / f"{file}.parquet", schema)
         rows = [{**row, key: name} for row in table.to_pylist()]
         metadata = {PROVENANCE + k: v for k, v in read_provenance(table).items()}
-        records.write_parquet(inside / f"{file}.parquet", rows, schema, metadata)
+        files.write_parquet(inside / f"{file}.parquet", rows, schema, metadata)
     (inside / "plan.json").write_text('{"suite": "synthetic", "runs": []}')
     for command in ("tables", "figures", "report", "paper-figures"):
         arguments = [command, "--summary", str(inside), "--output", str(inside / "out")]

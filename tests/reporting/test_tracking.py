@@ -18,7 +18,7 @@ import pytest
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs import locks
 from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 EDITORS = ("unedited", "ft", "grace")
 
@@ -114,7 +114,7 @@ def test_everything_arrives(suite):
 
     client = _client(suite)
     history = client.get_metric_history(grace.info.run_id, "probe/trr")
-    probes = records.read_parquet(
+    probes = files.read_parquet(
         suite / "runs/facts-t5/facts-qa/grace/default/seed-0/probes.parquet"
     ).to_pylist()
     wanted = {
@@ -137,8 +137,8 @@ def test_everything_arrives(suite):
     }
     digest = record["data_hash"][:36]
     assert inputs == {(f"facts-qa/{r}", digest, r) for r in ("edits", "holdout", "upstream")}
-    files = {item.path for item in client.list_artifacts(grace.info.run_id)}
-    assert files == {
+    found = {item.path for item in client.list_artifacts(grace.info.run_id)}
+    assert found == {
         "run.json", "steps.parquet", "probes.parquet", "codebook.parquet", "codebook.safetensors",
     }  # fmt: skip
     whole = runs["suite synthetic"]
@@ -193,14 +193,14 @@ def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_ru
 def test_values_that_are_not_finite_are_left_out_and_named(suite):
     folder = _folders(suite)[0]
     path = folder / "probes.parquet"
-    rows = records.read_parquet(path).to_pylist()
+    rows = files.read_parquet(path).to_pylist()
     for row in rows:
         if row["metric"] == "trr" and row["measure"] == "f1":
             row["value"] = math.inf
-    records.write_parquet(path, rows, records.PROBES)
+    files.write_parquet(path, rows, schemas.PROBES)
     record = json.loads((folder / "run.json").read_text())
-    record["files"]["probes.parquet"] = records.sha256_of(path)
-    records.write_json(folder / "run.json", record)
+    record["files"]["probes.parquet"] = files.sha256_of(path)
+    files.write_json(folder / "run.json", record)
     track([folder], suite)
     run = _runs(suite)[record["id"]]
     assert "probe/trr" not in run.data.metrics

@@ -20,7 +20,7 @@ import pytest
 from loopback import REMEMBERED, Cluster, Job, Workflow
 from waiting import wait_until
 
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import pytest
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.steps import baseline
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 from grace_bench.tasks.base import Truncation
 
 LONG = "The river runs from the hills down to the sea. " * 20

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from workflows import snakemake
 
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

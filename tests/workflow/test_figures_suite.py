@@ -14,7 +14,8 @@ import pytest
 import yaml
 from paper_inputs import write_inputs
 
-from grace_bench.store.records import LATENCY, PREDICTIONS, read_json, read_parquet
+from grace_bench.store.files import read_json, read_parquet
+from grace_bench.store.schemas import LATENCY, PREDICTIONS
 from grace_bench.suite.compose import load_suite, read_yaml
 from grace_bench.suite.plan import expand
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 
 def test_measures_are_written_beside_their_targets(repository, tmp_path):

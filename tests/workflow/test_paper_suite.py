@@ -16,7 +16,7 @@ import pytest
 import yaml
 from paper_inputs import write_inputs
 
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from workflows import snakemake
 
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 EDITOR = '''
 """A constant is added to the weight: no edit takes, all is forgotten a little."""

@@ -17,7 +17,7 @@ import yaml
 from workflows import planned_jobs, snakemake
 
 from grace_bench.models.scratch import build_model, train_tokenizer
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 from grace_bench.suite.schema import ScratchSource
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from waiting import wait_until
 from workflows import planned_jobs, snakemake
 
 from grace_bench.cli import main
-from grace_bench.store.records import read_json
+from grace_bench.store.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

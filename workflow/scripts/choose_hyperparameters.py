@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from grace_bench.store.records import atomic_path, read_json, read_parquet
+from grace_bench.store.files import atomic_path, read_json, read_parquet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_SUMMARY = REPOSITORY / "results" / "development" / "summary.parquet"

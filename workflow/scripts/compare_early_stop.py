@@ -16,7 +16,7 @@ from typing import Any
 
 from choose_hyperparameters import REPOSITORY, Setting, read_settings
 
-from grace_bench.store.records import atomic_path, read_json, read_parquet
+from grace_bench.store.files import atomic_path, read_json, read_parquet
 
 PAGE = REPOSITORY / "docs" / "early-stop.md"
 METRICS = ("trr", "err", "arr", "holdout", "es")

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from grace_bench.metrics import METRICS
-from grace_bench.store import provenance, records
+from grace_bench.store import provenance, schemas
 from grace_bench.suite.compose import read_yaml
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         n_runs, planned = measure_dry_run(options.runs, Path(folder))
         n_rows, reported = measure_reports(options.step_rows, Path(folder))
-    records.write_json(
+    write_json(
         options.output,
         {
             "runs": n_runs,
@@ -131,7 +131,7 @@ def measure_reports(n_rows: int, folder: Path) -> tuple[int, list[dict[str, Any]
     """Summarise, tabulate and draw made-up runs that have `n_rows` steps in all."""
     n_steps = n_rows // len(RUNS)
     plan = [write_run(folder / "runs", n_steps, *run) for run in RUNS]
-    records.write_json(folder / "plan.json", {"runs": plan})
+    write_json(folder / "plan.json", {"runs": plan})
     seconds, cpu, mib, _ = zip(*(measure(folder, "grace_bench", *c) for c in REPORTS), strict=True)
     steps = zip(REPORTS, seconds, strict=True)
     return n_steps * len(RUNS), [
@@ -153,14 +153,14 @@ def write_run(
     # The stream's edits, evenly spread: the steps at which they are made.
     edits = np.arange(STEPS_AN_EDIT, n_steps + 1, STEPS_AN_EDIT)
     steps = step_columns(n_steps, edits, editor == "grace", rng)
-    write(folder / "steps.parquet", steps, records.STEPS)
+    write(folder / "steps.parquet", steps, schemas.STEPS)
     predictions = prediction_columns(edits, MEASURES[task], rng)
-    write(folder / "predictions.parquet", predictions, records.PREDICTIONS)
+    write(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
     probed = edits if editor == "grace" else edits[probe_positions(edits)]
     averages = average_columns(probed, MEASURES[task], rng)
-    write(folder / "probes.parquet", averages, records.PROBES)
+    write(folder / "probes.parquet", averages, schemas.PROBES)
     labels = {"model": "Model", "dataset": task, "editor": editor}
-    files = {path.name: records.sha256_of(path) for path in folder.iterdir()}
+    files = {path.name: sha256_of(path) for path in folder.iterdir()}
     spec = {
         "suite": "scale",
         "model": {"name": "model", "label": labels["model"]},
@@ -173,7 +173,7 @@ def write_run(
         },
         "seed": seed,
     }
-    records.write_json(
+    write_json(
         folder / "run.json",
         {
             "format": "grace-bench run",
@@ -260,7 +260,7 @@ def prediction_columns(
 
 
 def write(path: Path, columns: Mapping[str, Any], schema: pa.Schema) -> None:
-    """Write columns as `records.write_parquet` writes rows; those not given are null."""
+    """Write columns as `files.write_parquet` writes rows; those not given are null."""
     n = len(columns["step"])
     arrays = [
         pa.array(columns[field.name]).cast(field.type)

@@ -42,7 +42,7 @@ from grace_bench.metrics import MEASURES
 from grace_bench.models.architecture import find_layer, layer_dims
 from grace_bench.run.evaluation import Evaluator, predict_all
 from grace_bench.store import provenance
-from grace_bench.store.records import write_json
+from grace_bench.store.files import write_json
 from grace_bench.tasks.base import Prediction, Task
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from grace_bench.store.records import atomic_path, read_json
+from grace_bench.store.files import atomic_path, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from grace_bench import __version__
 from grace_bench.registry import editor_spec
 from grace_bench.reporting.summary.write import UNEDITED
-from grace_bench.store import records
+from grace_bench.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str])
     paths = []
     for kind in ("pdf", "png"):
         path = folder / f"{name}.{kind}"
-        with records.atomic_path(path) as temporary:
+        with files.atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=200, metadata=metadata[kind])
         paths.append(path)
     return paths
@@ -118,7 +118,7 @@ def save_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with records.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return path
 

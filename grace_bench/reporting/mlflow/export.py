@@ -39,7 +39,7 @@ from grace_bench.reporting.mlflow.tracked import (
     started_ms,
 )
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
-from grace_bench.store import records
+from grace_bench.store.files import read_json, sha256_of, write_json
 from grace_bench.suite.plan import digest
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _export(
         "experiment_id": experiment_id,
         "runs": exported,
     }
-    records.write_json(summary_folder / EXPORT, export)
+    write_json(summary_folder / EXPORT, export)
     return export
 
 
@@ -146,7 +146,7 @@ def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> s
 def experiment_of(summary_folder: Path) -> str | None:
     """Return the id of the MLflow experiment that a suite was exported to; None: of none yet."""
     path = Path(summary_folder) / EXPORT
-    return str(records.read_json(path).get("experiment_id")) if path.is_file() else None
+    return str(read_json(path).get("experiment_id")) if path.is_file() else None
 
 
 def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
@@ -356,7 +356,7 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
         for path in (part.rglob("*") if part.is_dir() else [part])
         if path.is_file() and not path.name.startswith(".")
     )
-    hashes = {str(path.relative_to(folder)): records.sha256_of(path) for path in files}
+    hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
     last = max(started_ms(run) for run in runs) + 1  # MLflow lists what began last first
     suite = runs[0].spec["suite"]
     tags = {

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
+from grace_bench.metrics import MEASURES
 from grace_bench.registry import editor_spec
 from grace_bench.reporting.summary import failures
 from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY
-from grace_bench.store import records
+from grace_bench.store import files
 from grace_bench.suite.schema import is_name
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Summary:
         Raises:
             DataError: it is missing, damaged or empty, or has names that no suite can have.
         """
-        table = records.read_parquet(path, SUMMARY)
+        table = files.read_parquet(path, SUMMARY)
         if table.num_rows == 0:
             raise DataError(f"{path}: holds no results; run the summarise step again.")
         self.provenance = read_provenance(table)
@@ -176,8 +177,7 @@ class Summary:
             for setting, metric, measure in self._values
             if setting.experiment == experiment and metric in ("trr", "err") and measure
         }
-        order = (*records.MEASURES, "perplexity_median", "perplexity_log_mean")
-        return [measure for measure in order if measure in found]
+        return [measure for measure in MEASURES if measure in found]
 
     def configured(self, experiment: Experiment) -> list[Setting]:
         """Return the settings that were configured, not merely reached by a sweep.
@@ -238,7 +238,7 @@ def _read_all_curves(
         (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s for s in summary.settings
     }
     curves: dict[tuple[Setting, str, int | None], list[Point]] = {}
-    for row in records.read_parquet(path, CURVES).to_pylist():
+    for row in files.read_parquet(path, CURVES).to_pylist():
         if row["is_main"] or row["metric"] == "n_keys":
             setting = by_name.get((row["model"], row["dataset"], row["editor"], row["variant"]))
             if setting is None:

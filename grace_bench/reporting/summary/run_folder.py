@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
 from grace_bench.reporting.summary.failures import Failure, read_failure
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 from grace_bench.store.json_records import check_record, read_record
 from grace_bench.suite.plan import canonical_json, digest
 
@@ -30,10 +30,10 @@ PLUGINS = ("editor", "data set builder", "task")
 
 NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure", "files")
 TABLES = {
-    "steps.parquet": records.STEPS,
-    "probes.parquet": records.PROBES,
-    "predictions.parquet": records.PREDICTIONS,
-    "latency.parquet": records.LATENCY,  # of runs that time inputs
+    "steps.parquet": schemas.STEPS,
+    "probes.parquet": schemas.PROBES,
+    "predictions.parquet": schemas.PREDICTIONS,
+    "latency.parquet": schemas.LATENCY,  # of runs that time inputs
 }
 
 
@@ -91,9 +91,9 @@ class RunFolder:
             DataError: the file is missing, truncated, or is not the one run.json lists.
         """
         path = self.folder / name
-        table = records.read_parquet(path, TABLES[name], columns)
+        table = files.read_parquet(path, TABLES[name], columns)
         wanted = self.record["files"].get(name)
-        if wanted is not None and records.sha256_of(path) != wanted:
+        if wanted is not None and files.sha256_of(path) != wanted:
             raise DataError(
                 f"{path}: is not the file that run.json lists; it was changed or belongs to "
                 "another run. Delete the run's folder and run it again."
@@ -109,7 +109,7 @@ def read_run_folder(folder: Path | str) -> RunFolder:
     """
     folder = Path(folder)
     path = folder / "run.json"
-    record = records.read_json(path)
+    record = files.read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{path}: is not the record of a run; run the edit step again.")
     if record.get("version") != VERSION:

@@ -11,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from grace_bench.metrics import METRICS
+from grace_bench.metrics import METRICS, PER_EXAMPLE
 from grace_bench.reporting.summary import statistics
-from grace_bench.store import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from grace_bench.reporting.summary.run_folder import RunFolder
 
-PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *records.MEASURES)
+PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *PER_EXAMPLE)
 Curve = dict[int, tuple[int, float]]
 """Of one seed: at a number of edits, the step and the value."""
 
@@ -92,7 +91,7 @@ class SeedGroup:
         self.main = first.measure
         tables = [run.table("predictions.parquet", PREDICTION_COLUMNS) for run in runs]
         everything = pa.concat_tables(tables)
-        self._columns = [c for c in records.MEASURES if not np.isnan(_numbers(everything, c)).all()]
+        self._columns = [c for c in PER_EXAMPLE if not np.isnan(_numbers(everything, c)).all()]
         derived = LOSS_MEASURES if {"loss", "perplexity"} <= set(self._columns) else ()
         self.measures = (*self._columns, *derived)
         facts, _ = statistics.unit_indices(everything["fact_id"].combine_chunks())

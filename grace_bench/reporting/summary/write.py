@@ -23,7 +23,7 @@ from grace_bench.reporting.summary.comparison import as_good_as_the_best
 from grace_bench.reporting.summary.failures import COLUMNS, failure_rows
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders, suite_provenance
 from grace_bench.reporting.summary.seed_group import SeedGroup, setting_keys
-from grace_bench.store import records
+from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ _COMPARED = ("is_best", pa.bool_(), True)  # not told from the best editor; null
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
-    metadata = {"grace_bench.schema_version": str(records.SCHEMA_VERSION)}
+    metadata = {"grace_bench.schema_version": str(schemas.SCHEMA_VERSION)}
     return pa.schema([pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata)
 
 
@@ -106,9 +106,9 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
         points += found[1]
     output = Path(output)
     curves = output.with_name(CURVES_NAME)
-    records.write_parquet(curves, points, CURVES, metadata)
+    files.write_parquet(curves, points, CURVES, metadata)
     # Written last: whoever sees the summary finds the curves that belong to it.
-    records.write_parquet(output, rows, SUMMARY, metadata)
+    files.write_parquet(output, rows, SUMMARY, metadata)
     return curves
 
 

@@ -29,7 +29,7 @@ from grace_bench.reporting.tables.table import (
     to_latex,
     to_markdown,
 )
-from grace_bench.store import records
+from grace_bench.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
         if old.name not in texts and old.suffix in (".tex", ".md", ".csv"):
             old.unlink(missing_ok=True)
     for name, text in texts.items():
-        with records.atomic_path(folder / name) as temporary:
+        with files.atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 

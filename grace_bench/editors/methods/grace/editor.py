@@ -29,7 +29,8 @@ from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
 from grace_bench.replay.recording import only_trainable
-from grace_bench.store.records import CODEBOOK, write_parquet
+from grace_bench.store.files import write_parquet
+from grace_bench.store.schemas import CODEBOOK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ from grace_bench.editors.training import own_loss
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
 from grace_bench.models.architecture import layer_name
-from grace_bench.store.records import atomic_path
+from grace_bench.store.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

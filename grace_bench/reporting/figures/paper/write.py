@@ -18,7 +18,7 @@ from grace_bench.reporting.figures.paper.keys import figure_5
 from grace_bench.reporting.figures.paper.latency import figure_6
 from grace_bench.reporting.figures.paper.runs import Missing, SuiteRuns
 from grace_bench.reporting.figures.style import INDEX, new_figure, save, save_csv
-from grace_bench.store import records
+from grace_bench.store import files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,5 +62,5 @@ def write_paper_figures(
         if old not in made and old.suffix in (".pdf", ".png", ".csv"):
             old.unlink(missing_ok=True)
     # Written last: whoever sees it finds the figures that it names.
-    records.write_json(folder / INDEX, told)
+    files.write_json(folder / INDEX, told)
     return told

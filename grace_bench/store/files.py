@@ -1,4 +1,4 @@
-"""Everything that is written to disk: schemas of all Parquet records, and atomic writes.
+"""How files are written and read: JSON, Parquet, hashes, all of it whole or not at all.
 
 Every writer here makes a temporary file beside its target and renames it, so a reader never sees
 half a file and a failed write leaves the old file untouched. Torch-free.
@@ -23,123 +23,10 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from grace_bench.errors import DataError, ResultError
+from grace_bench.store.schemas import LATER_COLUMNS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-"""Of a prepared data set, written last."""
-
-ROLES = ("train", "upstream", "edits", "holdout", "accurate")
-REQUIRED_ROLES = ("train", "upstream", "edits")
-
-MEASURES = (
-    "f1",  # SQuAD F1 of the generated text (natural stop)
-    "exact_match",  # SQuAD exact match of the generated text (natural stop)
-    "f1_released",  # the released code's F1 over token-id sets, end of sequence counted
-    "token_accuracy",  # share of label tokens that are the argmax under teacher forcing
-    "accuracy",  # class predicted correctly
-    "loss",  # mean negative log-likelihood of the label's tokens
-    "perplexity",  # exp(loss)
-)
-"""Per-example measures; a prediction has a value for those its task defines, else null."""
-
-
-def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
-    metadata = {"grace_bench.schema_version": str(SCHEMA_VERSION)}
-    return pa.schema([pa.field(n, t, nullable=null) for n, t, null in fields], metadata=metadata)
-
-
-EXAMPLES = _schema(
-    ("example_id", pa.string(), False),
-    ("fact_id", pa.string(), False),
-    ("text", pa.string(), False),
-    ("label", pa.string(), False),
-    ("subject", pa.string(), True),
-    ("relation", pa.string(), True),
-    ("answers", pa.list_(pa.string()), True),  # all right ones, the label first; null: it alone
-)
-
-STEPS = _schema(
-    ("step", pa.int32(), False),  # position in the edit stream, from 1
-    ("n_edits", pa.int32(), False),  # edits made so far, this step's included
-    ("example_id", pa.string(), False),
-    ("fact_id", pa.string(), False),
-    ("is_error", pa.bool_(), False),  # the model was wrong when the example came
-    ("edited", pa.bool_(), False),
-    # GRACE: first, add, expand, reuse, split, overwrite; ROME: subject_last, prompt_last.
-    ("branch", pa.string(), True),
-    ("key", pa.int32(), True),  # the key that answers the edit afterwards
-    ("nearest_key", pa.int32(), True),  # the nearest key before the edit
-    ("distance", pa.float64(), True),  # to the nearest key before the edit
-    ("n_keys", pa.int32(), True),
-    ("gradient_steps", pa.int32(), True),
-    ("loss_first", pa.float64(), True),
-    ("loss_last", pa.float64(), True),
-    ("edit_seconds", pa.float64(), True),
-    ("es", pa.float64(), True),  # the task's main measure right after the edit
-)
-
-PREDICTIONS = _schema(
-    ("step", pa.int32(), False),
-    ("n_edits", pa.int32(), False),
-    (
-        "role",
-        pa.string(),
-        False,
-    ),  # edit (right after it), edits (all past), upstream, ...
-    ("example_id", pa.string(), False),
-    ("fact_id", pa.string(), False),
-    ("prediction", pa.string(), True),
-    *((measure, pa.float64(), True) for measure in MEASURES),
-    ("key", pa.int32(), True),  # that answered; null where none did, or there are none
-)
-
-LATER_COLUMNS = (PREDICTIONS.field("key"), EXAMPLES.field("answers"))
-"""Nullable columns that files of earlier versions lack; they are read as null."""
-
-PROBES = _schema(
-    ("step", pa.int32(), False),
-    ("n_edits", pa.int32(), False),
-    ("metric", pa.string(), False),  # es, err, trr, arr, holdout
-    (
-        "measure",
-        pa.string(),
-        False,
-    ),  # a measure, or perplexity_median / perplexity_log_mean
-    ("value", pa.float64(), True),
-    ("n", pa.int32(), False),  # examples averaged
-)
-
-LATENCY = _schema(
-    ("step", pa.int32(), False),
-    ("n_edits", pa.int32(), False),
-    ("n_keys", pa.int32(), True),
-    ("example_id", pa.string(), False),
-    ("n_tokens", pa.int32(), False),  # of the input
-    ("repeats", pa.int32(), False),
-    ("seconds", pa.float64(), False),  # of one forward pass alone, the median
-    ("seconds_unedited", pa.float64(), False),  # the same model without the editor, in turn
-)
-
-TRAINING_LOG = _schema(
-    ("step", pa.int32(), False),  # optimiser step of a base model's training, from 1
-    ("loss", pa.float64(), False),  # of the step's examples, before the step
-    ("learning_rate", pa.float64(), False),
-    ("examples", pa.int64(), False),  # seen so far, this step's included
-    ("seconds", pa.float64(), False),  # of training so far, interruptions left out
-)
-
-CODEBOOK = _schema(
-    ("key", pa.int32(), False),
-    ("label", pa.string(), False),
-    ("radius", pa.float64(), False),
-    ("made_at_step", pa.int32(), False),
-    ("changed_at_step", pa.int32(), False),
-    ("n_examples", pa.int32(), False),
-    ("example_ids", pa.list_(pa.string()), False),
-)
 
 
 @contextmanager
