@@ -29,6 +29,7 @@ import yaml
 
 from grace_bench.metrics import METRICS
 from grace_bench.store import provenance, schemas
+from grace_bench.store.files import sha256_of, write_json
 from grace_bench.suite.compose import read_yaml
 
 if TYPE_CHECKING:
