@@ -60,7 +60,13 @@ def blocks(page: str, language: str = "") -> list[str]:
     return [content for name, content in found if name == language]
 
 
-PAGES = ("README.md", "docs/cluster.md", "docs/interruption.md", "docs/status.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/cluster.md",
+    "docs/interruption.md",
+    "docs/status.md",
+)
 RECORDED = ("snakemake", "grace-bench", "make", "git", "pip", "pytest", "tmux")
 
 
