@@ -1,8 +1,11 @@
 """Queries that follow a growing codebook.
 
-tracked = TrackedQueries(codebook)
-tracked.add(queries)
-stamps = tracked.stamps()  # of the values that answer the queries now
+    tracked = TrackedQueries(codebook)
+    tracked.add(queries)
+    stamps = tracked.stamps()
+
+A stamp names the value that answers a query now; a query whose stamp is as before is answered as
+before.
 """
 
 from __future__ import annotations

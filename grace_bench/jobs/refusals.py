@@ -1,8 +1,11 @@
 """Why a job refused its settings, kept beside where its results would be, for `status` to tell.
 
-with kept(run.folder, made_from=run.content_hash):
-...                                        # a ConfigError is written down, and goes on
-refusal(run.folder, run.content_hash)          # its sentence, until the job is tried again
+    with kept(run.folder, made_from=run.content_hash):
+        ...
+    refusal(run.folder, run.content_hash)
+
+A ConfigError in the block is written down and goes on. Its sentence stands until the job is tried
+again.
 """
 
 from __future__ import annotations

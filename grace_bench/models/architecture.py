@@ -1,25 +1,20 @@
-"""Find, measure and replace a module of a model by its dotted name.
+"""Find and measure a module of a model by its dotted name.
 
-name = layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
-layer = find_layer(model, name)
-with replaced_layer(model, name, MyAdapter(layer)):
-    model(**batch)
+    name = layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
+    layer = find_layer(model, name)
+
+A name may have brackets, and end in `.weight`, as the released configurations write it.
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from grace_bench.errors import ModelError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _INDEX = re.compile(r"\[(\d+)\]")
 
@@ -61,16 +56,6 @@ def replace_layer(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     parent, _, child = layer_name(name).rpartition(".")
     setattr(model.get_submodule(parent), child, module)
     return before
-
-
-@contextmanager
-def replaced_layer(model: nn.Module, name: str, module: nn.Module) -> Iterator[nn.Module]:
-    """Put `module` in the place of the layer called `name` while the block lasts."""
-    before = replace_layer(model, name, module)
-    try:
-        yield module
-    finally:
-        replace_layer(model, name, before)
 
 
 def layer_dims(layer: nn.Module, name: str = "the layer") -> LayerDims:

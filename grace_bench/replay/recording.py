@@ -1,9 +1,12 @@
 """Record what the modules of a model return, and let them hand it out again.
 
-with recorded(model) as calls:      # in the mode in which gradients are taken
-model(**inputs)
-with replayed(calls):
-model(**inputs)                 # only what a trained parameter reaches is computed
+    with recorded(model) as calls:
+        model(**inputs)
+    with replayed(calls):
+        model(**inputs)
+
+Recording runs in the mode in which gradients are taken; a replay computes only what a trained
+parameter reaches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The status of a suite as text, once or again and again. Torch-free.
-
-show(Look.of_suite(suite), sys.stdout, every=10)
-"""
+"""The status of a suite as text, once or again and again. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""JSON from files, checked before anything looks into it: damage is one sentence. Torch-free.
+"""JSON from files, checked before anything looks into it. Torch-free.
 
-manifest = read_record(folder / "manifest.json", data_hash=str, labels=(list, type(None)))
+    manifest = read_record(folder / "manifest.json", data_hash=str, labels=(list, type(None)))
+
+Damage is one sentence that names the file.
 """
 
 from __future__ import annotations

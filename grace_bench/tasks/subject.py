@@ -1,6 +1,8 @@
 """Where a text mentions its subject.
 
-last_mention("Capital of Niger, not Nigeria?", "Niger")     # (11, 16)
+    last_mention("Capital of Niger, not Nigeria?", "Niger")  # (11, 16)
+
+Only whole words count.
 """
 
 from __future__ import annotations

@@ -53,7 +53,6 @@ INDEX = "figures.json"
 """Beside the paper's figures: what each shows, or why it is not there."""
 
 GREY = "#7f7f7f"
-COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
 
 # Of editors whose spec names none. Specs have Okabe and Ito's, distinct to the colour-blind.
