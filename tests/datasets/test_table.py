@@ -193,6 +193,20 @@ def test_missing_column_names_the_nearest(tmp_path):
         build(tmp_path, path, text_column="fact")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_named(tmp_path, separator):
+    path = tmp_path / "cases.csv"
+    path.write_text(f"text{separator}label\na case{separator}law\n")
+    with pytest.raises(DataError, match="its columns are separated by .*; write it with commas"):
+        build(tmp_path, path)
+
+
+def test_a_boundary_that_is_no_number_among_terms_that_are_is_refused(tmp_path):
+    path = write(tmp_path / "cases.csv", rows())
+    with pytest.raises(DataError, match="train_before='soon' is not a number, as the terms"):
+        build(tmp_path, path, train_before="soon")
+
+
 def test_wrong_hash_is_refused_and_the_right_one_taken(tmp_path):
     path = write(tmp_path / "cases.jsonl", rows())
     with pytest.raises(DataError, match=f"its sha256 is {sha256_of(path)}, expected 0000"):

@@ -149,6 +149,11 @@ class Table(DatasetBuilder[TableOptions]):
         found = list(dict.fromkeys(name for row in records.rows for name in row))
         for column in columns:
             if column not in found:
+                if len(found) == 1 and (other := next((c for c in ";\t|" if c in found[0]), "")):
+                    raise DataError(
+                        f"{options.path}: its columns are separated by {other!r}; write it with "
+                        "commas."
+                    )
                 near = difflib.get_close_matches(column, found, n=1, cutoff=0.4)
                 hint = f"; did you mean '{near[0]}'?" if near else "."
                 raise DataError(
@@ -214,6 +219,11 @@ class Table(DatasetBuilder[TableOptions]):
             return order[size:], order[:size]
         terms = [_number(record.term) for record in records]
         boundary = _number(options.train_before)
+        if boundary is None and records and None not in terms:
+            raise DataError(
+                f"{options.path}: train_before='{options.train_before}' is not a number, as the "
+                f"terms in column '{options.term_column}' are; mend one of them."
+            )
         if None in terms or boundary is None:
             if isinstance(options.train_before, int) and records:
                 odd = records[terms.index(None)]
@@ -239,9 +249,10 @@ class Table(DatasetBuilder[TableOptions]):
         free = [record for record in order if record.row_id not in kept_back]
         size = self.options.upstream_size
         if len(free) <= size:
+            remedy = "move train_before" if self.options.term_column else "lower stream_size"
             raise DataError(
                 f"{self.options.path}: upstream_size={size} leaves no rows to train on, of "
-                f"{len(old)} older ones; lower it, or move train_before."
+                f"{len(old)} older ones; lower it, or {remedy}."
             )
         upstream = free[:size]
         taken = {record.row_id for record in upstream}
