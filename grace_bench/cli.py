@@ -400,7 +400,6 @@ def report(options: argparse.Namespace) -> None:
     folder = options.summary
     write_report(
         folder / "summary.parquet",
-        folder / "tables",
         folder / "figures",
         options.output,
         folder / "paper-figures",

@@ -1,19 +1,16 @@
 """One HTML file with a suite's tables, figures and provenance, to be sent or kept as it is.
 
-    write_report(suite / "summary.parquet", suite / "tables", suite / "figures",
-                 suite / "report.html")
+    write_report(suite / "summary.parquet", suite / "figures", suite / "report.html")
 
-It loads nothing from anywhere: pictures are inside, there are no scripts. The tables are those of
-the Markdown twins, so that the report says exactly what the paper's tables say.
+It loads nothing from anywhere: pictures are inside, there are no scripts.
 """
 
 from __future__ import annotations
 
 import base64
 import itertools
-import re
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +21,12 @@ from grace_bench import __version__
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import INDEX
 from grace_bench.reporting.summary.read import Summary
-from grace_bench.reporting.tables.table import from_markdown
+from grace_bench.reporting.tables.main import tables_of
+from grace_bench.reporting.tables.table import plain_header
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_CELL = re.compile(r"(?<!\\)\|")
-_BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
-_MARK = re.compile(r"<sup>([a-z]+)</sup>$")
-_FOOTNOTE = re.compile(r"<sup>([a-z]+)</sup> (.+)")
-_INTERVAL = re.compile(r"(\[[^\]]*, [^\]]*\])$")
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -80,23 +72,24 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 <div class="wide">
 <table>
 <thead>
-{% if table.groups %}
+{% if table.groups|selectattr(0)|list %}
 <tr>{% for name, span in table.groups %}<th class="group" colspan="{{ span }}">{{ name }}</th>
 {%- endfor %}</tr>
 {% endif %}
 <tr>
-{% for cell in table.header %}<th{% if table.left[loop.index0] %} class="name"{% endif %}>
-{{- cell.text }}</th>{% endfor %}
+{% for column in table.columns %}<th{% if loop.index0 < table.left %} class="name"{% endif %}>
+{{- column|header }}</th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr>{% for cell in row %}<td
-{%- if cell.left %} class="name"{% endif %}
-{%- if cell.span > 1 %} class="group" colspan="{{ cell.span }}"{% endif %}>
+<tr>{% if row.heading -%}
+<td class="name" colspan="{{ table.columns|length }}"><strong>{{ row.cells[0].text }}</strong></td>
+{%- else %}{% for cell in row.cells %}<td
+{%- if loop.index0 < table.left %} class="name"{% endif %}>
 {%- if cell.bold %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}
 {%- if cell.mark %}<sup>{{ cell.mark }}</sup>{% endif %}
 {%- if cell.interval %}<span class="interval">{{ cell.interval }}</span>{% endif %}</td>
-{%- endfor %}</tr>
+{%- endfor %}{% endif %}</tr>
 {% endfor %}
 </tbody>
 </table>
@@ -183,26 +176,6 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class _Cell:
-    text: str
-    interval: str = ""
-    bold: bool = False
-    left: bool = False
-    span: int = 1
-    mark: str = ""  # of a footnote
-
-
-@dataclass(frozen=True)
-class _Table:
-    caption: str
-    groups: list[tuple[str, int]]  # name and number of columns; empty: a one-line header
-    header: list[_Cell]
-    left: list[bool]
-    rows: list[list[_Cell]]
-    footnotes: list[tuple[str, str]]  # mark and sentence
-
-
-@dataclass(frozen=True)
 class _Figure:
     name: str
     data: Markup
@@ -210,29 +183,21 @@ class _Figure:
 
 
 def write_report(
-    summary: Path, tables: Path, figures: Path, output: Path, paper_figures: Path | None = None
+    summary: Path, figures: Path, output: Path, paper_figures: Path | None = None
 ) -> None:
     """Write the report of a suite.
 
     Args:
-        summary: summary.parquet, for the provenance.
-        tables: folder of the Markdown tables.
+        summary: summary.parquet.
         figures: folder of the PNG figures.
         output: path of the HTML file.
         paper_figures: folder of the paper's figures and their figures.json, if there is one.
 
     Raises:
-        DataError: the summary or the tables are missing.
+        DataError: the summary is missing or damaged.
     """
     suite = Summary(summary)
     provenance = suite.provenance
-    parsed = [
-        table
-        for path in _ordered(Path(tables), "*.md", ("main", "measures"))
-        for table in read_markdown_tables(path.read_text(encoding="utf-8"))
-    ]
-    if not parsed:
-        raise DataError(f"{tables}: holds no tables; run the tables step first.")
     pictures = [
         _figure(path, next((text for kind, text in SHOWN if path.stem.startswith(kind)), ""))
         for path in _ordered(Path(figures), "*.png", ("overview",))
@@ -240,9 +205,10 @@ def write_report(
     paper, not_drawn = _paper_figures(paper_figures)
     folder = Path(summary).parent
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["header"] = plain_header
     text = environment.from_string(TEMPLATE).render(
         suite=provenance.get("suite", ""),
-        tables=parsed,
+        tables=list(itertools.chain(*tables_of(suite).values())),
         figures=pictures,
         data=[*_counted(folder), *_cut_short(folder)],
         failed=_failed(suite),
@@ -354,61 +320,3 @@ def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:
         return (first.index(path.stem) if path.stem in first else len(first), path.name)
 
     return sorted(folder.glob(pattern), key=rank)
-
-
-def read_markdown_tables(text: str) -> list[_Table]:
-    """Return the pipe tables of `tables/main.py`, each with the line above it as caption."""
-    found, caption = [], ""
-    lines = text.splitlines()
-    for index, line in enumerate(lines):
-        if line.startswith("|") and (index == 0 or not lines[index - 1].startswith("|")):
-            end = index
-            while end < len(lines) and lines[end].startswith("|"):
-                end += 1
-            block = [_split(part) for part in lines[index:end]]
-            found.append(_table(from_markdown(caption), block, _footnotes(lines[end:])))
-        elif line and not line.startswith("|"):
-            caption = line
-    return found
-
-
-def _footnotes(lines: list[str]) -> list[tuple[str, str]]:
-    """Return the footnotes that stand right below a table."""
-    notes = (_FOOTNOTE.fullmatch(line) for line in lines if line)
-    return [(note[1], from_markdown(note[2])) for note in itertools.takewhile(bool, notes) if note]
-
-
-def _table(caption: str, block: list[list[str]], footnotes: list[tuple[str, str]]) -> _Table:
-    left = [cell == ":--" for cell in block[1]]
-    # "Group: column" names become two lines of header.
-    names = [from_markdown(name).rpartition(": ") for name in block[0]]
-    groups = [
-        (name, len(list(members)))
-        for name, members in itertools.groupby(name for name, _, _ in names)
-    ]
-    grouped = any(name for name, _ in groups)
-    rows = []
-    for texts in block[2:]:
-        row = [replace(_cell(text), left=left[i]) for i, text in enumerate(texts)]
-        is_heading = row[0].bold and not any(texts[1:])
-        rows.append([replace(row[0], span=len(row))] if is_heading else row)
-    header = [_Cell(column) for _, _, column in names]
-    return _Table(caption, groups if grouped else [], header, left, rows, footnotes)
-
-
-def _split(line: str) -> list[str]:
-    return [part.strip() for part in _CELL.split(line)[1:-1]]
-
-
-def _cell(text: str) -> _Cell:
-    interval = _INTERVAL.search(text)
-    value = text[: interval.start()].strip() if interval else text
-    mark = _MARK.search(value)
-    value = value[: mark.start()] if mark else value
-    bold = _BOLD.fullmatch(value)
-    return _Cell(
-        from_markdown(bold.group(1) if bold else value),
-        interval.group(1) if interval else "",
-        bool(bold),
-        mark=mark.group(1) if mark else "",
-    )

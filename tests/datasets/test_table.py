@@ -197,7 +197,7 @@ def test_missing_column_names_the_nearest(tmp_path):
 def test_another_separator_is_named(tmp_path, separator):
     path = tmp_path / "cases.csv"
     path.write_text(f"text{separator}label\na case{separator}law\n")
-    with pytest.raises(DataError, match="its columns are separated by .*; write it with commas"):
+    with pytest.raises(DataError, match=r"its columns are separated by .*; write it with commas"):
         build(tmp_path, path)
 
 

@@ -15,13 +15,13 @@ from grace_bench.errors import DataError
 from grace_bench.reporting.figures.main import write_figures
 from grace_bench.reporting.figures.paper.write import write_paper_figures
 from grace_bench.reporting.mlflow.tracked import run_metrics, run_tags
-from grace_bench.reporting.report import read_markdown_tables, write_report
+from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.failures import Failure, footnote, short
 from grace_bench.reporting.summary.read import Summary, read_curves, read_failed_curves
 from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.footnotes import letter
-from grace_bench.reporting.tables.main import write_tables
+from grace_bench.reporting.tables.main import tables_of, write_tables
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def report_all(folders: list[Path], paper: bool = True) -> Path:
     write_figures(summary, curves, suite / "figures")
     if paper:
         write_paper_figures(folders, summary, curves, suite / "paper-figures")
-    arguments = (summary, suite / "tables", suite / "figures", suite / "report.html")
+    arguments = (summary, suite / "figures", suite / "report.html")
     write_report(*arguments, suite / "paper-figures")
     return suite
 
@@ -149,9 +149,9 @@ def test_steps_before_the_failure_stay_in_the_curves(mixed):
 
 def test_tables_show_failures_with_footnotes(mixed):
     _, suite = mixed
-    text = (suite / "tables" / "main.md").read_text()
-    (table,) = read_markdown_tables(text)
-    rows = {row[0].text: row for row in table.rows}
+    data = Summary(suite / "summary.parquet")
+    (table,) = tables_of(data)["main"]
+    rows = {row.cells[0].text: row.cells for row in table.rows}
     notes = dict(table.footnotes)
     assert [cell.text for cell in rows["Defer"][1:]] == ["failed", *["--"] * 7]
     ft = rows["FT"][1]
@@ -176,8 +176,8 @@ def test_tables_show_failures_with_footnotes(mixed):
     assert ok["footnote"] == SENTENCE
     assert float(ok["value"]) > 0
     sweep = (suite / "tables" / "sweep-grace.md").read_text()
-    (table,) = read_markdown_tables(sweep)
-    assert [row[1].text == "failed" for row in table.rows] == [False, False, True]
+    (table,) = tables_of(data)["sweep-grace"]
+    assert [row.cells[1].text == "failed" for row in table.rows] == [False, False, True]
     # Markdown would take a tag for its own.
     assert r"before the first step (error: the value has no \<b\>gradient\</b\>)" in sweep
 
@@ -186,9 +186,8 @@ def test_bold_never_goes_to_a_cell_with_failed_seeds(make_run, tmp_path):
     folders = [make_run(tmp_path, seed=seed, failed_at=3 if seed else None) for seed in (0, 1)]
     folders += [make_run(tmp_path, editor="ft", seed=seed, shift=-0.2) for seed in (0, 1)]
     summarise(folders, tmp_path / "summary.parquet")
-    write_tables(tmp_path / "summary.parquet", tmp_path / "tables")
-    (table,) = read_markdown_tables((tmp_path / "tables" / "main.md").read_text())
-    bold = {row[0].text: [cell.bold for cell in row[1:4]] for row in table.rows[1:]}
+    (table,) = tables_of(Summary(tmp_path / "summary.parquet"))["main"]
+    bold = {row.cells[0].text: [cell.bold for cell in row.cells[1:4]] for row in table.rows[1:]}
     assert bold == {"FT": [True] * 3, "GRACE": [False] * 3}
 
 
@@ -239,12 +238,13 @@ def test_a_suite_in_which_every_run_failed_still_gives_everything(make_run, tmp_
         for seed in (0, 1)
     ]
     suite = report_all(folders)
-    (table,) = read_markdown_tables((suite / "tables" / "main.md").read_text())
-    rows = [row for row in table.rows if len(row) > 1]
-    assert [row[1].text for row in rows] == ["failed"] * 6
+    tables = tables_of(Summary(suite / "summary.parquet"))
+    (table,) = tables["main"]
+    rows = [row.cells for row in table.rows if not row.heading]
+    assert [cells[1].text for cells in rows] == ["failed"] * 6
     assert "No run was completed." in table.caption
-    measures = read_markdown_tables((suite / "tables" / "measures.md").read_text())
-    assert {row[2].text for table in measures for row in table.rows} == {"failed"}
+    cells = [row.cells[2] for table in tables["measures"] for row in table.rows]
+    assert {cell.text for cell in cells} == {"failed"}
     assert (suite / "figures" / "overview.png").is_file()
     told = json.loads((suite / "paper-figures" / "figures.json").read_text())
     assert any("every run failed" in e.get("why_not", "") for e in told)

@@ -15,7 +15,6 @@ from grace_bench.reporting.figures.paper.write import write_paper_figures
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables.main import write_tables
 from grace_bench.store import files, schemas
 
 RADII = (0.1, 1.0, 3.0)
@@ -75,8 +74,8 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
         "fig5-facts-t5-block-2-facts-qa",
         "fig6-inference-time",
     ]
-    files = {f"{name}.{kind}" for name in names for kind in ("pdf", "png", "csv")}
-    assert {path.name for path in folder.iterdir()} == {*files, "figures.json"}
+    expected = {f"{name}.{kind}" for name in names for kind in ("pdf", "png", "csv")}
+    assert {path.name for path in folder.iterdir()} == {*expected, "figures.json"}
     assert files.read_json(folder / "figures.json") == told
     for name in names:
         picture = (folder / f"{name}.png").read_bytes()
@@ -221,9 +220,8 @@ def test_a_run_that_the_summary_lacks_is_refused(make_run, folders, drawn, tmp_p
 def test_the_report_shows_them_and_what_is_not_drawn(drawn, tmp_path):
     folder, told = drawn
     summary = folder.parent / "summary.parquet"
-    write_tables(summary, tmp_path / "tables")
     output = tmp_path / "report.html"
-    write_report(summary, tmp_path / "tables", tmp_path / "figures", output, folder)
+    write_report(summary, tmp_path / "figures", output, folder)
     page = output.read_text()
     for entry in told:
         if entry["name"]:

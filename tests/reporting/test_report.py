@@ -6,15 +6,16 @@ import base64
 import re
 from html import escape
 
-import pytest
-
-from grace_bench.errors import DataError
-from grace_bench.reporting.report import read_markdown_tables, write_report
+from grace_bench.reporting import report
+from grace_bench.reporting.report import write_report
+from grace_bench.reporting.summary.read import Summary
+from grace_bench.reporting.tables.main import tables_of
+from grace_bench.reporting.tables.table import Cell, Column, Row, Table
 
 
 def test_report_stands_alone_and_has_everything(reported, tmp_path):
     output = tmp_path / "report.html"
-    write_report(reported / "summary.parquet", reported / "tables", reported / "figures", output)
+    write_report(reported / "summary.parquet", reported / "figures", output)
     text = output.read_text()
     assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', text)
     assert "<script" not in text
@@ -23,38 +24,20 @@ def test_report_stands_alone_and_has_everything(reported, tmp_path):
     assert base64.b64decode(pictures[0]) == (reported / "figures" / "overview.png").read_bytes()
     assert "Terms &amp; Topics" in text
     assert "0123456789abcdef" in text
-    for table in read_markdown_tables((reported / "tables" / "main.md").read_text()):
+    for table in tables_of(Summary(reported / "summary.parquet"))["main"]:
         for row in table.rows:
-            for cell in row:
+            for cell in row.cells:
                 assert f">{escape(cell.text)}<" in text
     first = output.read_bytes()
-    write_report(reported / "summary.parquet", reported / "tables", reported / "figures", output)
+    write_report(reported / "summary.parquet", reported / "figures", output)
     assert output.read_bytes() == first
 
 
-def test_markdown_tables_are_read_back():
-    (table,) = read_markdown_tables(
-        "A caption.\n\n| E | G: a | G: b |\n|:--|--:|--:|\n| x\\|y | **.5** [.4, .6] | 1 \\* |\n"
-        "| **Task: F1** |  |  |\n"
-    )
-    assert table.caption == "A caption."
-    assert table.groups == [("", 1), ("G", 2)]
-    assert [cell.text for cell in table.header] == ["E", "a", "b"]
-    name, best, marked = table.rows[0]
-    assert name.text == "x|y"
-    assert (best.text, best.interval, best.bold) == (".5", "[.4, .6]", True)
-    assert marked.text == "1 *"
-    assert [(cell.text, cell.span) for cell in table.rows[1]] == [("Task: F1", 3)]
-
-
-def test_names_cannot_break_out_of_the_page(reported, tmp_path):
-    tables = tmp_path / "tables"
-    tables.mkdir()
-    (tables / "main.md").write_text("c\n\n| E | a |\n|:--|--:|\n| <script>x</script> | 1 |\n")
-    write_report(reported / "summary.parquet", tables, tmp_path, tmp_path / "report.html")
-    assert "<script>" not in (tmp_path / "report.html").read_text()
-
-
-def test_missing_tables(reported, tmp_path):
-    with pytest.raises(DataError, match="holds no tables"):
-        write_report(reported / "summary.parquet", tmp_path, tmp_path, tmp_path / "report.html")
+def test_texts_cannot_break_out_of_the_page(reported, tmp_path, monkeypatch):
+    row = Row((Cell("<script>x</script>"), Cell("1", bold=True)))
+    table = Table("t", "<script>c</script>", (), (Column("<script>"), Column("b")), (row,))
+    monkeypatch.setattr(report, "tables_of", lambda data: {"main": [table]})
+    write_report(reported / "summary.parquet", tmp_path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;c" in page

@@ -26,9 +26,7 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
         "edits": {"rows": 3, "texts": 2, "labels": 1},
     }
     write_json(baseline, {"truncated": cut, "max_length": 64})
-    write_report(
-        folder / "summary.parquet", reported / "tables", reported / "figures", folder / "r.html"
-    )
+    write_report(folder / "summary.parquet", reported / "figures", folder / "r.html")
     text = (folder / "r.html").read_text()
     assert (
         "<li>zsre: train 7, edits 3; also read in train: upstream 2; left out: empty "

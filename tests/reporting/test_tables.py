@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.report import read_markdown_tables
 from grace_bench.reporting.summary.comparison import as_good_as_the_best
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.summary.write import summarise
@@ -130,8 +129,6 @@ def test_names_keep_their_signs_in_markdown():
     rows = (Row((Cell("GRACE <eps=3> a_b `c`"), Cell("1"))),)
     text = to_markdown(Table("t", "c", (), (Column("a"), Column("b")), rows))
     assert r"GRACE \<eps=3\> a\_b \`c\`" in text
-    (read,) = read_markdown_tables(text)
-    assert read.rows[0][0].text == "GRACE <eps=3> a_b `c`"
 
 
 def test_main_table_has_the_configured_settings_only(reported):

@@ -334,8 +334,8 @@ def test_a_folder_that_was_moved_finds_its_artifacts_and_writes_nothing_where_it
     before = _runs(moved)
     assert all(str(moved) in run.info.artifact_uri for run in before.values())
     (name,) = (name for name in before if name.startswith("suite "))
-    files = {item.path for item in _client(moved).list_artifacts(before[name].info.run_id)}
-    assert "tables" in files
+    found = {item.path for item in _client(moved).list_artifacts(before[name].info.run_id)}
+    assert "tables" in found
     (moved / "tables/main.tex").write_text("another table")
     track(_folders(moved), moved)
     assert not suite.exists()

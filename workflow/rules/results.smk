@@ -138,7 +138,6 @@ rule report:
     """Write one HTML file with every table and figure."""
     input:
         summary=f"{RESULTS}/summary.parquet",
-        tables=rules.tables.output,
         figures=rules.figures.output,
         paper_figures=rules.paper_figures.output,
         toy=TOY,

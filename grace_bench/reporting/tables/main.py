@@ -65,11 +65,7 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
     """
     data, folder = Summary(summary), Path(folder)
     header = provenance_comment(data.provenance)
-    tables = {"main": main_tables(data), "measures": measure_tables(data)}
-    if compared := paper_tables(data, table_rows(data)):
-        tables["paper"] = compared
-    for editor, cells in data.sweeps().items():
-        tables[f"sweep-{editor}"] = [sweep_table(data, cells[e]) for e in sorted_by(data, cells)]
+    tables = tables_of(data)
     texts = {}
     for name, parts in tables.items():
         texts[f"{name}.tex"] = header + "\n" + "\n".join(to_latex(part) for part in parts)
@@ -84,6 +80,16 @@ def write_tables(summary: Path, folder: Path) -> list[Path]:
         with files.atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def tables_of(data: Summary) -> dict[str, list[Table]]:
+    """Return all tables of a summary, by the names of their files."""
+    tables = {"main": main_tables(data), "measures": measure_tables(data)}
+    if compared := paper_tables(data, table_rows(data)):
+        tables["paper"] = compared
+    for editor, cells in data.sweeps().items():
+        tables[f"sweep-{editor}"] = [sweep_table(data, cells[e]) for e in sorted_by(data, cells)]
+    return tables
 
 
 def provenance_comment(provenance: Mapping[str, str]) -> str:

@@ -266,7 +266,7 @@ def _power_of_ten(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return a pipe table under its caption; column groups stand before their columns' names."""
-    names = [_markdown_text(name) for name in _full_names(table, _plain_header)]
+    names = [_markdown_text(name) for name in _full_names(table, plain_header)]
     lines = [
         _markdown_text(table.caption),
         "",
@@ -295,11 +295,6 @@ def _markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text).replace("\n", " ")
 
 
-def from_markdown(text: str) -> str:
-    """Return the text that `to_markdown` wrote down as this."""
-    return re.sub(rf"\\{_MARKDOWN.pattern}", r"\1", text)
-
-
 def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:
     titles: list[str] = []
     for title, span in table.groups:
@@ -312,7 +307,8 @@ def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:
     return list(names)
 
 
-def _plain_header(column: Column) -> str:
+def plain_header(column: Column) -> str:
+    """Return a column's name with an arrow to where it is better."""
     return column.name + {1: " \u2191", -1: " \u2193", 0: ""}[column.better]
 
 
