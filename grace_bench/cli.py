@@ -151,6 +151,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--summary", type=Path, required=True, help="folder of the summary")
     command.add_argument("--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite")
 
+    command = add("new", "Write a package with an editor, a data set or a task to begin from.", new)
+    command.add_argument("kind", choices=("editor", "dataset", "task"))
+    command.add_argument("name", help="of the editor, data set or task, and of the package")
+    command.add_argument("--output", type=Path, help="folder to make; default: the name")
+
     command = add("toy", "Draw the paper's toy (Fig. 2) after GRACE and after finetuning.", toy)
     command.add_argument("--output", type=Path, default=RESULTS / "toy", help="folder to write to")
 
@@ -411,6 +416,17 @@ def track(options: argparse.Namespace) -> None:
     from grace_bench.reporting.mlflow.export import track as export
 
     export(options.plan, options.summary, options.uri)
+
+
+def new(options: argparse.Namespace) -> None:
+    """`grace-bench new`."""
+    from grace_bench.steps.skeleton import write_skeleton
+
+    folder = options.output or Path(options.name)
+    for path in write_skeleton(options.kind, options.name, folder):
+        print(path)
+    print(f"install it: pip install --no-build-isolation --no-deps -e {folder}")
+    print(f"try it: cd {folder} && pytest")
 
 
 def toy(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser, spec_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
+from grace_bench.steps.skeleton import write_skeleton
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
 from grace_bench.suite.settings_reference import render
@@ -67,7 +68,7 @@ PAGES = (
     "docs/interruption.md",
     "docs/status.md",
 )
-RECORDED = ("snakemake", "grace-bench", "make", "git", "pip", "pytest", "tmux")
+RECORDED = ("snakemake", "grace-bench", "make", "git", "pip", "pytest", "tmux", "cp")
 
 
 @pytest.fixture(scope="module")
@@ -151,21 +152,20 @@ def test_each_make_target_of_the_pages_is_one(repository, commands):
 
 @pytest.fixture
 def my_package(repository, tmp_path):
-    """The README's own plug-in, installed in a folder of its own."""
-    readme = (repository / "README.md").read_text()
-    for block in blocks(readme, "python"):
-        if found := re.match(r"# (my_package/\w+\.py)", block):
-            path = tmp_path / found[1]
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block)
-    [project] = [b for b in blocks(readme, "toml") if b.startswith("# pyproject.toml")]
-    points = tomllib.loads(project)["project"]["entry-points"]["grace_bench.editors"]
-    info = tmp_path / "my_package-0.1.dist-info"
+    """The package of README's editor, with README's code in it, as if it were installed."""
+    folder = tmp_path / "my_editor"
+    write_skeleton("editor", "my_editor", folder)
+    [code] = [
+        b for b in blocks((repository / "README.md").read_text(), "python") if "MyEditor" in b
+    ]
+    (folder / "my_editor/editor.py").write_text(code)
+    points = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = folder / "my_editor-0.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
-    lines = [f"{name} = {target}\n" for name, target in points.items()]
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-editor\nVersion: 0.1\n")
+    lines = [f"{name} = {target}\n" for name, target in points["grace_bench.editors"].items()]
     (info / "entry_points.txt").write_text("".join(["[grace_bench.editors]\n", *lines]))
-    return tmp_path
+    return folder
 
 
 def test_the_readmes_editor_keeps_the_contract(repository, my_package):
