@@ -10,19 +10,16 @@ ends its run, not the suite: the record says so, and the steps before it are kep
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grace_bench import NUMERICS_VERSION
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors import create_editor
 from grace_bench.errors import (
@@ -38,7 +35,6 @@ from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
 from grace_bench.models.device import is_out_of_memory, resolve_device, set_up
 from grace_bench.models.loading import load_model
-from grace_bench.registry import EDITORS
 from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
@@ -58,6 +54,7 @@ from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from grace_bench.models.loading import LoadedModel
     from grace_bench.suite.schema import RunSpec
@@ -375,7 +372,7 @@ class Keeper:
 def fingerprint(
     spec: RunSpec, data_hash: str, model_hash: str, assets: Mapping[str, str] | None
 ) -> str:
-    """Return the hash of all that a run's course depends on, its editor's code included.
+    """Return the hash of all that a run's course depends on, its plug-ins' code included.
 
     Args:
         spec: the run.
@@ -383,14 +380,11 @@ def fingerprint(
         model_hash: of the base model's weights.
         assets: the hashes of what the editor needs before the run, by file.
     """
-    code = inspect.getsourcefile(EDITORS.get(spec.editor.editor).editor_class())
     parts = {
         "state": STATE_VERSION,
-        "numerics": NUMERICS_VERSION,
         "packages": provenance.package_versions(("torch", "transformers")),
         "run": content_hash(spec),
         "inputs": [data_hash, model_hash, assets],
-        "code": code and sha256_of(Path(code)),
         "device": [resolve_device(spec.compute.device).type, spec.compute.threads],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
