@@ -40,8 +40,11 @@ HERE = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 DEPLOYED = workflow.deployment_settings.deployment_method
 shell.prefix("trap : TERM; " + ("" if DEPLOYED else HERE))
 
+# A folder of one's own first, then that of this clone, which need not be the installed one.
+CONFIG_DIR = Path("config") if Path("config").is_dir() else CLONE / "config"
+
 try:
-    SUITE = load_suite(dict(config))
+    SUITE = load_suite(dict(config), CONFIG_DIR)
     RUNS = {run.id: run for run in expand_runs(SUITE)}
     OF_BASE_MODEL = {run.spec.base_model: run for run in RUNS.values()}
     BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}

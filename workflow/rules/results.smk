@@ -15,8 +15,10 @@ rule plan:
         runtime=5,
     params:
         suite=Argument(CONFIG_JSON),
+        config_dir=Argument(str(CONFIG_DIR)),
     shell:
-        "python -m grace_bench plan --suite-json {params.suite:q} --output {output:q} > {log} 2>&1"
+        "python -m grace_bench plan --suite-json {params.suite:q} --config-dir {params.config_dir:q}"
+        " --output {output:q} > {log} 2>&1"
 
 
 rule summarise:
