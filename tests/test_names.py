@@ -101,9 +101,13 @@ def test_of_a_suite_for_the_ui(capsys, name):
     assert "is no name of a suite" in refused(capsys, "ui", name)
 
 
+def test_of_a_package_to_begin_from(capsys, name):
+    assert "cannot be the name of a package" in refused(capsys, "new", "editor", name)
+
+
 def test_every_command_is_here_or_takes_no_names():
     [commands] = [a for a in build_parser()._actions if a.dest == "command"]
-    here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "ui"}
+    here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "ui", "new"}
     # Names in runs and in summaries: tests/fuzz/test_records.py and tests/reporting.
     elsewhere = {"collect", "summarise", "tables", "figures", "report", "paper-figures", "track"}
     assert set(commands.choices) - here - elsewhere == {"cluster", "toy", "reference"}
