@@ -301,7 +301,7 @@ def good_header(**changes):
 def test_a_hostile_file_is_one_sentence(tmp_path, header, tensors):
     path = tmp_path / "c.safetensors"
     good = {"keys": torch.zeros(1, 2), "values": torch.zeros(1, 3), "radii": torch.ones(1)}
-    metadata = {"grace_bench.codebook.codebook": header}
+    metadata = {"grace_bench.codebook": header}
     path.write_bytes(safetensors.torch.save({**good, **tensors}, metadata))
     with pytest.raises(DataError, match="not a whole codebook") as error:
         load_codebook(path)

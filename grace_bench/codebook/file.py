@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT_VERSION = 1
-_ENTRY = "grace_bench.codebook.codebook"  # one entry only: the order of several is not reproducible
+_ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible
 _TENSORS = ("keys", "values", "radii")
 
 # More than any codebook has; what a file says beyond it is a lie or a mistake.

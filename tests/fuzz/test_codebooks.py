@@ -33,7 +33,7 @@ from grace_bench.codebook.file import (
     save_codebook,
 )
 
-ENTRY = "grace_bench.codebook.codebook"
+ENTRY = "grace_bench.codebook"
 
 
 def small_codebook() -> Codebook:
