@@ -11,6 +11,7 @@ import tomllib
 
 import pytest
 import torch
+from plugins import install
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser, spec_of, suite_of
@@ -160,11 +161,7 @@ def my_package(repository, tmp_path):
     ]
     (folder / "my_editor/editor.py").write_text(code)
     points = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
-    info = folder / "my_editor-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-editor\nVersion: 0.1\n")
-    lines = [f"{name} = {target}\n" for name, target in points["grace_bench.editors"].items()]
-    (info / "entry_points.txt").write_text("".join(["[grace_bench.editors]\n", *lines]))
+    install(folder, "my-editor", "editors", points["grace_bench.editors"], version="0.1")
     return folder
 
 

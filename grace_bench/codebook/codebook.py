@@ -333,7 +333,7 @@ class Codebook:
         return self.info.pop(index)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row of records.CODEBOOK per key."""
+        """Return one row of schemas.CODEBOOK per key."""
         return [
             {
                 "key": index,

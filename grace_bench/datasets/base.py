@@ -50,7 +50,7 @@ class BuiltDataset:
     """The rows of a data set before they are checked and written.
 
     Attributes:
-        roles: role to rows with the columns of `records.EXAMPLES`; missing roles are empty.
+        roles: role to rows with the columns of `schemas.EXAMPLES`; missing roles are empty.
         sources: where the rows come from; each has name, version, licence and origin.
         dropped: reason to how many candidate rows were left out for it.
         labels: the classes in the order of the model's outputs; None when there are none.

@@ -50,7 +50,7 @@ def check_not_empty(name: str, roles: Roles) -> None:
 
 
 def check_rows(name: str, roles: Roles) -> None:
-    """Each row has the columns of `records.EXAMPLES`, as strings, and a label and a text.
+    """Each row has the columns of `schemas.EXAMPLES`, as strings, and a label and a text.
 
     Where it has several right answers, the label is the first of them.
     Only rows of `train` may have an empty text: a language model's training text has no prompt.

@@ -62,7 +62,7 @@ class EditResult:
     """What one edit did. Fields an editor has no notion of stay None."""
 
     losses: list[float] = field(default_factory=list)  # one per gradient step, before that step
-    branch: str | None = None  # what it did: see `records.STEPS`
+    branch: str | None = None  # what it did: see `schemas.STEPS`
     key: int | None = None  # the key that answers the edit afterwards
     nearest_key: int | None = None  # before the edit
     distance: float | None = None  # to the nearest key before the edit

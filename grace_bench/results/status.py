@@ -3,7 +3,7 @@
     look = Look.of_suite(suite)        # or Look.of_plan(Path("results/default/plan.json"))
     look.now().counts["running"]
 
-`reporting.status_text` writes it for people.
+`status_text` writes it for people.
 
 It may be asked at any time, while jobs write: a file that is half there, damaged or just gone says
 nothing, and the run counts by what the others say.

@@ -34,7 +34,7 @@ REPEATS = 10
 def time_forward_passes(
     editor: Editor, task: Task, examples: Sequence[Example], repeats: int = REPEATS
 ) -> list[dict[str, Any]]:
-    """Return one row of records.LATENCY an example, but for where the run is.
+    """Return one row of schemas.LATENCY an example, but for where the run is.
 
     Args:
         editor: owns the model; it is as before afterwards.

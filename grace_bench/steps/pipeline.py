@@ -15,7 +15,7 @@ from grace_bench.steps.single import result_there
 from grace_bench.store.files import write_json
 from grace_bench.store.json_records import try_read
 from grace_bench.suite.compose import (
-    check_name,
+    check_part,
     concerns,
     entry_name,
     load_suite,
@@ -327,7 +327,7 @@ def single_spec(
     editor_entry = {**_mapping(entries[0] if entries else editor), "sweep": {}, "datasets": None}
     names = {"model": model, "dataset": dataset, "editor": editor}
     for kind, entry in zip(names, (model_entry, dataset_entry, editor_entry), strict=True):
-        check_name(config_dir, kind, entry, f"--{kind}")
+        check_part(config_dir, kind, entry, f"--{kind}")
     given = own_overrides(common.get("set"), str(suite))
     suite_overrides = [override for override in given if concerns(override, **names)]
     for override in overrides:

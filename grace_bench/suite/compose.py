@@ -155,7 +155,7 @@ def load_named(
     raise ConfigError(unknown_name(LABELS[kind], name, names, where))
 
 
-def check_name(config_dir: Path, kind: str, entry: Mapping[str, Any], where: str) -> None:
+def check_part(config_dir: Path, kind: str, entry: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError, which begins with `where`, if an entry is the name of no file."""
     names = available(config_dir, KIND_FOLDERS[kind])
     if entry["name"] not in names and not {"base", "source", "builder", "editor"} & set(entry):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plugins import install
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ class Workflow:
         self.suite = self.folder / "config/suites/small.yaml"
         shutil.copy(here / "suite.yaml", self.suite)
         plugin = folder / "plugin"
-        install_plugin(here / "held_editor.py", plugin)
+        plugin.mkdir(parents=True)
+        shutil.copy(here / "held_editor.py", plugin)
+        install(plugin, "held-editor", "editors", {"held": "held_editor:SPEC"}, version="1.0")
         self.environment = {
             **cluster.environment,
             "PYTHONPATH": str(plugin),
@@ -181,12 +184,3 @@ def copy_repository(repository: Path, folder: Path) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
     if not (folder / "slurm").exists():
         (folder / "slurm").symlink_to("workflow/profiles/slurm")
-
-
-def install_plugin(module: Path, folder: Path) -> None:
-    """Put a module where an installed package would be, with its entry point."""
-    about = folder / "held_editor-1.0.dist-info"
-    about.mkdir(parents=True)
-    shutil.copy(module, folder)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: held-editor\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[grace_bench.editors]\nheld = held_editor:SPEC\n")

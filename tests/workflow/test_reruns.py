@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from plugins import install
 from workflows import planned_jobs, snakemake
 
 from grace_bench.models.scratch import build_model, train_tokenizer
@@ -82,10 +83,7 @@ def clone(tmp_path_factory, repository):
     folder = tmp_path_factory.mktemp("clone")
     plugins = tmp_path_factory.mktemp("plugins")
     (plugins / "mine.py").write_text(PLUGIN)
-    info = plugins / "mine-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[grace_bench.editors]\nmine = mine:SPEC\n")
+    install(plugins, "mine", "editors", {"mine": "mine:SPEC"}, version="1.2")
     with pytest.MonkeyPatch.context() as patch:
         paths = [str(plugins), str(repository), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

@@ -124,7 +124,7 @@ def row_of(
     label: str | Sequence[str],
     subject: str | None = None,
 ) -> dict[str, Any]:
-    """Return a row with the columns of `records.EXAMPLES`; the first label is the one taught."""
+    """Return a row with the columns of `schemas.EXAMPLES`; the first label is the one taught."""
     answers = [label] if isinstance(label, str) else list(label)
     return {
         "example_id": f"{role}/{number}",

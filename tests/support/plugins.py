@@ -1,0 +1,25 @@
+"""Packages of others, as if they were installed, without pip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def install(folder: Path, name: str, group: str, points: dict[str, str], version: str) -> None:
+    """Write what pip writes of a package in `folder`, which must be on the path.
+
+    Args:
+        folder: holds the package's modules.
+        name: of the package.
+        group: of its entry points, without "grace_bench.".
+        points: entry point to target.
+        version: of the package.
+    """
+    about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = [f"{point} = {target}\n" for point, target in points.items()]
+    (about / "entry_points.txt").write_text(f"[grace_bench.{group}]\n{''.join(lines)}")
