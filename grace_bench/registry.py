@@ -112,9 +112,8 @@ class Registry(Generic[T]):
 def modules_in(package: str) -> frozenset[str]:
     """Return the names of a package's modules, importing none of them."""
     found = importlib.util.find_spec(package)
-    return frozenset(
-        module.name for module in pkgutil.iter_modules(found.submodule_search_locations)
-    )
+    folders = None if found is None else found.submodule_search_locations
+    return frozenset(module.name for module in pkgutil.iter_modules(folders))
 
 
 @dataclass(frozen=True)

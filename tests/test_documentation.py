@@ -14,7 +14,7 @@ import torch
 from plugins import install
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grace_bench.cli import build_parser, spec_of, suite_of
+from grace_bench.cli import build_parser, run_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.steps.skeleton import write_skeleton
 from grace_bench.suite.compose import load_suite
@@ -131,7 +131,7 @@ def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monk
     for line in found:
         options = build_parser().parse_args(line)
         if line[0] == "edit" and "my_editor" not in line:
-            assert spec_of(options).editor.hyperparameters
+            assert run_of(options).editor.hyperparameters
         if line[0] in ("plan", "status") and options.suite is not None:
             assert suite_of(options).experiments
 

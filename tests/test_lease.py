@@ -49,7 +49,7 @@ def write_lease(folder, seconds_old, **content):
 
 def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
     with Lease(tmp_path / "run") as lease:
-        lease.tell(state="running", step=3, steps=10)
+        lease.report(state="running", step=3, steps=10)
         path = tmp_path / "run" / LEASE
         wait_until(lambda: "step" in (read_lease(path) or {}), 60, "it is renewed")
         found = read_lease(path)

@@ -20,9 +20,10 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.errors import ResultError
 from grace_bench.jobs import lease
-from grace_bench.jobs.checkpoints import Checkpoints
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.lease import Lease
-from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
+from grace_bench.jobs.resumable import CheckpointPolicy
+from grace_bench.steps.edit import CHECKPOINTS, RunFolders, run_stream
 from grace_bench.store.files import read_json, read_parquet, write_parquet
 from grace_bench.store.schemas import PROBES
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = 8 * 2**20
-EVERY_STEP = Saving(minutes=0, steps=1)
+EVERY_STEP = CheckpointPolicy(minutes=0, steps=1)
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
 
 
@@ -84,7 +85,7 @@ def disk(tmp_path) -> Iterator[Disk]:
 @pytest.fixture(scope="module")
 def undisturbed(small_inputs, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_stream(grace(), *small_inputs, folder)
+    run_stream(grace(), RunFolders(*small_inputs, folder))
     return {name: (folder / name).read_bytes() for name in EQUAL}
 
 
@@ -94,7 +95,9 @@ def grace():
 
 def do(small_inputs, folder: Path) -> dict:
     with Lease(folder) as lease:
-        return run_stream(grace(), *small_inputs, folder, saving=EVERY_STEP, lease=lease)
+        return run_stream(
+            grace(), RunFolders(*small_inputs, folder), policy=EVERY_STEP, lease=lease
+        )
 
 
 def at_step(monkeypatch, step: int, happen) -> None:
@@ -121,7 +124,7 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
         at_step(patch, 3, begin)
         with caplog.at_level("WARNING"), pytest.raises(ResultError, match=sentence):
             do(small_inputs, run)
-    assert "no checkpoint at step 3, going on" in caplog.text
+    assert "no checkpoint at step 3, continuing" in caplog.text
     end()
     whole = {f"run/{CHECKPOINTS}/0000000{n}/{name}" for n in (1, 2) for name in checkpoint_files()}
     # A lease cannot be taken back from a disk that takes no changes: it is a dead process's. How
@@ -176,10 +179,10 @@ def test_what_stands_there_is_untouched_by_a_write_that_fails(disk):
 
 def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(disk):
     checkpoints = Checkpoints(disk.folder / CHECKPOINTS, "work")
-    checkpoints.write(1, {}, {"at": 1})
+    checkpoints.write(Checkpoint(1, {}, {"at": 1}))
     disk.fill()
     with pytest.raises(ResultError, match="the disk is full"):
-        checkpoints.write(2, {}, {"at": 2, "much": "x" * 2**20})
+        checkpoints.write(Checkpoint(2, {}, {"at": 2, "much": "x" * 2**20}))
     assert checkpoints.latest().state == {"at": 1}
 
 

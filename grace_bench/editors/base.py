@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from grace_bench.codebook.lookup import TrackedQueries
     from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.jobs.resumable import CheckpointPolicy
     from grace_bench.tasks.base import Task
 
 STATE_FILE = "editor.safetensors"
@@ -80,7 +81,7 @@ class AssetRequest:
         hyperparameters: of the editor.
         rows: of the role `train`.
         folder: to write into.
-        checkpoint_minutes: between two checkpoints; 0: only when asked to stop.
+        policy: when to write checkpoints.
     """
 
     model: nn.Module
@@ -90,7 +91,7 @@ class AssetRequest:
     hyperparameters: EditorHyperparameters
     rows: Sequence[dict[str, Any]]
     folder: Path
-    checkpoint_minutes: float
+    policy: CheckpointPolicy
 
 
 class Editor(ABC):

@@ -2,7 +2,7 @@
 
     with Lease(folder) as lease:      # waits while another process holds it
         ...
-        lease.tell(step=3, steps=100)
+        lease.report(step=3, steps=100)
         lease.check()                 # raises once another process has taken the work over
 
 After Snakemake was killed, its jobs run on; started again, it submits them a second time. The lease
@@ -91,9 +91,9 @@ class Lease:
                 for place in self._made:  # those that are still empty: nothing was done
                     place.rmdir()
 
-    def tell(self, **what: Any) -> None:
-        """Say how far the work is; it stands in the file from the next renewal on."""
-        self._content |= what
+    def report(self, **progress: Any) -> None:
+        """Report progress; it appears in the file with the next renewal."""
+        self._content |= progress
 
     def check(self) -> None:
         """Raise ResultError if another process holds the lease now."""

@@ -347,7 +347,7 @@ class StreamRun:
         }
         return Checkpoint(self.done, tensors, state, records)
 
-    def go_back(self, found: Checkpoint, stream: Sequence[Row]) -> None:
+    def restore(self, found: Checkpoint, stream: Sequence[Row]) -> None:
         """Be where a checkpoint was taken; before `start`, the editor as it was made."""
         tensors, state, records = found.tensors, found.state, found.records
         editor = self.editor

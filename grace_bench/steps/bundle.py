@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
-from grace_bench.steps.edit import Saving, do_run, finished_record
+from grace_bench.steps.edit import do_run, finished_record
 from grace_bench.store.files import describe_os_error
 
 if TYPE_CHECKING:
@@ -37,14 +38,16 @@ KEPT = "kept"
 LOG = "run.log"
 
 
-def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, Any]:
+def run_bundle(
+    runs: Sequence[Run], policy: CheckpointPolicy = CheckpointPolicy()
+) -> dict[str, Any]:
     """Do all runs that are not done yet, one after the other; return the bundle's record.
 
     A run that its user must mend (a wrong layer, say) does not keep the others from being done.
 
     Args:
         runs: of one base model.
-        saving: how often a run writes a checkpoint.
+        policy: when a run writes checkpoints.
 
     Raises:
         GraceBenchError: runs could not be done; the first one's error, once the others are done.
@@ -64,7 +67,7 @@ def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, A
             try:
                 if loaded is None:
                     loaded = load_model(run.model_folder, spec.dataset.task, set_up(spec.compute))
-                record = do_run(run, saving, loaded)
+                record = do_run(run, policy, loaded)
             except (Interrupted, ResultError):
                 raise
             except GraceBenchError as error:

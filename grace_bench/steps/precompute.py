@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors.base import AssetRequest
 from grace_bench.errors import DataError
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
@@ -21,7 +22,6 @@ from grace_bench.store import provenance
 from grace_bench.store.files import sha256_of, write_json
 from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.suite.plan import asset_settings
-from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def make_assets(
     model_folder: Path,
     folder: Path,
     made_from: str | None = None,
-    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    policy: CheckpointPolicy = CheckpointPolicy(),
 ) -> None:
     """Make the assets of a run's editor and write their record, assets.json, last.
 
@@ -72,7 +72,7 @@ def make_assets(
             hyperparameters=hyperparameters,
             rows=rows,
             folder=folder,
-            checkpoint_minutes=checkpoint_minutes,
+            policy=policy,
         )
     )
     files = sorted(folder.glob("*.safetensors"))

@@ -390,7 +390,7 @@ def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
 def _compose_editor(
     editor: dict[str, Any],
     own: Mapping[str, dict[str, Any]],
-    overrides: Mapping[str, Any],
+    overrides: dict[str, Any],
     where: str,
 ) -> dict[str, Any]:
     """Lay a suite's own settings, and then `--set`, over an editor's file.

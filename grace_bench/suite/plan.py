@@ -199,6 +199,17 @@ def asset_settings(editor: EditorConfig) -> dict[str, Any]:
     return {name: settings[name] for name in names}
 
 
+def with_asset_settings(spec: RunSpec) -> RunSpec:
+    """Return the spec whose editor has only those settings that its assets depend on."""
+    editor = EditorConfig(
+        name=spec.editor.editor,
+        label=spec.editor.editor,
+        editor=spec.editor.editor,
+        hyperparameters=asset_settings(spec.editor),
+    )
+    return spec.model_copy(update={"editor": resolve_editor(editor)})
+
+
 def without_labels(spec: RunSpec) -> RunSpec:
     """Return the spec with every label replaced by the name: changing one reruns nothing."""
     parts = {part: getattr(spec, part) for part in ("model", "dataset", "editor")}

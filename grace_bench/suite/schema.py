@@ -7,7 +7,7 @@ Torch-free: the Snakefile reads suites through both at every parse.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,8 @@ from grace_bench.suite.safe_yaml import check_plain, shown, with_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
 """Of suites, models, data sets and editors. Slurm's logs of a run lie in a folder called by all of
@@ -49,10 +51,6 @@ class Section(BaseModel):
     """Base of all sections: no unknown keys, immutable, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-CHECKPOINT_MINUTES = 2.0
-"""Between two checkpoints of a run, or of what an editor needs before it."""
 
 
 class TrainingConfig(Section):
@@ -279,7 +277,8 @@ class RunSpec(Section):
     def base_model(self) -> str:
         """The base model within a suite (`base_model_name`)."""
         training = self.model.training
-        return base_model_name(self.model.name, self.dataset.name, training and training.seed)
+        seed = None if training is None else training.seed
+        return base_model_name(self.model.name, self.dataset.name, seed)
 
 
 class ExperimentConfig(Section):
@@ -455,7 +454,7 @@ class SuiteConfig(Section):
         return self
 
 
-def validate(schema: type[BaseModel], value: Any, where: str, glue: str = ".") -> Any:
+def validate(schema: type[Schema], value: Any, where: str, glue: str = ".") -> Schema:
     """Return `value` as a `schema`, or raise ConfigError with one line per mistake.
 
     A message names its place as `where` + `glue` + key: ".", or ": " if `where` is a file.

@@ -24,6 +24,7 @@ from grace_bench.editors.methods.mend.training import MendTraining, divergence
 from grace_bench.editors.training import own_loss
 from grace_bench.errors import DataError, EditorError, Interrupted, ResultError
 from grace_bench.jobs.checkpoints import Checkpoints
+from grace_bench.jobs.resumable import CheckpointPolicy
 
 KINDS = ("t5-encoder", "bert", "gpt2", "llama", "qwen", "mistral", "neox")
 ROWS = [
@@ -149,7 +150,7 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch, num
 
     def stopped_at_three(self, items):
         make_step(self, items)
-        if self.step == 3:
+        if self.done == 3:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
@@ -173,9 +174,11 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path, monkeypat
 
     monkeypatch.setattr(Checkpoints, "write", full)
     checkpoints = Checkpoints(tmp_path / "training", "work")
-    told = training("gpt2", training_steps=3, check_every=2).fit(ROWS, checkpoints, 1e-9)
+    told = training("gpt2", training_steps=3, check_every=2).fit(
+        ROWS, checkpoints, CheckpointPolicy(0, steps=1)
+    )
     assert told["steps"] == 3
-    assert "no checkpoint at step 1, going on: the disk is full" in caplog.text
+    assert "no checkpoint at step 1, continuing: the disk is full" in caplog.text
 
 
 def test_no_fact_that_is_checked_is_trained_on():

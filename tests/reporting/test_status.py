@@ -106,7 +106,7 @@ def test_running_says_how_far_and_where(tmp_path):
 
 def test_a_real_lease_is_running_and_gone_when_it_ends(tmp_path):
     with Lease(tmp_path) as held:
-        held.tell(state="running", step=1)
+        held.report(state="running", step=1)
         found = look(tmp_path)
         assert found.state == "running"
         assert str(os.getpid()) in found.holder

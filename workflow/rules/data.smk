@@ -2,6 +2,7 @@ rule prepare_data:
     """Write one data set's roles as Parquet, with a manifest."""
     input:
         inputs_of(f"{DATA}/manifest.json"),
+        plan=ancient(PLAN),
     output:
         roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
         manifest=f"{DATA}/manifest.json",
@@ -15,8 +16,8 @@ rule prepare_data:
         mem_mb=asks("prepare_data", "mem_mb"),
         runtime=asks("prepare_data", "runtime"),
     params:
-        spec=dataset_spec,
+        run=a_run,
     message:
         "data set {wildcards.dataset}"
     shell:
-        "python -m grace_bench prepare-data --spec {params.spec:q} > {log} 2>&1"
+        "python -m grace_bench prepare-data --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"

@@ -2,6 +2,7 @@ rule prepare_editor:
     """Make what an editor needs before any run: a trained network, statistics."""
     input:
         inputs_of(f"{ASSETS}/assets.json", data_files, model_files),
+        plan=ancient(PLAN),
     output:
         f"{ASSETS}/assets.json",
     log:
@@ -15,11 +16,11 @@ rule prepare_editor:
         mem_mb=asks("prepare_editor", "mem_mb"),
         runtime=asks("prepare_editor", "runtime"),
     params:
-        spec=assets_spec,
+        run=a_run,
     message:
         "{wildcards.assets} for {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
+        "python -m grace_bench prepare-editor --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
 
 
 if SUITE.bundle == 1:
@@ -34,6 +35,7 @@ if SUITE.bundle == 1:
                 baseline_file,
                 run_assets,
             ),
+            plan=ancient(PLAN),
         output:
             steps=f"{RUN}/steps.parquet",
             probes=f"{RUN}/probes.parquet",
@@ -49,11 +51,11 @@ if SUITE.bundle == 1:
             mem_mb=asks("edit", "mem_mb"),
             runtime=asks("edit", "runtime"),
         params:
-            spec=run_spec,
+            run=a_run,
         message:
             "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
         shell:
-            "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"
+            "python -m grace_bench edit --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
 
 else:
 
@@ -61,6 +63,7 @@ else:
         """Do several runs of one base model, one after the other, in one process."""
         input:
             bundle_inputs,
+            plan=ancient(PLAN),
         output:
             BUNDLE,
         log:
@@ -73,11 +76,11 @@ else:
             mem_mb=asks("edit", "mem_mb"),
             runtime=bundle_runtime,
         params:
-            specs=bundle_specs,
+            runs=bundle_runs,
         message:
             "runs of {wildcards.base_model}, bundle {wildcards.bundle}"
         shell:
-            "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} > {log} 2>&1"
+            "python -m grace_bench edit-bundle --plan {input.plan:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
 
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""
@@ -97,7 +100,6 @@ else:
             "../../environment.yml"
         threads: 1
         params:
-            spec=run_spec,
             folder=subpath(output.run, parent=True),
         shell:
             "cp -lf {params.folder:q}/kept/* {params.folder:q}/ 2>> {log}"

@@ -2,6 +2,7 @@ rule prepare_model:
     """Build or load one base model, train it on a data set, save it."""
     input:
         inputs_of(f"{MODEL}/training.json", data_files),
+        plan=ancient(PLAN),
     output:
         weights=f"{MODEL}/model.safetensors",
         config=f"{MODEL}/config.json",
@@ -19,17 +20,18 @@ rule prepare_model:
         mem_mb=asks("prepare_model", "mem_mb"),
         runtime=asks("prepare_model", "runtime"),
     params:
-        spec=model_spec,
+        run=a_run,
     message:
         "base model {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-model --spec {params.spec:q} > {log} 2>&1"
+        "python -m grace_bench prepare-model --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
 
 
 rule baseline:
     """Predict every role with the unedited model, once for all editors."""
     input:
         inputs_of(f"{BASELINE}/baseline.json", data_files, model_files),
+        plan=ancient(PLAN),
     output:
         predictions=f"{BASELINE}/predictions.parquet",
         averages=f"{BASELINE}/baseline.json",
@@ -44,8 +46,8 @@ rule baseline:
         mem_mb=asks("baseline", "mem_mb"),
         runtime=asks("baseline", "runtime"),
     params:
-        spec=model_spec,
+        run=a_run,
     message:
         "unedited {wildcards.base_model}"
     shell:
-        "python -m grace_bench baseline --spec {params.spec:q} > {log} 2>&1"
+        "python -m grace_bench baseline --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
