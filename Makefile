@@ -1,5 +1,6 @@
 # make bench     install everything and run the default suite (offline once installed)
 # make smoke     the same with very small models, about two minutes once installed
+# make quick     the tests that need neither a workflow nor a cluster, in about a minute and a half
 # make test      install and run all tests
 # make numerics  the tests that hang on rounding, as on processors without AVX-512 and without AVX2
 # make lint      every style check
@@ -15,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke test numerics lint ui install clean readme speed
+.PHONY: bench smoke quick test numerics lint ui install clean readme speed
 
 bench: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
@@ -29,6 +30,9 @@ bench: install
 
 smoke: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs --configfile config/suites/smoke.yaml
+
+quick: install
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not (slow or workflow or slurm or fuzz)" $(PYTEST)
 
 test: install
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder \
@@ -44,6 +48,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/yamllint --strict .
+	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
 speed: install
