@@ -79,6 +79,7 @@ def test_changed_assets_are_refused(tmp_path, damage):
         check_assets(tmp_path, "other" if damage == "model" else "m")
 
 
+@pytest.mark.slow
 def test_a_run_prepares_its_editor_and_uses_it(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [run for run in expand(suite) if run.spec.model.name == "facts-gpt2"]

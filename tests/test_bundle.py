@@ -18,6 +18,8 @@ from grace_bench.steps.edit import RunFolders, run_stream
 from grace_bench.store.files import read_json
 from grace_bench.suite.plan import Run, bundles
 
+pytestmark = pytest.mark.slow
+
 SPECS = [
     spec("grace", hyperparameters={"steps": 2}),
     spec("ft"),

@@ -245,7 +245,7 @@ def test_a_result_that_cannot_be_written_is_the_machines_trouble(folder, capsys)
     (folder / "results").write_text("a file where the folder should be")
     assert main(["plan", "--output", "results/plan.json"]) == 75
     error = capsys.readouterr().err
-    assert error.startswith("error: results/plan.json: cannot be written (")
+    assert error.startswith("error: results/plan.json: cannot write (")
     assert error.count("\n") == 1
 
 
@@ -354,7 +354,7 @@ def test_the_end_says_scores_and_place_and_a_second_call_does_nothing(
     assert re.match(r"ES \d\.\d\d, ERR \d\.\d\d, TRR \d\.\d\d", scores)
     assert scores.endswith("of 3 steps")
     assert place == RUN_FOLDER
-    assert "is done already; remove its folder" in caplog.text
+    assert "is already done; remove its folder" in caplog.text
     assert (finished / RUN_FOLDER / "run.json").read_bytes() == before
 
 
@@ -442,7 +442,7 @@ def test_a_misspelt_section_gets_the_nearest_one(folder, capsys):
 
 def test_a_sweep_that_an_override_ends_is_said(folder, capsys, caplog):
     assert main(["plan", "--set", "editors.ft.steps=2"]) == 0
-    assert "--set: ft has one value of 'steps' now, not a sweep." in caplog.text
+    assert "--set: ft now has one value of 'steps' instead of a sweep." in caplog.text
 
 
 def test_edit_takes_the_suites_own_entry_of_the_editor(folder):

@@ -43,6 +43,7 @@ def test_every_setting_of_the_reference_is_explained():
     assert [row for row in rows if row.endswith("|  |")] == []
 
 
+@pytest.mark.slow
 def test_rule_graph_in_the_readme_is_the_workflows(repository, update_readme):
     assert update_readme.rule_graph() in (repository / "README.md").read_text()
 
@@ -104,6 +105,7 @@ def commands(repository, tmp_path_factory) -> list[list[str]]:
     return [line.split("\0") for line in recorded if line]
 
 
+@pytest.mark.slow
 def test_each_snakemake_command_of_the_pages_plans(repository, commands, tmp_path):
     """A slow test (50 s): users copy these lines."""
     found = {tuple(c for c in line[1:] if c != "-n") for line in commands if line[0] == "snakemake"}
@@ -131,7 +133,7 @@ def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monk
     for line in found:
         options = build_parser().parse_args(line)
         if line[0] == "edit" and "my_editor" not in line:
-            assert run_of(options).editor.hyperparameters
+            assert run_of(options).spec.editor.hyperparameters
         if line[0] in ("plan", "status") and options.suite is not None:
             assert suite_of(options).experiments
 
@@ -165,6 +167,7 @@ def my_package(repository, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_readmes_editor_keeps_the_contract(repository, my_package):
     """A slow test (10 s): whoever writes an editor begins with this one."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_editor"]
@@ -180,6 +183,7 @@ def test_the_readmes_editor_keeps_the_contract(repository, my_package):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 25
 
 
+@pytest.mark.slow
 def test_the_readmes_fact_is_learnt(repository, tmp_path):
     [script] = [
         block

@@ -115,6 +115,7 @@ def do(editor: str, prepared, folder: Path) -> None:
         run_alone(editor, prepared, folder, policy=EVERY_STEP, lease=lease)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
@@ -137,6 +138,7 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
     assert set(killer.met) == {module.__name__ for module in PLACES}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
@@ -381,7 +383,7 @@ def test_a_run_that_lost_its_lease_writes_no_result(prepared, tmp_path):
     class Lost(Lease):
         def check(self):
             if self._content.get("step") == 3:
-                raise ResultError("another one has taken the work over")
+                raise ResultError("another one has taken over the work")
 
     with Lost(tmp_path) as lease, pytest.raises(ResultError, match="taken the work over"):
         run_alone("grace", prepared, tmp_path, lease=lease)

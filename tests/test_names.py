@@ -99,7 +99,7 @@ def test_as_an_option(capsys, fence, name, part):
     wanted = {"model": "unknown model", "dataset": "unknown data set", "editor": "unknown editor"}
     for command in RUN_COMMANDS:
         said = refused(capsys, command, *options)
-        assert wanted[part] in said or "is no text that can be written" in said
+        assert wanted[part] in said or "is a text that cannot be encoded" in said
 
 
 def test_of_a_suite_for_the_ui(capsys, name):

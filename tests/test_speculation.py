@@ -117,6 +117,7 @@ STREAMS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     STREAMS,
@@ -144,6 +145,7 @@ def test_prepared_edits_are_those_made_one_by_one(
     assert torch.allclose(ahead.codebook.values, alone.codebook.values, atol=1e-2)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(STREAMS, st.sampled_from([0.05, 2.0, 6.0]), st.randoms(use_true_random=False))
 def test_an_incremental_evaluation_is_a_full_one_at_any_step(numbers, radius, chance):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SIZE = 8 * 2**20
 EVERY_STEP = CheckpointPolicy(minutes=0, steps=1)
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
@@ -118,7 +120,7 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
 ):
     """Checkpoints are left out from then on; the results cannot be, and none is half-written."""
     begin, end = (disk.fill, disk.free) if trouble == "full" else (disk.forbid, disk.allow)
-    sentence = "the disk is full; free" if trouble == "full" else "cannot be written; check its"
+    sentence = "the disk is full; free" if trouble == "full" else "is not writable; check its"
     run = disk.folder / "run"
     with monkeypatch.context() as patch:
         at_step(patch, 3, begin)
@@ -153,7 +155,7 @@ def test_a_run_does_not_begin_where_nothing_can_be_written(small_inputs, disk, t
 def test_a_data_set_on_a_full_disk_leaves_nothing_and_is_made_later(disk):
     disk.fill()
     (disk.folder / "filler").write_bytes(b"x" * (SIZE - 3 * 4096))  # room for some of its files
-    with pytest.raises(ResultError, match="the disk is full; free some space and run again"):
+    with pytest.raises(ResultError, match="the disk is full; free some space and rerun"):
         prepare_data(disk.folder / "data")
     assert not (disk.folder / "data" / "manifest.json").exists()
     assert not [name for name in disk.files() if name.endswith(".tmp")]

@@ -1,8 +1,8 @@
-"""What some editors need before any run: statistics or networks, made once for all runs.
+"""Assets: what some editors need before any run, such as statistics or a trained network.
 
-An editor's entry in the registry names a function that makes its assets; the runs that share a
-model, a data set and the settings the assets depend on share the assets. They are made from the
-role `train` alone, so that nothing of a stream or of a probe gets into them.
+An editor's SPEC names the function that makes its assets. Runs share them if they share the model,
+the data set and the settings that the assets depend on. Assets are made from the role `train`
+alone, so nothing of a stream or a probe leaks into them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def make_assets(
     made_from: str | None = None,
     policy: CheckpointPolicy = CheckpointPolicy(),
 ) -> None:
-    """Make the assets of a run's editor and write their record, assets.json, last.
+    """Make the assets of a run's editor; write their record, assets.json, last.
 
     Raises:
-        GraceBenchError: the data or the model do not allow it.
+        GraceBenchError: the data or the model are unsuitable.
     """
     started = time.perf_counter()
     editor = EDITORS.get(spec.editor.editor)
@@ -54,7 +54,7 @@ def make_assets(
     if not rows:
         raise DataError(
             f"{data_folder}: has no examples to train on (role 'train'), which editor "
-            f"'{spec.editor.editor}' needs; give the data set some."
+            f"'{spec.editor.editor}' needs; add some to the data set."
         )
     loaded = load_model(model_folder, spec.dataset.task, device)
     task = create_task(
@@ -100,7 +100,7 @@ def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
     """Return the record of finished assets.
 
     Raises:
-        DataError: they are not of this model, or a file has changed since.
+        DataError: they were made for another model, or a file has changed since.
     """
     record = read_record(
         folder / RECORD, model_hash=str, files=dict, told=dict, seconds=(int, float)
@@ -109,7 +109,9 @@ def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
         raise DataError(f"{folder}: was made for another model; make it again.")
     for name, sha256 in record["files"].items():
         if not is_plain_name(name):
-            raise DataError(f"{folder}: lists {name!r}, which is no file of it; make it again.")
+            raise DataError(
+                f"{folder}: lists {name!r}, which is not one of its files; make it again."
+            )
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise DataError(f"{path}: missing or changed since it was made; make it again.")

@@ -84,7 +84,7 @@ def single_run(
     of_model = [e for e in known if entry_name(e.get("model")) == model]
     pairs = of_data if model is None else [e for e in of_data if e in of_model]
     own = pairs[0] if pairs else {}
-    # A model or a data set that the suite has in another pair is the suite's own, too.
+    # The suite's own entry of a model or data set counts even if it is in another pair.
     model_entry = _mapping(
         {**_first(of_model), **own}.get("model", NO_MODEL.model_dump() if model is None else model)
     )
@@ -125,10 +125,10 @@ def _mapping(entry: Any) -> dict[str, Any]:
 
 
 def result_there(run: Run) -> dict[str, Any] | None:
-    """Return the record of a run that is done already, as it would be done now; None: do it.
+    """Return the record of a run that is already done with its present settings; None: do it.
 
     Raises:
-        ConfigError: what is there, or an input of it, was made with other settings.
+        ConfigError: the existing run, or one of its inputs, was made with other settings.
     """
     refuse_other_inputs(run)
     record = try_read(run.folder / "run.json")
@@ -140,15 +140,15 @@ def result_there(run: Run) -> dict[str, Any] | None:
         return None
     if any(not _is_same(run.folder / name, sha256) for name, sha256 in files.items()):
         return None
-    logger.info("%s is done already; remove its folder to have it done again.", run.id)
+    logger.info("%s is already done; remove its folder to repeat it.", run.id)
     return record
 
 
 def refuse_other_inputs(run: Run) -> None:
-    """Refuse a run whose data set or base model stands there with other settings.
+    """Refuse a run whose data set or base model already exists with other settings.
 
     Raises:
-        ConfigError: made again for this run, it would be another one for all others.
+        ConfigError: replacing it would change it for all other runs.
     """
     spec = run.spec
     for path, part in (
@@ -170,17 +170,17 @@ def refuse_to_replace(folder: Path, there: Mapping[str, Any], here: Mapping[str,
     found = list(differences(there, here))
     if not found:
         return
-    told = ", ".join(found[:MOST_DIFFERENCES])
+    listed = ", ".join(found[:MOST_DIFFERENCES])
     if len(found) > MOST_DIFFERENCES:
-        told += f" and {len(found) - MOST_DIFFERENCES} more"
+        listed += f" and {len(found) - MOST_DIFFERENCES} more"
     raise ConfigError(
-        f"{folder}: was made with other settings ({told}); add --set name=NAME to write to "
+        f"{folder}: was made with other settings ({listed}); add --set name=NAME to write to "
         "results/NAME instead, or remove the folder to replace it."
     )
 
 
 def differences(there: Any, here: Any, place: str = "") -> Iterator[str]:
-    """Yield "stream.facts: 64 there, 2 here" for each setting that is not the same."""
+    """Yield "stream.facts: 64 there, 2 here" for each setting that differs."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted({*there, *here} - {"label"}):
             inner = f"{place}.{key}" if place else key
@@ -191,7 +191,7 @@ def differences(there: Any, here: Any, place: str = "") -> Iterator[str]:
 
 
 def describe_result(run: Run, record: Mapping[str, Any]) -> str:
-    """Return where a run's result is and its scores, in two lines."""
+    """Return a run's scores and its folder, in two lines."""
     if record["status"] == "failed":
         failure = record.get("failure") or {}
         scores = f"failed at step {failure.get('step')}: {failure.get('message')}"

@@ -1,8 +1,8 @@
-"""How a suite is composed from the files in `config/`.
+"""Composes a suite from the files in `config/`.
 
-A suite names models, data sets and editors; each name is a file `config/<kind>s/<name>.yaml`, in
-the working directory or in the clone of grace-bench, and a mapping with a `name` overrides keys of
-that file:
+A suite names models, data sets and editors. Each name is a file `config/<kind>s/<name>.yaml`, in
+the working directory or in the clone of grace-bench; a mapping with a `name` overrides keys of that
+file:
 
     experiments:
       - {model: facts-t5, dataset: facts-qa}
@@ -35,17 +35,16 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SUITE = Path("config.yaml")
 SHIPPED = Path(__file__).parents[2] / "config"
-"""The clone's own folder of parts, which is searched after the user's."""
+"""The clone's own folder, searched after the user's."""
 
 KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
 LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
 MOST_ENTRIES = 1000
 COMMON = ("editor", "stream", "probes")
-"""What `set` lays over every editor that has it, or every experiment: `editor.steps=10`."""
-
+"""Parts that `set` overrides in every editor or every experiment: `editor.steps=10`."""
 
 SETTINGS = ("hyperparameters", "per_dataset", "sweep")
-"""The parts of an editor's entry that are laid over those of its file."""
+"""The parts of an editor's entry that override those of its file."""
 
 
 def parse_value(text: str) -> Any:
@@ -71,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = load_yaml(text)
     except BAD_YAML as error:
-        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); mend it.") from error
+        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); fix it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values.")
     check_plain(content, str(path), ": ")
@@ -85,9 +84,9 @@ def _first_line(error: Exception) -> str:
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `overrides` laid over it; mappings merge, all else is replaced.
+    """Return `base` overridden by `overrides`; mappings merge, other values are replaced.
 
-    A mapping of another `kind` (a source, say) replaces the whole: its keys are others.
+    A mapping with another `kind` (of source, say) replaces the whole mapping: its keys differ.
     """
     if overrides.get("kind", base.get("kind")) != base.get("kind"):
         return copy.deepcopy(dict(overrides))
@@ -101,7 +100,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 
 def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `target["a"]["b"]` for "a.b", making mappings on the way."""
+    """Set `target["a"]["b"]` for "a.b", creating mappings on the way."""
     *parents, last = dotted.split(".")
     if len(parents) > DEEPEST:
         raise ConfigError(f"--set {shown_keys(dotted)}: is more than {DEEPEST} levels deep.")
@@ -114,13 +113,13 @@ def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def find_part(config_dir: Path, part: Path) -> Path | None:
-    """Return the path of a file of a config folder, or else of the clone's own, if it is there."""
+    """Return the path of a file in a config folder or else in the clone's own; None: neither."""
     paths = (folder / part for folder in (config_dir, SHIPPED))
     return next((path for path in paths if path.is_file()), None)
 
 
 def available(config_dir: Path, folder: str) -> list[str]:
-    """Return the names of the files in `config/models/`, say, and in the clone's own."""
+    """Return the names of the files in a folder like `config/models/`, the clone's included."""
     return sorted(
         {p.stem for place in (config_dir, SHIPPED) for p in place.glob(f"{folder}/*.yaml")}
     )
@@ -129,13 +128,13 @@ def available(config_dir: Path, folder: str) -> list[str]:
 def load_named(
     config_dir: Path, kind: str, entry: str | Mapping[str, Any], where: str = ""
 ) -> dict[str, Any]:
-    """Return the mapping of a named file with the entry's own keys laid over it.
+    """Return the mapping of a named file, overridden by the entry's own keys.
 
     Args:
         config_dir: the folder that holds `models/`, `datasets/` and `editors/`.
         kind: "model", "dataset" or "editor".
-        entry: a name, or a mapping with a `name` and overrides. A mapping that brings all keys
-            itself may carry a name that has no file.
+        entry: a name, or a mapping with a `name` and overrides. A mapping that has all keys itself
+            may have a name without a file.
         where: place of the entry, for messages.
     """
     overrides: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
@@ -156,21 +155,21 @@ def load_named(
 
 
 def check_part(config_dir: Path, kind: str, entry: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError, which begins with `where`, if an entry is the name of no file."""
+    """Raise ConfigError, starting with `where`, if an entry names no file."""
     names = available(config_dir, KIND_FOLDERS[kind])
     if entry["name"] not in names and not {"base", "source", "builder", "editor"} & set(entry):
         raise ConfigError(unknown_name(LABELS[kind], entry["name"], names, where))
 
 
 def find_suite(given: Path | None, config_dir: Path) -> Path:
-    """Return the path of a suite that is given by its path or its name; None: the default suite.
+    """Return the path of a suite given by path or name; None: the default suite.
 
     Raises:
-        ConfigError: there is none; the sentence says which there are, or where to go.
+        ConfigError: there is no such suite; the message lists those that exist.
     """
     if not config_dir.is_dir():
         raise ConfigError(
-            f"{config_dir}: no such folder; go to the clone of grace-bench, or give --config-dir."
+            f"{config_dir}: no such folder; go to the clone of grace-bench or give --config-dir."
         )
     if given is None or str(given) == "default":
         return default_suite(config_dir)
@@ -184,7 +183,7 @@ def find_suite(given: Path | None, config_dir: Path) -> Path:
 
 
 def default_suite(config_dir: Path) -> Path:
-    """Return the path of the suite that is run where none is named."""
+    """Return the path of the suite that runs if none is named."""
     return find_part(config_dir, DEFAULT_SUITE) or config_dir / DEFAULT_SUITE
 
 
@@ -195,16 +194,16 @@ def load_suite(
 ) -> SuiteConfig:
     """Read a suite file (or mapping) and resolve every name in it.
 
-    One without `experiments` (what `snakemake --config seeds=[0]` gives) is laid over the default
+    A suite without `experiments` (as from `snakemake --config seeds=[0]`) overrides the default
     suite, `config/config.yaml`.
 
     Args:
         source: path of a suite file, or its content.
-        config_dir: folder of the named parts; the clone's own is searched after it.
+        config_dir: folder of the named parts; the clone's is searched after it.
         overrides: "models.minilm.training.steps=10", "datasets.zsre.options.edits.path=z.jsonl",
-            "editors.grace.radius=3.0", "editor.steps=10" (each editor's that has it),
-            "stream.facts=8", "seeds=[0,1]": laid over at the end, like the list under the source's
-            own key `set`.
+            "editors.grace.radius=3.0", "editor.steps=10" (every editor that has it),
+            "stream.facts=8", "seeds=[0,1]": applied last, as is the list under the source's own key
+            `set`.
 
     Raises:
         ConfigError: one line per mistake, each with its place and what is allowed.
@@ -224,7 +223,7 @@ def load_suite(
 
 
 def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict[str, Any]:
-    """Return a suite as it is written, laid over the default suite if it has no `experiments`."""
+    """Return a suite as written; without `experiments`, merged into the default suite."""
     if isinstance(source, Mapping):
         check_plain(source, "config", ": ")
         raw = copy.deepcopy(dict(source))
@@ -234,7 +233,7 @@ def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict
 
 
 def own_overrides(given: Any, where: str) -> list[str]:
-    """Return the overrides under a suite's key `set`: none, one, or a list."""
+    """Return the overrides under a suite's key `set`: none, one or a list."""
     overrides = [given] if isinstance(given, str) else given or []
     if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
         raise ConfigError(f"{where}: set: must be a list of key=value (got {shown(given)}).")
@@ -251,11 +250,11 @@ def split_override(text: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class _Overrides:
-    """What `set` lays over a suite's parts once they are composed.
+    """Overrides of a suite's composed parts.
 
     Attributes:
-        common: by "editor", "stream", "probes": over each.
-        named: by kind and name: over the model, data set or editor of that name.
+        common: by "editor", "stream" or "probes": for each of them.
+        named: by kind and name: for the model, data set or editor of that name.
     """
 
     common: dict[str, dict[str, Any]]
@@ -263,10 +262,10 @@ class _Overrides:
 
 
 def _sort_overrides(late: Iterable[tuple[str, Any]], names: Mapping[str, set[str]]) -> _Overrides:
-    """Sort overrides by what they are laid over; a name may have dots in it.
+    """Sort overrides by the parts they override; names may contain dots.
 
     Raises:
-        ConfigError: the suite has nothing of a name, or no key follows it.
+        ConfigError: the suite has no part of that name, or no key follows the name.
     """
     folders = {folder: kind for kind, folder in KIND_FOLDERS.items()}
     found = _Overrides({part: {} for part in COMMON}, {kind: {} for kind in KIND_FOLDERS})
@@ -277,7 +276,7 @@ def _sort_overrides(late: Iterable[tuple[str, Any]], names: Mapping[str, set[str
             continue
         kind = folders[part]
         if rest in names[kind]:
-            raise ConfigError(f"--set {key}: say which key, as in {key}.label=...")
+            raise ConfigError(f"--set {key}: name a key, as in {key}.label=...")
         fitting = [name for name in names[kind] if rest.startswith(f"{name}.")]
         if not fitting:
             name = rest.split(".")[0]
@@ -288,20 +287,20 @@ def _sort_overrides(late: Iterable[tuple[str, Any]], names: Mapping[str, set[str
 
 
 def concerns(override: str, **names: str) -> bool:
-    """Say whether an override is for one of these names, or for no name: model="minilm"."""
+    """Return whether an override is for one of these names (model="minilm") or for no name."""
     part, _, rest = override.partition(".")
     kind = next((kind for kind in names if KIND_FOLDERS[kind] == part), None)
     return kind is None or rest.startswith(f"{names[kind]}.")
 
 
 def entry_name(entry: Any) -> str:
-    """Return the name of an entry, which is a name or a mapping with one; "" if it has none."""
+    """Return the name of an entry (a name or a mapping with one); "": it has none."""
     name = entry.get("name") if isinstance(entry, Mapping) else entry
     return name if isinstance(name, str) else ""
 
 
 def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a suite as given but for what its jobs are, which no result depends on."""
+    """Return a suite without its settings for jobs, on which no result depends."""
     kept = {key: value for key, value in raw.items() if key not in ("resources", "bundle")}
     if isinstance(kept.get("set"), list):
         kept["set"] = [line for line in kept["set"] if not str(line).startswith("resources.")]
@@ -322,8 +321,8 @@ def _compose(
         raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
     if max(len(experiments), len(editors)) > MOST_ENTRIES:
         raise ConfigError(
-            f"{where}: 'experiments' and 'editors' have at most {MOST_ENTRIES} entries each; make "
-            "several suites of it."
+            f"{where}: 'experiments' and 'editors' have at most {MOST_ENTRIES} entries each; split "
+            "the suite."
         )
     pairs = [entry for entry in experiments if isinstance(entry, Mapping)]
     named = {kind: [entry.get(kind) for entry in pairs] for kind in ("model", "dataset")}
@@ -362,7 +361,7 @@ def _compose(
 
 
 def _tell_apart(parts: Iterable[dict[str, Any]]) -> None:
-    """Put its name behind the label of every part whose label another one has, too."""
+    """Append the name to every label that several parts share."""
     names: dict[str, set[str]] = {}
     parts = [part for part in parts if isinstance(part.get("label"), str)]
     for part in parts:
@@ -373,14 +372,14 @@ def _tell_apart(parts: Iterable[dict[str, Any]]) -> None:
 
 
 def _section(value: Any, where: str) -> dict[str, Any]:
-    """Return a section as a dict; one that is left empty, which YAML reads as null, is empty."""
+    """Return a section as a dict; an empty one, which YAML reads as null, is {}."""
     if value is not None and not isinstance(value, Mapping):
         raise ConfigError(f"{where}: must be a section of keys and values (got {shown(value)}).")
     return dict(value or {})
 
 
 def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
-    """Return the names of an editor's hyperparameters; None: of an editor that nobody knows."""
+    """Return the names of an editor's hyperparameters; None: the editor is unknown."""
     name = editor.get("editor")
     if name not in EDITORS.names():
         return None
@@ -393,11 +392,10 @@ def _compose_editor(
     overrides: dict[str, Any],
     where: str,
 ) -> dict[str, Any]:
-    """Lay a suite's own settings, and then `--set`, over an editor's file.
+    """Override an editor's file by the suite's own settings, and those by `--set`.
 
-    The suite's hyperparameters also win over the file's `per_dataset` (not over the suite's own),
-    and `--set` over everything. What a file tunes is for its `rules`: under others none of it is
-    left but the layer.
+    The suite's hyperparameters also override the file's `per_dataset`, though not the suite's own.
+    A file's settings are tuned for its `rules`: under other rules only its layer is used.
 
     Args:
         editor: what its file says.
@@ -426,7 +424,9 @@ def _compose_editor(
         settings = merge(left, suites)
         editor["per_dataset"][name] = {k: v for k, v in settings.items() if k not in overrides}
     for key in sorted(sweep.keys() & overrides.keys()):
-        logger.warning("--set: %s has one value of '%s' now, not a sweep.", editor["name"], key)
+        logger.warning(
+            "--set: %s now has one value of '%s' instead of a sweep.", editor["name"], key
+        )
     editor["sweep"] = {key: values for key, values in sweep.items() if key not in overrides}
     return editor
 
@@ -437,15 +437,15 @@ def _refuse_several_rules(
     by_dataset = [f"per_dataset.{name}" for name, own in per_dataset.items() if "rules" in own]
     for place in [*(["sweep"] if "rules" in sweep else []), *by_dataset]:
         raise ConfigError(
-            f"{where}.{place}: an editor's file is tuned for one value of 'rules'; make an editor "
-            "of each, {name: NAME, base: EDITOR, hyperparameters: {rules: ...}}."
+            f"{where}.{place}: an editor's file is tuned for one value of 'rules'; define one "
+            "editor per value: {name: NAME, base: EDITOR, hyperparameters: {rules: ...}}."
         )
 
 
 def _has_other_rules(
     editor: Mapping[str, Any], tuned: Mapping[str, Any], given: Mapping[str, Any]
 ) -> bool:
-    """Say whether a suite asks for other `rules` than those that the editor's file is tuned for."""
+    """Return whether a suite asks for other `rules` than the editor's file is tuned for."""
     if "rules" not in given or editor.get("editor") not in EDITORS.names():
         return False
     schema = EDITORS.get(editor["editor"]).hyperparameters_class()

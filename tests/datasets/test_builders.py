@@ -242,6 +242,7 @@ def test_passages_upstream_splits_sentences_the_model_was_taught(built):
         assert row["text"].isascii()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), FACT_BUILDERS.items())
 def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
     builder = DATASETS.get(name)

@@ -226,7 +226,7 @@ def test_missing_truncated_and_strange_files_are_named(tmp_path):
     with pytest.raises(DataError, match="unknown role 'edit'; the roles are train"):
         load_role(tmp_path, "edit")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"edits\.parquet: not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"edits\.parquet: not an intact Parquet file"):
         load_role(tmp_path, "edits")
     pq.write_table(pq.read_table(tmp_path / "train.parquet").drop_columns(["label"]), path)
     with pytest.raises(DataError, match=r"lacks the columns \['label'\]"):

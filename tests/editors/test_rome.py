@@ -215,6 +215,7 @@ def direct_keys(model, layer, inputs, columns):
 # What an edit does to a model that knows something
 
 
+@pytest.mark.slow
 def test_the_new_fact_is_the_top_answer_and_other_facts_stay(taught):
     model, layer, covariance = taught
     before = answers(model)

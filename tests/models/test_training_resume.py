@@ -157,6 +157,7 @@ def checkpoints_in(folder) -> set[str]:
     return {path.name for path in folder.glob(".training/0*")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from grace_bench.editors.hyperparameters import EditorHyperparameters
 
+pytestmark = pytest.mark.slow
+
 SHARED = os.environ.get("GRACE_BENCH_SHARED")
 REFERENCE = Path(SHARED) / "reference" if SHARED else None
 TRACES = sorted((REFERENCE / "traces").glob("*.npz")) if REFERENCE else []

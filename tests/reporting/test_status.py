@@ -293,6 +293,7 @@ def test_watch_goes_on_until_all_is_done_and_clears_only_a_screen(tmp_path, stre
         show(Look.of_plan(plan), out, every=0.0)
 
 
+@pytest.mark.slow
 def test_it_can_be_asked_while_everything_changes(tmp_path):
     """Files that come, go and are cut between two system calls."""
     rng = random.Random(5)

@@ -20,6 +20,8 @@ from grace_bench.jobs import locks
 from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
 from grace_bench.store import files, schemas
 
+pytestmark = pytest.mark.slow
+
 EDITORS = ("unedited", "ft", "grace")
 
 
