@@ -25,7 +25,7 @@ from grace_bench.store.json_records import read_record
 from grace_bench.suite.compose import find_suite, load_suite
 from grace_bench.suite.plan import RESULTS, expand
 from grace_bench.suite.planned import planned_runs, write_plan
-from grace_bench.suite.schema import is_name
+from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

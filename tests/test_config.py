@@ -12,7 +12,8 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError
 from grace_bench.registry import EDITORS
 from grace_bench.steps.single import single_run
-from grace_bench.suite.compose import load_suite, merge, parse_value, set_value, without_resources
+from grace_bench.suite.compose import load_suite, without_resources
+from grace_bench.suite.overrides import merge, parse_value, set_value
 from grace_bench.suite.plan import expand
 from grace_bench.suite.schema import SuiteConfig
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError, EditorError, GraceBenchError
 from grace_bench.registry import EDITORS, EditorSpec
-from grace_bench.suite.schema import validate
+from grace_bench.suite.section import validate
 
 if TYPE_CHECKING:
     import torch

@@ -17,16 +17,8 @@ from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.store.files import read_parquet, sha256_of
 from grace_bench.store.json_records import try_read
 from grace_bench.store.schemas import PROBES
-from grace_bench.suite.compose import (
-    check_part,
-    concerns,
-    entry_name,
-    load_suite,
-    own_overrides,
-    read_suite,
-    set_value,
-    split_override,
-)
+from grace_bench.suite.compose import check_part, entry_name, load_suite, read_suite
+from grace_bench.suite.overrides import concerns, own_overrides, set_value, split_override
 from grace_bench.suite.plan import (
     Run,
     base_model_settings,

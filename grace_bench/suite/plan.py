@@ -25,14 +25,8 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import ConfigError
 from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
-from grace_bench.suite.schema import (
-    DatasetConfig,
-    EditorConfig,
-    EditorEntry,
-    RunSpec,
-    SuiteConfig,
-    validate,
-)
+from grace_bench.suite.schema import DatasetConfig, EditorConfig, EditorEntry, RunSpec, SuiteConfig
+from grace_bench.suite.section import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,8 @@ from grace_bench.errors import ConfigError
 from grace_bench.store.files import write_json
 from grace_bench.store.json_records import read_record, try_read
 from grace_bench.suite.plan import RESULTS, Run, expand, without_labels
-from grace_bench.suite.schema import SuiteConfig, validate
+from grace_bench.suite.schema import SuiteConfig
+from grace_bench.suite.section import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -182,3 +182,10 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits
         return f"a {type(value).__name__} too long to show"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def first_line(error: Exception) -> str:
+    """Return an error of parsing in one line, for a message."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join((str(error) or type(error).__name__).split())[:500]
