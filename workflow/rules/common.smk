@@ -134,10 +134,10 @@ def inputs_of(record, *functions):
 
 
 def inputs_of_job(again, functions, wildcards):
-    """Return the mark and the files that the functions name."""
+    """Return the mark, the plan, and the files that the functions name."""
     found = [function(wildcards) for function in functions]
     lists = [[files] if isinstance(files, str) else files for files in found]
-    return of_account([str(MARK), *itertools.chain(*lists)], again)
+    return of_account([str(MARK), PLAN, *itertools.chain(*lists)], again)
 
 
 def either(names):

@@ -2,7 +2,6 @@ rule prepare_data:
     """Write one data set's roles as Parquet, with a manifest."""
     input:
         inputs_of(f"{DATA}/manifest.json"),
-        plan=ancient(PLAN),
     output:
         roles=expand("{folder}/{role}.parquet", folder=DATA, role=ROLES),
         manifest=f"{DATA}/manifest.json",
@@ -20,4 +19,4 @@ rule prepare_data:
     message:
         "data set {wildcards.dataset}"
     shell:
-        "python -m grace_bench prepare-data --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-data --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"

@@ -2,7 +2,6 @@ rule prepare_editor:
     """Make what an editor needs before any run: a trained network, statistics."""
     input:
         inputs_of(f"{ASSETS}/assets.json", data_files, model_files),
-        plan=ancient(PLAN),
     output:
         f"{ASSETS}/assets.json",
     log:
@@ -20,7 +19,7 @@ rule prepare_editor:
     message:
         "{wildcards.assets} for {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-editor --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-editor --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
 
 
 if SUITE.bundle == 1:
@@ -35,7 +34,6 @@ if SUITE.bundle == 1:
                 baseline_file,
                 run_assets,
             ),
-            plan=ancient(PLAN),
         output:
             steps=f"{RUN}/steps.parquet",
             probes=f"{RUN}/probes.parquet",
@@ -55,7 +53,7 @@ if SUITE.bundle == 1:
         message:
             "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
         shell:
-            "python -m grace_bench edit --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
+            "python -m grace_bench edit --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
 
 else:
 
@@ -63,7 +61,6 @@ else:
         """Do several runs of one base model, one after the other, in one process."""
         input:
             bundle_inputs,
-            plan=ancient(PLAN),
         output:
             BUNDLE,
         log:
@@ -80,7 +77,7 @@ else:
         message:
             "runs of {wildcards.base_model}, bundle {wildcards.bundle}"
         shell:
-            "python -m grace_bench edit-bundle --plan {input.plan:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
+            "python -m grace_bench edit-bundle --plan {PLAN:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
 
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""

@@ -2,7 +2,6 @@ rule prepare_model:
     """Build or load one base model, train it on a data set, save it."""
     input:
         inputs_of(f"{MODEL}/training.json", data_files),
-        plan=ancient(PLAN),
     output:
         weights=f"{MODEL}/model.safetensors",
         config=f"{MODEL}/config.json",
@@ -24,14 +23,13 @@ rule prepare_model:
     message:
         "base model {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-model --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-model --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
 
 
 rule baseline:
     """Predict every role with the unedited model, once for all editors."""
     input:
         inputs_of(f"{BASELINE}/baseline.json", data_files, model_files),
-        plan=ancient(PLAN),
     output:
         predictions=f"{BASELINE}/predictions.parquet",
         averages=f"{BASELINE}/baseline.json",
@@ -50,4 +48,4 @@ rule baseline:
     message:
         "unedited {wildcards.base_model}"
     shell:
-        "python -m grace_bench baseline --plan {input.plan:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench baseline --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
