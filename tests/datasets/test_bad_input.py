@@ -166,7 +166,7 @@ FORMS = {
             "record without 'input'": {"input": GONE},
             "record without 'output'": {"output": None},
             "record without 'filtered_rephrases'": {"filtered_rephrases": GONE},
-            "record whose 'input' is no text": {"input": ["Who?"]},
+            "record whose 'input' is not text": {"input": ["Who?"]},
             "empty zsRE question": {"input": " "},
             "undecodable zsRE question": {"input": LOST},
             "empty zsRE answer": {"output": [{"answer": ""}]},
@@ -182,7 +182,7 @@ FORMS = {
         {
             "record without 'src'": {"src": GONE},
             "record without 'answers'": {"answers": float("nan")},
-            "record whose 'src' is no text": {"src": {"text": "Who?"}},
+            "record whose 'src' is not text": {"src": {"text": "Who?"}},
             "empty zsRE question": {"src": ""},
             "undecodable zsRE question": {"src": HALF},
             "empty zsRE answer": {"answers": []},
@@ -214,7 +214,7 @@ FORMS = {
         {
             "record without 'question'": {"question": GONE},
             "record without 'answer'": {"answer": None},
-            "record whose 'question' is no text": {"question": ["who"]},
+            "record whose 'question' is not text": {"question": ["who"]},
             "empty NQ answer": {"answer": [" "]},
             "undecodable NQ question": {"question": LOST},
             "NQ question repeated with another answer": {"question": "Which is number 1?"},
@@ -240,7 +240,7 @@ FORMS = {
         {
             "record without 'text'": {"text": GONE},
             "record without 'label'": {"label": None},
-            "record whose 'text' is no text": {"text": ["a", "b"]},
+            "record whose 'text' is not text": {"text": ["a", "b"]},
             "empty text": {"text": ""},
             "undecodable text": {"text": HALF},
             "empty label": {"label": " "},
@@ -280,7 +280,7 @@ FORMS = {
         {
             "record without 'annotation'": {"annotation": GONE},
             "record without 'wiki_bio_text'": {"wiki_bio_text": None},
-            "record whose 'wiki_bio_text' is no text": {"wiki_bio_text": ["He."]},
+            "record whose 'wiki_bio_text' is not text": {"wiki_bio_text": ["He."]},
             "passage whose sentences or annotations are no list": {"gpt3_sentences": "He lived."},
             "passage with more sentences than annotations, or fewer": {"annotation": ["accurate"]},
             "passage with an unknown annotation": {"annotation": ["accurate", "odd"]},
@@ -308,7 +308,7 @@ FORMS = {
         "wise.json",
         {
             "record without 'target_new'": {"target_new": GONE, "locality_prompt": None},
-            "record whose 'prompt' is no text": {"prompt": ["He."], "locality_prompt": None},
+            "record whose 'prompt' is not text": {"prompt": ["He."], "locality_prompt": None},
             "empty prompt": {"prompt": "", "locality_prompt": None},
             "empty target": {"target_new": " ", "locality_prompt": None},
             "undecodable target": {"target_new": LOST, "locality_prompt": None},
@@ -331,7 +331,7 @@ FORMS = {
         "webtext.jsonl",
         {
             "record without 'text'": {"text": None},
-            "record whose 'text' is no text": {"text": ["a b c d"]},
+            "record whose 'text' is not text": {"text": ["a b c d"]},
             "empty web text": {"text": "<|endoftext|>"},
             "undecodable web text": {"text": f"{LOST} in the middle"},
             "web text repeated": {"text": "TEXT 1 goes on and  on here"},

@@ -228,7 +228,7 @@ def test_damaged_file_is_one_sentence(tmp_path, suffix):
 def test_unknown_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "cases.xlsx"
     path.write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"the table .* must be one of \.jsonl, \.json, \.csv"):
+    with pytest.raises(DataError, match=r"the table .* must be in a file that ends in \.jsonl, \.json, \.csv"):
         build(tmp_path, path)
 
 

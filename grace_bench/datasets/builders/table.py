@@ -214,7 +214,7 @@ class Table(DatasetBuilder[TableOptions]):
         """Return older rows and the stream, each in its order."""
         options = self.options
         if options.term_column is None:
-            order = self._rng("stream").sample(records, len(records))
+            order = self.rng("stream").sample(records, len(records))
             size = options.stream_size or 0
             return order[size:], order[:size]
         terms = [_number(record.term) for record in records]
@@ -241,7 +241,7 @@ class Table(DatasetBuilder[TableOptions]):
 
     def _hold_out(self, old: list[Record]) -> tuple[list[Record], list[Record]]:
         """Sample `upstream` from the older rows, leaving one row of each label to `train`."""
-        order = self._rng("upstream").sample(old, len(old))
+        order = self.rng("upstream").sample(old, len(old))
         spared: dict[str, Record] = {}
         for record in order:
             spared.setdefault(record.label, record)

@@ -152,7 +152,7 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         stream = self._released if options.stream == "released" else self._phrasings
         roles = stream(facts, dropped)
         edited = {same_question(row["text"]) for rows in roles.values() for row in rows}
-        roles |= nq_roles(questions, options, self._rng("upstream"), edited, dropped)
+        roles |= nq_roles(questions, options, self.rng("upstream"), edited, dropped)
         return BuiltDataset(
             roles=roles,
             sources=[records.entry, nq],
@@ -216,7 +216,7 @@ class Zsre(DatasetBuilder[ZsreOptions]):
                 f"{options.edit_phrasings} phrasings; ask for fewer, or lower edit_phrasings."
             )
         dropped["fact not asked for"] += len(kept) - wanted
-        return self._windows(self._rng("facts").sample(kept, wanted), fact_of)
+        return self._windows(self.rng("facts").sample(kept, wanted), fact_of)
 
     def _windows(
         self, facts: list[list[Phrasing]], fact_of: dict[str, str]
@@ -226,7 +226,7 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         edits, holdout = [], []
         orders = []
         for group in facts:
-            rng = self._rng(f"edits/{group[0].record.record_id}")
+            rng = self.rng(f"edits/{group[0].record.record_id}")
             orders.append(rng.sample(group, len(group)))
         for start in range(0, len(orders), options.stream_window):
             window = orders[start : start + options.stream_window]
