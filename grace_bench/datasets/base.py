@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from grace_bench.datasets.reading.fields import Roles, Row
 
 Options = TypeVar("Options", bound=DatasetOptions)
+T = TypeVar("T")
 
 MANIFEST_FORMAT = 1
 
@@ -85,6 +86,20 @@ class DatasetBuilder(ABC, Generic[Options]):
     def rng(self, purpose: str) -> random.Random:
         """Return a generator that depends on the builder, the purpose and the seed alone."""
         return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
+
+
+def interleave(groups: list[list[T]], window: int, turns: int) -> tuple[list[T], list[T]]:
+    """Return the first `turns` members of each group as a stream, and all other members.
+
+    Within a window of groups come all first members, then all second ones, and so on.
+    """
+    stream: list[T] = []
+    others: list[T] = []
+    for start in range(0, len(groups), window):
+        block = groups[start : start + window]
+        stream += [group[turn] for turn in range(turns) for group in block]
+        others += [member for group in block for member in group[turns:]]
+    return stream, others
 
 
 def prepare(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, interleave
 from grace_bench.datasets.options import PartitionedOptions
 from grace_bench.datasets.reading.fields import row_of
 from grace_bench.datasets.reading.files import load_templates
@@ -146,7 +146,6 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         facts = qa_facts(options.provinces_per_country, dropped)
         taught, test, development = self._split(facts)
         questions = {fact: self._taught_questions(fact) for fact in taught}
-        edits, holdout = self._stream(test if options.is_test else development)
         used = [*taught, *test, *development]
         dropped["fact not requested"] += len(facts) - len(used)
         return BuiltDataset(
@@ -157,8 +156,7 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
                     *self._spoken(used),
                 ],
                 "upstream": self._upstream(taught, questions),
-                "edits": edits,
-                "holdout": holdout,
+                **self._stream(test if options.is_test else development),
             },
             sources=installed.sources_of("countryinfo", "periodictable"),
             dropped=dropped,
@@ -245,19 +243,23 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         chosen = self.rng(f"upstream/{options.partition}").sample(pool, wanted)
         return [fact.row("upstream", *asked) for fact, *asked in chosen]
 
-    def _stream(self, facts: list[Fact]) -> tuple[list[Row], list[Row]]:
+    def _stream(self, facts: list[Fact]) -> dict[str, list[Row]]:
         """Return `edits` and `holdout`, window by window."""
         options = self.options
-        edits, holdout = [], []
-        for start in range(0, len(facts), options.stream_window):
-            window = facts[start : start + options.stream_window]
-            orders = {fact: self._shuffled(fact) for fact in window}
-            for turn in range(options.edit_phrasings):
-                edits += [fact.row("edits", *orders[fact][turn]) for fact in window]
-            for fact in window:
-                rest = sorted(orders[fact][options.edit_phrasings + options.mistaken_phrasings :])
-                holdout += [fact.row("holdout", *asked) for asked in rest]
-        return edits, holdout
+        turns = options.edit_phrasings
+        groups = []
+        for fact in facts:
+            asked = self._shuffled(fact)
+            asked[turns:] = sorted(asked[turns + options.mistaken_phrasings :])
+            groups.append([(fact, *question) for question in asked])
+        return {
+            role: [fact.row(role, *question) for fact, *question in asked]
+            for role, asked in zip(
+                ("edits", "holdout"),
+                interleave(groups, options.stream_window, turns),
+                strict=True,
+            )
+        }
 
 
 def qa_facts(provinces_per_country: int, dropped: Counter[str]) -> list[Fact]:
