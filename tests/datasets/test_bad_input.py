@@ -281,7 +281,9 @@ FORMS = {
             "record without 'annotation'": {"annotation": GONE},
             "record without 'wiki_bio_text'": {"wiki_bio_text": None},
             "record whose 'wiki_bio_text' is not text": {"wiki_bio_text": ["He."]},
-            "passage whose sentences or annotations are no list": {"gpt3_sentences": "He lived."},
+            "passage whose sentences or annotations are not a list": {
+                "gpt3_sentences": "He lived."
+            },
             "passage with more sentences than annotations, or fewer": {"annotation": ["accurate"]},
             "passage with an unknown annotation": {"annotation": ["accurate", "odd"]},
             "passage with an empty sentence or no Wikipedia text": {"gpt3_sentences": ["He.", "."]},
@@ -296,7 +298,9 @@ FORMS = {
         "older.json",
         {
             "record without 'wiki_bio_test_idx'": {"wiki_bio_test_idx": None},
-            "passage whose sentences or annotations are no list": {"main_sentences": "[open(1)]"},
+            "passage whose sentences or annotations are not a list": {
+                "main_sentences": "[open(1)]"
+            },
             "passage with an empty sentence or no Wikipedia text": {"wiki_bio_text": ""},
             "passage with undecodable text": {"main_sentences": repr(["He.", LOST])},
         },
@@ -318,7 +322,7 @@ FORMS = {
                 "target_new": "He died in 1901.",
                 "locality_prompt": None,
             },
-            "prompt with another target than before": {
+            "prompt repeated with another target": {
                 "prompt": wise(1)["prompt"],
                 "locality_prompt": None,
             },

@@ -216,7 +216,10 @@ BAD = {
     "number.json": (b"3", "not a JSON object"),
     "deep.json": (b"[" * 100_000, "not valid JSON"),
     "damaged.parquet": (b"PAR1....", "not readable as a table"),
-    "weights.pkl": (b"\x80\x04", "must be in a file that ends in .jsonl, .json, .csv, .parquet, .txt"),
+    "weights.pkl": (
+        b"\x80\x04",
+        "must be in a file that ends in .jsonl, .json, .csv, .parquet, .txt",
+    ),
 }
 
 

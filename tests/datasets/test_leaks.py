@@ -86,7 +86,9 @@ def test_an_edited_fact_in_another_role_is_caught(into):
 def test_two_labels_of_one_fact_are_caught(role, text):
     roles = copy.deepcopy(CLEAN)
     roles[role].append(row("odd", "new", text, "no"))
-    with pytest.raises(DataError, match=f"row 'e1' and {role} row 'odd' have the same fact but different lab"):
+    with pytest.raises(
+        DataError, match=f"row 'e1' and {role} row 'odd' have the same fact but different lab"
+    ):
         check_roles("planted", roles)
     roles[role][-1]["label"] = "YES"
     check_roles("planted", roles)

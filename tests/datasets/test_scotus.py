@@ -148,7 +148,10 @@ def test_refusals_are_one_sentence(tmp_path):
         ({"edits": "none.csv"}, "none.csv: no such file; put the stream cases (a table of text"),
         ({"text_column": "texts"}, "records need the fields texts, label (it has 'text' for 'te"),
         ({"upstream": {"path": good["upstream"], "sha256": "0" * 64}}, "expected 0000"),
-        ({"upstream": write(tmp_path / "one.jsonl", OLDER[:1])}, "has 1 labels, but at least two are needed"),
+        (
+            {"upstream": write(tmp_path / "one.jsonl", OLDER[:1])},
+            "has 1 labels, but at least two are needed",
+        ),
         ({"upstream": write(tmp_path / "empty.jsonl", [])}, "has no records"),
     ):
         with pytest.raises(DataError) as caught:

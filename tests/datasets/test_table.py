@@ -197,7 +197,9 @@ def test_missing_column_names_the_nearest(tmp_path):
 def test_another_separator_is_named(tmp_path, separator):
     path = tmp_path / "cases.csv"
     path.write_text(f"text{separator}label\na case{separator}law\n")
-    with pytest.raises(DataError, match=r"its columns are separated by .*; separate them with commas"):
+    with pytest.raises(
+        DataError, match=r"its columns are separated by .*; separate them with commas"
+    ):
         build(tmp_path, path)
 
 
@@ -228,7 +230,9 @@ def test_damaged_file_is_one_sentence(tmp_path, suffix):
 def test_unknown_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "cases.xlsx"
     path.write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"the table .* must be in a file that ends in \.jsonl, \.json, \.csv"):
+    with pytest.raises(
+        DataError, match=r"the table .* must be in a file that ends in \.jsonl, \.json, \.csv"
+    ):
         build(tmp_path, path)
 
 
