@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,8 @@ from pydantic import (
 )
 
 from grace_bench.suite.safe_yaml import with_numbers
+
+T = TypeVar("T")
 
 
 class DatasetOptions(BaseModel):
@@ -41,10 +43,10 @@ class PartitionedOptions(DatasetOptions):
         "Choose hyperparameters on development, report results on test.",
     )
 
-    @property
-    def is_test(self) -> bool:
-        """Whether results are reported on this stream."""
-        return self.partition == "test"
+    def share(self, items: list[T], test: int, development: int) -> list[T]:
+        """Return the partition's items: the first `test`, or the `development` that follow."""
+        is_test = self.partition == "test"
+        return items[:test] if is_test else items[test : test + development]
 
 
 SOURCE_KEYS = "(keys: path, revision, split, sha256, licence; or just the path)"

@@ -106,12 +106,11 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
                 pools[subject.kind, relation].add(value)
         order = self.rng("order").sample(subjects, len(subjects))
         passages = [(subject, self._passage(subject, pools)) for subject in order]
-        cut = options.edit_entities
-        end = cut + options.development_edit_entities
-        if end > len(passages):
+        sizes = options.edit_entities, options.development_edit_entities
+        if sum(sizes) > len(passages):
             raise DataError(
-                f"{self.name}: {end} entities are requested, but only {len(passages)} have enough "
-                "facts; lower edit_entities or development_edit_entities."
+                f"{self.name}: {sum(sizes)} entities are requested, but only {len(passages)} have "
+                "enough facts; lower edit_entities or development_edit_entities."
             )
         general = self._general(dropped)
         train = [
@@ -123,7 +122,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
             roles={
                 "train": train,
                 "upstream": self._upstream(general),
-                **self._stream(passages[:cut] if options.is_test else passages[cut:end]),
+                **self._stream(options.share(passages, *sizes)),
             },
             sources=installed.sources_of("countryinfo", "periodictable", "randfacts"),
             dropped=dropped,
@@ -169,9 +168,8 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
     def _upstream(self, general: list[tuple[int, str]]) -> list[Row]:
         """Return the partition's general sentences, split into prompt and rest."""
         options = self.options
-        cut = options.upstream_sentences
-        end = cut + options.development_upstream_sentences
-        mine = general[:cut] if options.is_test else general[cut:end]
+        sizes = options.upstream_sentences, options.development_upstream_sentences
+        mine = options.share(general, *sizes)
         return [row_of("upstream", f"{n}", f"general:{n}", *_halves(text)) for n, text in mine]
 
     def _stream(self, passages: list[tuple[Subject, list[Sentence]]]) -> Roles:

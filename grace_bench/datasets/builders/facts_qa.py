@@ -156,7 +156,7 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
                     *self._spoken(used),
                 ],
                 "upstream": self._upstream(taught, questions),
-                **self._stream(test if options.is_test else development),
+                **self._stream(test if options.partition == "test" else development),
             },
             sources=installed.sources_of("countryinfo", "periodictable"),
             dropped=dropped,
@@ -232,7 +232,8 @@ class FactsQa(DatasetBuilder[FactsQaOptions]):
         options = self.options
         test, development = options.upstream_questions, options.development_upstream_questions
         cut = round(len(taught) * test / (test + development))
-        mine, wanted = (taught[:cut], test) if options.is_test else (taught[cut:], development)
+        mine = options.share(taught, cut, len(taught) - cut)
+        wanted = test if options.partition == "test" else development
         pool = [(fact, *asked) for fact in mine for asked in questions[fact]]
         if len(pool) < wanted:
             raise DataError(

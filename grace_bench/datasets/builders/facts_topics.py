@@ -100,7 +100,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
         groups = self._split(list(texts))
         stayed = [entity for entity in groups["train"] if not entity.moved]
         cut = round(_UPSTREAM_TEST_SHARE * len(stayed))
-        retained = stayed[:cut] if options.is_test else stayed[cut:]
+        retained = options.share(stayed, cut, len(stayed) - cut)
         stream = groups[options.partition]
 
         def rows(role: str, entities: list[Entity], start: int, stop: int) -> list[Row]:

@@ -106,31 +106,24 @@ class ZsreOptions(NqOptions):
 
 
 @dataclass(frozen=True)
-class Record:
-    """One record: its questions, its right answers, the first of which is taught."""
+class Phrasing:
+    """One of the questions of a record, with the record's right answers; the first is taught."""
 
-    record_id: str
-    questions: tuple[str, ...]
+    record: str
+    number: int
+    text: str
     answers: tuple[str, ...]
     subject: str | None
-
-
-@dataclass(frozen=True)
-class Phrasing:
-    """One of the questions of a record, by its place among them."""
-
-    record: Record
-    number: int
-
-    @property
-    def text(self) -> str:
-        """The question."""
-        return self.record.questions[self.number]
 
     @property
     def key(self) -> str:
         """What it shares with the same question in another record."""
         return same_question(self.text)
+
+    def row(self, role: str, fact_of: dict[str, str]) -> Row:
+        """Return the question's row, given the fact of each key."""
+        number = f"{self.record}/{self.number}"
+        return row_of(role, number, fact_of[self.key], self.text, self.answers, self.subject)
 
 
 class Zsre(DatasetBuilder[ZsreOptions]):
@@ -153,14 +146,11 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         roles |= nq_roles(questions, options, self.rng("upstream"), edited, dropped)
         return BuiltDataset(roles=roles, sources=[records.entry, nq], dropped=dropped)
 
-    def _released(self, records: list[Record], dropped: Counter[str]) -> Roles:
+    def _released(self, records: list[list[Phrasing]], dropped: Counter[str]) -> Roles:
         import numpy as np
 
         size = self.options.rephrasings
-        pool = []
-        for record in records:
-            enough = len(record.questions) > size
-            pool += [Phrasing(record, n) for n in range(size + 1 if enough else 1)]
+        pool = [p for asked in records for p in asked[: size + 1 if len(asked) > size else 1]]
         dropped["question beyond the pool"] += max(0, len(pool) - self.options.pool)
         pool = pool[: self.options.pool]
         # The same numbers as np.random.seed(seed); np.random.choice(...) in the released code.
@@ -172,22 +162,18 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         seen: set[str] = set()
         for phrasing in shuffled[:half]:
             if _usable(phrasing, fact_of, seen, dropped):
-                edits.append(_row("edits", phrasing, fact_of))
+                edits.append(phrasing.row("edits", fact_of))
         known = {None, *(row["fact_id"] for row in edits)}  # None: counted by `_usable`
         for phrasing in shuffled[half:]:
             if fact_of.get(phrasing.key) not in known:
                 dropped["held-out question of a fact that is not edited"] += 1
             elif _usable(phrasing, fact_of, seen, dropped):
-                holdout.append(_row("holdout", phrasing, fact_of))
+                holdout.append(phrasing.row("holdout", fact_of))
         return {"edits": edits, "holdout": holdout}
 
-    def _phrasings(self, records: list[Record], dropped: Counter[str]) -> Roles:
+    def _phrasings(self, records: list[list[Phrasing]], dropped: Counter[str]) -> Roles:
         options = self.options
-        every = [
-            Phrasing(record, n)
-            for record in records
-            for n in range(min(len(record.questions), options.rephrasings + 1))
-        ]
+        every = [p for asked in records for p in asked[: options.rephrasings + 1]]
         fact_of = _facts(every)
         seen: set[str] = set()
         by_fact: dict[str, list[Phrasing]] = defaultdict(list)
@@ -204,20 +190,14 @@ class Zsre(DatasetBuilder[ZsreOptions]):
             )
         dropped["fact not requested"] += len(kept) - wanted
         facts = [
-            self.rng(f"edits/{group[0].record.record_id}").sample(group, len(group))
+            self.rng(f"edits/{group[0].record}").sample(group, len(group))
             for group in self.rng("facts").sample(kept, wanted)
         ]
         edits, holdout = interleave(facts, options.stream_window, options.edit_phrasings)
         return {
-            "edits": [_row("edits", phrasing, fact_of) for phrasing in edits],
-            "holdout": [_row("holdout", phrasing, fact_of) for phrasing in holdout],
+            "edits": [phrasing.row("edits", fact_of) for phrasing in edits],
+            "holdout": [phrasing.row("holdout", fact_of) for phrasing in holdout],
         }
-
-
-def _row(role: str, phrasing: Phrasing, fact_of: dict[str, str]) -> Row:
-    record, fact_id = phrasing.record, fact_of[phrasing.key]
-    number = f"{record.record_id}/{phrasing.number}"
-    return row_of(role, number, fact_id, phrasing.text, record.answers, record.subject)
 
 
 def _usable(
@@ -242,7 +222,7 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
     """
     answers: dict[str, set[str]] = defaultdict(set)
     for phrasing in phrasings:
-        answers[phrasing.key].add(same_text(phrasing.record.answers[0]))
+        answers[phrasing.key].add(same_text(phrasing.answers[0]))
     above: dict[str, str] = {}
 
     def root(record_id: str) -> str:
@@ -255,20 +235,19 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
     for phrasing in phrasings:
         if len(answers[phrasing.key]) > 1:
             continue
-        record = phrasing.record
-        mine = root(record.record_id)
+        mine = root(phrasing.record)
         above[mine] = root(owner.setdefault(phrasing.key, mine))
-        if record.subject is not None:
+        if phrasing.subject is not None:
             mine = root(mine)
-            about = (same_text(record.subject), same_text(record.answers[0]))
+            about = (same_text(phrasing.subject), same_text(phrasing.answers[0]))
             above[mine] = root(named.setdefault(about, mine))
     return {key: f"zsre:{root(record_id)}" for key, record_id in owner.items()}
 
 
-def _records(records: Records, dropped: Counter[str]) -> list[Record]:
-    """Return the usable records of either form, their questions cleaned."""
+def _records(records: Records, dropped: Counter[str]) -> list[list[Phrasing]]:
+    """Return the questions of each usable record, of either form: its own, then the rephrasings."""
     fields = _FORMS[form_of(records, _FORMS)]
-    kept: dict[str, Record] = {}
+    kept: dict[str, list[Phrasing]] = {}
     for number, row in complete(records.rows, fields, dropped, lists=fields[1:]):
         question, answers, rephrasings = (row[field] for field in fields)
         question = text_of(question)
@@ -288,7 +267,9 @@ def _records(records: Records, dropped: Counter[str]) -> list[Record]:
         if subject is not None and not is_decodable(subject):
             dropped["undecodable subject"] += 1
             subject = None
-        kept[record_id] = Record(record_id, (question, *fit), right, subject)
+        kept[record_id] = [
+            Phrasing(record_id, n, text, right, subject) for n, text in enumerate([question, *fit])
+        ]
     return list(kept.values())
 
 
