@@ -1,6 +1,11 @@
 """Sphinx configuration of the docs site: `make docs` builds it into docs/_build."""
 
+import os
+
 from grace_bench import __version__
+from grace_bench.cli import build_parser
+
+os.environ["COLUMNS"] = "100"  # argparse wraps its help there
 
 project = "grace-bench"
 html_title = f"grace-bench {__version__}"
@@ -13,7 +18,9 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 highlight_language = "none"  # a block without a language is a shell command
+myst_enable_extensions = ["substitution"]
 myst_heading_anchors = 3
+myst_substitutions = {"commands": f"```text\n{build_parser().format_help()}```"}
 
 # Docstrings are Google style and mark code with single backticks.
 default_role = "literal"
