@@ -18,7 +18,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 highlight_language = "none"  # a block without a language is a shell command
-myst_enable_extensions = ["substitution"]
+myst_enable_extensions = ["deflist", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {"commands": f"```text\n{build_parser().format_help()}```"}
 
