@@ -14,32 +14,15 @@ import sys
 from pathlib import Path
 
 from import_graph import picture
+from pages import DOCS, REPOSITORY, replace_block, table
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
 ARCHITECTURE = REPOSITORY / "ARCHITECTURE.md"
-COMMANDS = REPOSITORY / "docs" / "reference" / "commands.md"
-DEFAULT_SUITE = REPOSITORY / "docs" / "results" / "default-suite.md"
+COMMANDS = DOCS / "reference" / "commands.md"
+DEFAULT_SUITE = DOCS / "results" / "default-suite.md"
 RESULTS = REPOSITORY / "results" / "reference"
 PICTURES = ("overview", "sweep-grace")
 SMALL_TABLE = ("ERR", "TRR")
-
-
-def replace_block(page: Path, name: str, content: str) -> None:
-    """Replace the lines between the markers of `name` on a page."""
-    pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
-    text, count = re.subn(
-        pattern, lambda m: m[1] + content + m[2], page.read_text(), flags=re.DOTALL
-    )
-    if count != 1:
-        raise SystemExit(f"{page}: the markers of '{name}' are missing; put them back.")
-    page.write_text(text)
-
-
-def table(header: list[str], rows: list[list[str]], align: str = "--:") -> str:
-    """Return a Markdown table; `align` is for all columns but the first."""
-    lines = [header, [":--", *[align] * (len(header) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def rule_order() -> str:
@@ -52,7 +35,7 @@ def rule_order() -> str:
     for tail, head in arrows:
         waits[names[head]].append(f"`{names[tail]}`")
     rows = [[f"`{rule}`", ", ".join(sorted(earlier))] for rule, earlier in waits.items()]
-    return table(["rule", "waits for"], rows, ":--")
+    return table(["rule", "waits for"], rows)
 
 
 def small_table(path: Path) -> str:
@@ -68,7 +51,7 @@ def small_table(path: Path) -> str:
             rows.setdefault(cell["row"], {})[column] = bold + cell["printed"] + bold
     columns = list(next(iter(rows.values())))
     cells = [[editor, *(row[column] for column in columns)] for editor, row in rows.items()]
-    return table(["Editor", *columns], cells)
+    return table(["Editor", *columns], cells, "--:")
 
 
 def main() -> None:
@@ -81,7 +64,7 @@ def main() -> None:
         whole = (tables / "main.md").read_text().rstrip() + "\n"
         replace_block(DEFAULT_SUITE, "main table", whole)
         for name in PICTURES:
-            shutil.copy(RESULTS / "figures" / f"{name}.png", REPOSITORY / "docs" / "images")
+            shutil.copy(RESULTS / "figures" / f"{name}.png", DOCS / "images")
 
 
 if __name__ == "__main__":
