@@ -1,4 +1,4 @@
-"""Pages that are generated must be what their generator makes today."""
+"""Generated pages are up to date, and what the pages say can be done."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import subprocess
 import sys
 import tomllib
 
+import pyarrow as pa
 import pytest
 import torch
+import yaml
 from plugins import install
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser, run_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
+from grace_bench.reporting.summary.write import CURVES, SUMMARY
 from grace_bench.steps.skeleton import write_skeleton
+from grace_bench.store import schemas
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
 from grace_bench.suite.settings_reference import render
@@ -44,37 +48,107 @@ def test_every_setting_of_the_reference_is_explained():
 
 
 @pytest.mark.slow
-def test_rule_graph_in_the_readme_is_the_workflows(repository, update_readme):
-    assert update_readme.rule_graph() in (repository / "README.md").read_text()
+def test_the_order_of_the_rules_is_the_workflows(repository, update_readme):
+    page = (repository / "docs/reference/commands.md").read_text()
+    assert update_readme.rule_order() in page
 
 
-def test_files_and_suites_that_the_readme_names_exist(repository):
-    readme = (repository / "README.md").read_text()
-    links = re.findall(r"\]\(([^)#:]+)\)", readme)
-    links += re.findall(r"`((?:config|grace_bench|tests)/[\w./-]+\.\w+)`", readme)
-    missing = {link for link in links if not (repository / link).exists()}
-    # The paper's own suite is announced, the user's own editor is an example.
-    assert missing <= {"config/suites/paper.yaml", "config/editors/my_editor.yaml"}
+def test_the_small_table_is_made_of_the_main_one(tmp_path, update_readme):
+    lines = [
+        "row,column,printed,best",
+        '"FT","Topics, BERT: Acc., higher is better: TRR",.90,false',
+        '"FT","Topics, BERT: Acc., higher is better: ERR",.80,true',
+        '"FT","Topics, BERT: Acc., higher is better: Holdout",.70,true',
+        '"FT","Passages, GPT-2: PPL, lower is better: ERR",3.10,false',
+    ]
+    (tmp_path / "main.csv").write_text("\n".join(lines))
+    assert update_readme.small_table(tmp_path / "main.csv").splitlines() == [
+        "| Editor | Topics, Acc. ↑: TRR | Topics, Acc. ↑: ERR | Passages, PPL ↓: ERR |",
+        "| :-- | --: | --: | --: |",
+        "| FT | .90 | **.80** | 3.10 |",
+    ]
+
+
+@pytest.fixture(scope="module")
+def pages(repository) -> dict[str, str]:
+    """Every page with commands in it, by its path."""
+    docs = (path for path in (repository / "docs").rglob("*.md") if "_build" not in path.parts)
+    paths = [repository / "README.md", repository / "CONTRIBUTING.md", *sorted(docs)]
+    return {path.relative_to(repository).as_posix(): path.read_text() for path in paths}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(repository, tmp_path):
+    arguments = ["-q", "-W", "--keep-going", "-d", str(tmp_path / "doctrees"), "docs"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *arguments, str(tmp_path / "site")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    api = (tmp_path / "site/reference/api.html").read_text()
+    assert 'id="grace_bench.editors.create_editor"' in api
+    settings = (tmp_path / "site/reference/settings.html").read_text()
+    assert "eps_init, the deferral radius" in settings
+    assert "prepare-data" in (tmp_path / "site/reference/commands.html").read_text()
+
+
+def test_files_that_the_pages_name_exist(repository, pages):
+    for page, text in pages.items():
+        folder = (repository / page).parent
+        missing = [
+            link
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+            if not (folder / link).exists()
+        ]
+        named = re.findall(r"`((?:config|grace_bench|tests|docs|workflow)/[\w./-]+\.\w+)`", text)
+        missing += [name for name in named if not (repository / name).exists()]
+        # The user's own editor is an example.
+        assert set(missing) <= {"config/editors/my_editor.yaml"}, page
+
+
+def test_each_id_of_a_quirk_that_the_code_names_has_its_entry(repository):
+    page = (repository / "docs/reference/quirks.md").read_text()
+    entries = set(re.findall(r"^(?:\| )?([GMPR]\d+)(?: \||$)", page, flags=re.M))
+    named = {
+        (path.name, name)
+        for path in (repository / "grace_bench").rglob("*.py")
+        for name in re.findall(r"\b([GMPR]\d{1,2})\b", path.read_text())
+    }
+    assert {name for _, name in named} >= {"G6", "P3"}
+    assert {(file, name) for file, name in named if name not in entries} == {
+        ("installed.py", "M49")  # a standard of the UN
+    }
+
+
+def test_each_column_of_the_files_is_explained(repository):
+    page = (repository / "docs/reference/files.md").read_text()
+    explained = set(re.findall(r"`(\w+)`", page))
+    found = [value for value in (*vars(schemas).values(), SUMMARY, CURVES)]
+    columns = {name for value in found if isinstance(value, pa.Schema) for name in value.names}
+    assert columns - explained - {"relation"} == set()
+
+
+def test_the_suite_of_the_docs_is_one(repository, pages):
+    [block] = [b for b in blocks(pages["docs/how-to/suite.md"], "yaml") if "my-suite" in b]
+    suite = load_suite(yaml.safe_load(block), repository / "config")
+    swept = 2 * 3 * (1 + 1 + 3)
+    assert len(expand(suite)) == swept + 3  # the radius configured for facts-qa is run, too
 
 
 def blocks(page: str, language: str = "") -> list[str]:
     """Return a page's code blocks of one language."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.M | re.S)
+    found = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", page, flags=re.M | re.S)
     return [content for name, content in found if name == language]
 
 
-PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "docs/cluster.md",
-    "docs/interruption.md",
-    "docs/status.md",
-)
 RECORDED = ("snakemake", "grace-bench", "make", "git", "pip", "pytest", "tmux", "cp")
 
 
 @pytest.fixture(scope="module")
-def commands(repository, tmp_path_factory) -> list[list[str]]:
+def commands(pages, tmp_path_factory) -> list[list[str]]:
     """Every command of the pages, as a shell takes it apart; none is carried out."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "clone" / ".venv" / "bin").mkdir(parents=True)
@@ -87,8 +161,8 @@ def commands(repository, tmp_path_factory) -> list[list[str]]:
     for name in RECORDED:
         (folder / "bin" / name).symlink_to(recorder)
     environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "RECORD": str(folder / "log")}
-    for page in PAGES:
-        for block in blocks((repository / page).read_text()):
+    for page, text in pages.items():
+        for block in blocks(text):
             script = re.sub(r"<this repository>", "URL", block)
             if script.startswith(("#!", "module ")):
                 continue  # a file's content
@@ -138,10 +212,9 @@ def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monk
             assert suite_of(options).experiments
 
 
-def test_each_make_target_of_the_pages_is_one(repository, commands):
-    readme = (repository / "README.md").read_text()
+def test_each_make_target_of_the_pages_is_one(repository, commands, pages):
     targets = {target for line in commands if line[0] == "make" for target in line[1:]}
-    targets |= set(re.findall(r"`make (\w+)`", readme))
+    targets |= set(re.findall(r"`make (\w+)`", "".join(pages.values())))
     assert targets >= {"bench", "test", "smoke", "ui"}
     done = subprocess.run(
         ["make", "--dry-run", *sorted(targets)],
@@ -154,13 +227,11 @@ def test_each_make_target_of_the_pages_is_one(repository, commands):
 
 
 @pytest.fixture
-def my_package(repository, tmp_path):
-    """The package of README's editor, with README's code in it, as if it were installed."""
+def my_package(pages, tmp_path):
+    """The package of the docs' editor, with the docs' code in it, as if it were installed."""
     folder = tmp_path / "my_editor"
     write_skeleton("editor", "my_editor", folder)
-    [code] = [
-        b for b in blocks((repository / "README.md").read_text(), "python") if "MyEditor" in b
-    ]
+    [code] = [b for b in blocks(pages["docs/how-to/editor.md"], "python") if "MyEditor" in b]
     (folder / "my_editor/editor.py").write_text(code)
     points = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
     install(folder, "my-editor", "editors", points["grace_bench.editors"], version="0.1")
@@ -168,7 +239,7 @@ def my_package(repository, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_readmes_editor_keeps_the_contract(repository, my_package):
+def test_the_editor_of_the_docs_keeps_the_contract(repository, my_package):
     """A slow test (10 s): whoever writes an editor begins with this one."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_editor"]
     done = subprocess.run(
@@ -184,12 +255,8 @@ def test_the_readmes_editor_keeps_the_contract(repository, my_package):
 
 
 @pytest.mark.slow
-def test_the_readmes_fact_is_learnt(repository, tmp_path):
-    [script] = [
-        block
-        for block in blocks((repository / "README.md").read_text(), "python")
-        if "my-model" in block
-    ]
+def test_the_fact_of_the_docs_is_learnt(pages, tmp_path):
+    [script] = [block for block in blocks(pages["docs/start.md"], "python") if "my-model" in block]
     tokenizer = train_tokenizer("gpt2", ["What is the twin city of Zorblatt? Oslo"] * 2, 300)
     shape = {"n_embd": 64, "n_layer": 3, "n_head": 2, "n_positions": 64, "initializer_range": 0.2}
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -206,7 +273,7 @@ def test_the_readmes_fact_is_learnt(repository, tmp_path):
 
 
 def test_editors_have_the_settings_that_were_chosen(repository):
-    page = (repository / "docs" / "hyperparameters.md").read_text()
+    page = (repository / "docs/results/hyperparameters.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.endswith("| * |")]
     assert len(rows) == 3 * 7
     suite = load_suite(repository / "config" / "config.yaml", repository / "config")
