@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Of what `StreamRun.checkpoint` holds."""
 
 LARGEST_SHARE = 0.02
@@ -291,7 +291,7 @@ class Keeper:
         if found is None:
             return
         with self.checkpoints.taking_over(found):
-            self.run.go_back(found, stream)
+            self.run.restore(found, stream)
             own = found.state["keeper"]
             self.restarts = [*own["restarts"], self.run.done]
             self.seconds, self.seconds_before = own["seconds"], own["total"]
@@ -304,7 +304,7 @@ class Keeper:
         with stop_requests() as stop_requested:
             self._tell()
             try:
-                self.run.go(stream, lambda: self._after_step(stop_requested))
+                self.run.run(stream, lambda: self._after_step(stop_requested))
             except Exception as error:
                 if not is_of_the_editor(error):
                     raise

@@ -367,7 +367,7 @@ def test_engines_agree(taught):
     for engine in ("direct", "replay", "lean"):
         editor = make(model, layer, covariance=covariance.second_moment, engine=engine)
         editor.edit(batch_of(CAPITAL + FACTS[0][0], [20]))
-        assert engine == "direct" or editor.prefix.reason is None
+        assert engine == "direct" or editor.replay.reason is None
         weights[engine] = editor.weight.detach().clone()
         editor.remove()
     assert torch.equal(weights["direct"], weights["replay"])

@@ -38,7 +38,7 @@ from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparamete
 from grace_bench.metrics import f1_released, perplexity
 from grace_bench.models.architecture import find_layer, layer_name, replace_layer
 from grace_bench.registry import EDITORS
-from grace_bench.replay.steps import Prefix
+from grace_bench.replay.steps import StepReplay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -409,7 +409,7 @@ GRACE_TRACES = [path for path in TRACES if "grace" in path.stem or "crafted" in 
 def test_direct_values_are_those_of_the_released_order_of_operations_bit_by_bit(path):
     trace = Trace(path)
     editor = trace.editor(trace.model())
-    editor.prefix = Prefix(editor.model, "direct")
+    editor.replay = StepReplay(editor.model, "direct")
     model, settings = trace.model(), trace.meta["config"]["editor"]
     plain = PlainGrace(find_layer(model, trace.layer), settings["replacement"])
     replace_layer(model, layer_name(trace.layer), plain)
@@ -418,7 +418,7 @@ def test_direct_values_are_those_of_the_released_order_of_operations_bit_by_bit(
         inputs = trace.inputs(index)
         start = editor.next_value = torch.tensor(trace.array(index, "rng_value")[0])
         if settings["val_init"] == "warm":
-            start = editor.observe(inputs).outputs[0]
+            start = editor.query_layer(inputs).outputs[0]
         result = editor.edit(EditBatch(inputs, ("example",), step=index + 1))
         book = editor.codebook
         if len(book) > len(values):

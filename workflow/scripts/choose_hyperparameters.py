@@ -88,7 +88,7 @@ def mend_lines(results: Path) -> list[str]:
         cells += [f"{told[kind]['local']:.4f}" for kind in kinds[1:]]
         cells.append(f"{told['best_step']} of {told['steps']}")
         model, seed = path.parts[-4], path.parts[-3]
-        names = [f"{model}, {seed}", f"{settings['edit_weight']:g}"]
+        names = [f"{model}, {seed}", f"{settings['c_edit']:g}"]
         lines.append("| " + " | ".join([*names, *cells]) + " |")
     if not lines:
         return []
@@ -100,7 +100,7 @@ def mend_lines(results: Path) -> list[str]:
         "model: the loss of the wanted answer, for another phrasing where there is one, and the",
         "divergence (KL, nats a token) of answers to other facts.",
         "",
-        "| model and data set | edit_weight | loss unedited | untrained | trained | KL untrained "
+        "| model and data set | c_edit | loss unedited | untrained | trained | KL untrained "
         "| trained | best step |",
         "|---|---|---|---|---|---|---|---|",
         *lines,
