@@ -96,7 +96,8 @@ def train_rows(
         inputs: B edits, labels included.
         values: the initial values; trained in place.
         answering_with: context in which a parameter (R, d) answers the R rows still in the batch.
-        learning_rate, steps: as for `train_on_edit`.
+        learning_rate: as for `train_on_edit`.
+        steps: as for `train_on_edit`.
         early_stop: as for `train_on_edit`, for each row.
 
     Returns:

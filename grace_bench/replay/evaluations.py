@@ -1,7 +1,9 @@
 """Evaluate a model repeatedly on the same batches while only some of its weights change.
 
-model = EvaluationReplay(editor.model, editor.trained)
-model(**inputs).logits      # the same as the model's own, bit for bit on a CPU
+    model = EvaluationReplay(editor.model, editor.trained)
+    logits = model(**inputs).logits
+
+The logits are the model's own, on a CPU bit for bit.
 """
 
 from __future__ import annotations

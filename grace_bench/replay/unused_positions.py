@@ -34,7 +34,7 @@ Columns = dict[nn.Module, Tensor]
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """Collect the outputs (B, L, d) of leaf modules that take one tensor (B, L, ...) and run once."""
+    """Collect the outputs (B, L, d) of leaf modules that run once, on one tensor (B, L, ...)."""
     seen: dict[nn.Module, Tensor] = {}
     calls: dict[nn.Module, int] = {}
 

@@ -344,7 +344,7 @@ def test_a_state_goes_on_as_its_owner_would(taught, tmp_path):
     assert list(mine) == list(theirs) == ["weight", "contexts/00003", "contexts/00005"]
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert editor.save(tmp_path, "m") == ["editor.safetensors"]
-    with pytest.raises(EditorError, match="not one of layer"):
+    with pytest.raises(EditorError, match="not for layer"):
         other.load_state_dict({"weight": torch.ones(2, 2)})
 
 

@@ -103,7 +103,11 @@ class Trace:
             layer = layer_name(self.layer)
             return ReplayedGrace(model, layer, hyperparameters, torch.Generator())
         editor = create_editor(name, model, self.layer, hyperparameters)
-        initial = {k[5:]: torch.tensor(v) for k, v in self.arrays.items() if k.startswith("init/")}
+        initial = {
+            our_name(k[5:]): torch.tensor(v)
+            for k, v in self.arrays.items()
+            if k.startswith("init/")
+        }
         if initial:  # of Defer and Memory
             editor.load_state_dict({**initial, "edited": torch.tensor(False)})
         return editor
@@ -243,7 +247,12 @@ def after_edit(
             outcome.compare("change norm", (weight - before_all).norm(), record["w_delta_l2"])
     for key, value in record.items():
         if key.startswith("l2/"):
-            outcome.compare("weight norm", editor.state_dict()[key[3:]].norm(), value)
+            outcome.compare("weight norm", editor.state_dict()[our_name(key[3:])].norm(), value)
+
+
+def our_name(theirs: str) -> str:
+    """Translate a name of the released Defer's or Memory's parameters."""
+    return theirs.replace("defer.", "gate.").replace("fc.", "attention.")
 
 
 def finish(trace: Trace, outcome: Outcome, editor: Editor) -> None:
@@ -251,7 +260,7 @@ def finish(trace: Trace, outcome: Outcome, editor: Editor) -> None:
     state: Mapping[str, Tensor] = editor.state_dict()
     for name, theirs in trace.arrays.items():
         if name.startswith("final/"):
-            outcome.compare("final weights", state[name[6:]], theirs)
+            outcome.compare("final weights", state[our_name(name[6:])], theirs)
     if "weight_after" in trace.arrays:
         outcome.compare("final weights", state["weight"], trace.arrays["weight_after"])
 
