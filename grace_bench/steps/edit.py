@@ -239,7 +239,7 @@ def _run_steps(
 
         report()
         try:
-            run.go(stream, after_each)
+            run.run(stream, after_each)
         except Exception as error:
             if not is_of_the_editor(error):
                 raise

@@ -40,14 +40,14 @@ ROWS = [
 ]
 QUICK = {
     "rank": 8,
-    "rate": 1e-2,
+    "edit_lr": 1e-2,
     "learning_rate": 3e-3,
-    "rate_learning_rate": 3e-3,
+    "lr_lr": 3e-3,
     "training_steps": 60,
     "accumulate": 4,
     "check_every": 20,
     "checks": 12,
-    "edit_weight": 1.0,
+    "c_edit": 1.0,
     "normalise_over": 20,
 }
 
@@ -220,12 +220,12 @@ def test_a_prompt_that_has_its_answer_is_not_edited():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_edits_in_a_batch_are_as_if_each_were_made_alone(kind):
-    several = training(kind, rate=0.1)
+    several = training(kind, edit_lr=0.1)
     several.transform.normalise_by(several._pairs(ROWS))
     items = take(training_edits(ROWS, 0), 4)
     together = several.losses(items)
     for row, item in enumerate(items):
-        editor = create_editor("mend", several.model, build(kind)[1], {**QUICK, "rate": 0.1})
+        editor = create_editor("mend", several.model, build(kind)[1], {**QUICK, "edit_lr": 0.1})
         editor.transform.load_state_dict(several.transform.state_dict())
         local = several.encode([item.local])
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Training MEND's transform before any run (Mitchell et al. 2022, Sect. 3.2, Eq. 4).
 
 After the update the model should say what the edit asks for, for another phrasing too where there
-is one, and should answer other examples as before: loss = edit_weight * NLL(edit) +
+is one, and should answer other examples as before: loss = c_edit * NLL(edit) +
 KL(model before || model after) on other examples. The edits of one step are one batch, in which
 each row sees the update of its own edit alone. Interrupted, the training goes on from its last
 checkpoint and ends with the same bits.
@@ -82,12 +82,12 @@ class MendTraining:
         dims = layer_dims(self.module, layer)
         generator = torch.Generator().manual_seed(settings.training_seed)
         self.transform = GradientTransform(
-            dims.d_in, dims.d_out, settings.rank, settings.rate, generator
+            dims.d_in, dims.d_out, settings.rank, settings.edit_lr, generator
         ).to(self.module.weight.device)
 
         self.optimizer = torch.optim.Adam(
             [
-                {"params": [self.transform.rate], "lr": settings.rate_learning_rate},
+                {"params": [self.transform.rate], "lr": settings.lr_lr},
                 {
                     "params": [p for n, p in self.transform.named_parameters() if n != "rate"],
                     "lr": settings.learning_rate,
@@ -240,7 +240,7 @@ class MendTraining:
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum that is trained on, for each edit."""
-        return self.settings.edit_weight * losses["edit"] + losses["local"]
+        return self.settings.c_edit * losses["edit"] + losses["local"]
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[TrainingEdit], edited: bool = True) -> dict[str, float]:
@@ -253,7 +253,7 @@ class MendTraining:
             name: math.fsum(torch.cat([losses[name] for losses in batches]).tolist()) / len(items)
             for name in ("edit", "local")
         }
-        return {**means, "total": self.settings.edit_weight * means["edit"] + means["local"]}
+        return {**means, "total": self.settings.c_edit * means["edit"] + means["local"]}
 
     def _pairs(self, rows: Sequence[Row]) -> Tensor:
         """Return (u, delta) of many tokens of training edits."""
