@@ -26,6 +26,7 @@ from grace_bench.suite.compose import (
 )
 from grace_bench.suite.outdated import (
     assets_made_from,
+    baseline_made_from,
     check_parts,
     data_made_from,
     model_made_from,
@@ -100,7 +101,7 @@ def baseline(spec: RunSpec, results: Path = RESULTS) -> None:
     run = Run(spec, results)
     check_parts(run, "data set", "model")
     folders = run.dataset_folder, run.model_folder, run.baseline_folder
-    run_baseline(spec, *folders, model_made_from(spec))
+    run_baseline(spec, *folders, baseline_made_from(spec))
 
 
 def prepare_editor(

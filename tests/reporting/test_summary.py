@@ -235,7 +235,7 @@ class TestRefusals:
             ({"counts": {"keys": "many"}}, "'each' must be a whole number or a number or null"),
             ({"counts": {"place": [], "value": []}}, "must be a whole number"),
             ({"files": {"steps.parquet": 5}}, "'files' must hold the files' hashes"),
-            ({"measure": "luck"}, "'measure' is none that there is"),
+            ({"measure": "luck"}, "the measure 'luck' does not exist"),
             ({"provenance": "here"}, "'provenance' must be an object or null"),
         ],
     )
