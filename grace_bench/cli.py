@@ -376,14 +376,14 @@ def summarise(options: argparse.Namespace) -> None:
 
 def tables(options: argparse.Namespace) -> None:
     """`grace-bench tables`."""
-    from grace_bench.reporting.tables.main import write_tables
+    from grace_bench.reporting.tables.write import write_tables
 
     write_tables(options.summary / "summary.parquet", options.output)
 
 
 def figures(options: argparse.Namespace) -> None:
     """`grace-bench figures`."""
-    from grace_bench.reporting.figures.main import write_figures
+    from grace_bench.reporting.figures.write import write_figures
 
     folder = options.summary
     write_figures(folder / "summary.parquet", folder / "curves.parquet", options.output)

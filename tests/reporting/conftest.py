@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from grace_bench.metrics import per_example
-from grace_bench.reporting.figures.main import write_figures
+from grace_bench.reporting.figures.write import write_figures
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables.main import write_tables
+from grace_bench.reporting.tables.write import write_tables
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:

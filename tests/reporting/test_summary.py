@@ -162,7 +162,7 @@ def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
         assert row["step"] == 3
     summary = Summary(output)
     (setting,) = summary.settings
-    drawn = read_curves(output.with_name("curves.parquet"), summary)[setting, "trr"]
+    drawn = read_curves(output.with_name("curves.parquet"), summary).of(setting, "trr")
     assert [point.n_edits for point in drawn] == [0, 3, 8, 16, 24]
 
 

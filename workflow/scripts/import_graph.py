@@ -83,7 +83,7 @@ def in_circles(graph: dict[str, set[str]]) -> set[str]:
 
 
 def picture() -> str:
-    """Return the rooms and what they import as a mermaid block; errors, registry and metrics left out."""
+    """Return the rooms and what they import as a mermaid block, without what all may import."""
     graph = import_graph()
     arrows: dict[str, set[str]] = {}
     for module, others in graph.items():
