@@ -7,7 +7,17 @@ import logging
 
 import pytest
 import yaml
-from dataset_records import GOOD, Planted, nq_train, passage, row, web, write, write_names, zsre_jsonl
+from dataset_records import (
+    GOOD,
+    Planted,
+    nq_train,
+    passage,
+    row,
+    web,
+    write,
+    write_names,
+    zsre_jsonl,
+)
 
 from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.checks import check_roles, count_taught
