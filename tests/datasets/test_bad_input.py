@@ -366,6 +366,7 @@ def test_markup_is_removed_on_request_and_counted(tmp_path):
         ("<name> of <em>AT&T;</em>", "<name> of AT&T;"),
         ("&#167; 5 and &sect; 6<!-- gone -->", "\u00a7 5 and \u00a7 6"),
         ("<i>never closed", "never closed"),
+        ("a <!-- never closed", "a <!-- never closed"),
         ('one<p class="x">two</p>', "one two "),
         ("<i>a</i> <!doctype x> <?y>", "a <!doctype x> <?y>"),
     ],
