@@ -10,7 +10,6 @@ from pydantic import Field
 from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
     complete,
-    form_of,
     repeated,
     row_of,
     same_text,
@@ -61,7 +60,7 @@ def read_web_texts(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the usable texts by id, cut to `words` words, and the source's manifest entry."""
     records = read_records(source, "the web texts (a jsonl of {text})")
-    form_of(records, {"web": ("text",)})
+    records.form({"web": ("text",)})
     texts: dict[str, str] = {}
     seen: dict[str, str] = {}
     for number, record in complete(records.rows, ("text",), dropped):
