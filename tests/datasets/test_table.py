@@ -141,7 +141,7 @@ def test_refusals_are_one_sentence(tmp_path):
         ({"path": "none.csv"}, "none.csv: no such file; put the table (with the columns facts, a"),
         ({"path": str(other)}, "must be in a file that ends in .jsonl, .json, .csv"),
         ({"path": write(tmp_path / "odd.jsonl", odd)}, "row 'c2' has the term 'last year', which"),
-        ({"text_column": "fact"}, "no column 'fact'; did you mean 'facts'"),
+        ({"text_column": "fact"}, "need the fields fact, area, term, case (it has 'facts' for"),
         ({"train_before": "soon"}, "train_before='soon' is not a number, but the terms"),
         ({"upstream_size": 40}, "upstream_size=40 leaves no rows to train on, of 12"),
     ):

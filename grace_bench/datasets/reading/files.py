@@ -72,6 +72,11 @@ class Records:
             raise DataError(f"{self.path}: has no records; get the file again.")
         known = "; or ".join(", ".join(fields) for fields in forms.values())
         found = list(self.rows[0])
+        if len(found) == 1 and (separator := next((c for c in ";\t|" if c in found[0]), "")):
+            raise DataError(
+                f"{self.path}: its columns are separated by {separator!r}; separate them with "
+                "commas."
+            )
         near = [
             f"'{match[0]}' for '{field}'"
             for field in dict.fromkeys(field for fields in forms.values() for field in fields)
