@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 
 import dataset_records
@@ -38,6 +39,14 @@ def facts(rows):
 
 def texts(rows):
     return {row["text"] for row in rows}
+
+
+def test_a_wheel_has_the_data_files(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())
+    package = repository / "grace_bench"
+    patterns = project["tool"]["setuptools"]["package-data"]["grace_bench"]
+    shipped = {file for pattern in patterns for file in package.glob(pattern)}
+    assert set(package.rglob("*.yaml")) <= shipped
 
 
 def test_registry_knows_all_builders_and_names_the_nearest():

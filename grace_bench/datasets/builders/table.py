@@ -57,7 +57,8 @@ class TableOptions(Source, DatasetOptions):
     stream_size: int | None = Field(
         default=None,
         ge=1,
-        description="Use only the first N later rows; without a term column, N random rows.",
+        description="Rows in the stream: the first N later rows or, without a term column, N "
+        "random rows; null = all later rows.",
     )
     upstream_size: int = Field(
         default=500, ge=1, description="Older rows kept out of `train`, to be retained."

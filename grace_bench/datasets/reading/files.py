@@ -97,7 +97,7 @@ def read_records(source: Source, what: str) -> Records:
         DataError: they are missing, damaged, not UTF-8 or not what was expected.
     """
     path = Path(source.path)
-    if not path.is_dir() and source.revision is not None and is_hub_id(source.path):
+    if source.revision is not None and is_hub_id(source.path):
         return _from_hub(source, what)
     files = _folder(path, source.split) if path.is_dir() else [_file(path, what)]
     digest = _digest(files)

@@ -36,7 +36,7 @@ class WebTextOptions(DatasetOptions):
         f"form {SOURCE_KEYS}.",
     )
     upstream_texts: int = Field(
-        default=1000, ge=1, description="Use the first N usable web texts in `upstream`."
+        default=1000, ge=1, description="Web texts in `upstream`: the first N usable ones."
     )
     train_texts: int = Field(default=200, ge=0, description="Web texts in `train`.")
     train_texts_apart: bool = Field(
@@ -51,7 +51,7 @@ class WebTextOptions(DatasetOptions):
         "approximates the released perplexity of the whole text.",
     )
     web_words: int = Field(
-        default=700, ge=4, description="Maximum words of a web text; the rest is cut off, counted."
+        default=700, ge=4, description="Maximum words of a web text; the rest is cut off."
     )
 
 
