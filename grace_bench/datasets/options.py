@@ -39,8 +39,8 @@ class PartitionedOptions(DatasetOptions):
 
     partition: Literal["test", "development"] = Field(
         default="test",
-        description="Which stream. The two share `train`, hence the base model, and nothing else. "
-        "Choose hyperparameters on development, report results on test.",
+        description="Which stream to make. The two share `train`, hence the base model, and "
+        "nothing else. Choose hyperparameters on development, report results on test.",
     )
 
     def share(self, items: list[T], test: int, development: int) -> list[T]:

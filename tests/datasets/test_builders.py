@@ -5,36 +5,32 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 
+import dataset_records
 import pytest
+from dataset_records import prepared, refusal
 from pydantic import ValidationError
 
-from grace_bench.datasets.base import prepare
 from grace_bench.datasets.checks import check_roles
-from grace_bench.errors import ConfigError, DataError
+from grace_bench.errors import ConfigError
 from grace_bench.registry import DATASETS
 from grace_bench.store.files import sha256_of
 from grace_bench.store.schemas import ROLES
 
-FACT_BUILDERS = {
-    "facts_qa": "question_answering",
-    "facts_topics": "classification",
-    "facts_passages": "language_modelling",
-}
+FACT_BUILDERS = ("facts_qa", "facts_topics", "facts_passages")
 PARTITIONS = ("test", "development")
 
 
 @pytest.fixture(scope="module")
 def built():
     """All fact builders' default rows, by name and partition."""
-    data = {}
-    for name in FACT_BUILDERS:
-        builder = DATASETS.get(name)
-        for partition in PARTITIONS:
-            options = builder.options_class(partition=partition)
-            data[name, partition] = builder(options).build()
-    return data
+    return {
+        (name, partition): dataset_records.built(name, partition=partition)
+        for name in FACT_BUILDERS
+        for partition in PARTITIONS
+    }
 
 
 def facts(rows):
@@ -43,6 +39,14 @@ def facts(rows):
 
 def texts(rows):
     return {row["text"] for row in rows}
+
+
+def test_a_wheel_has_the_data_files(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())
+    package = repository / "grace_bench"
+    patterns = project["tool"]["setuptools"]["package-data"]["grace_bench"]
+    shipped = {file for pattern in patterns for file in package.glob(pattern)}
+    assert set(package.rglob("*.yaml")) <= shipped
 
 
 def test_registry_knows_all_builders_and_names_the_nearest():
@@ -88,8 +92,7 @@ def test_partitions_share_the_base_model_and_nothing_else(built, name):
 
 @pytest.mark.parametrize("name", FACT_BUILDERS)
 def test_another_seed_gives_other_rows(built, name):
-    builder = DATASETS.get(name)
-    other = builder(builder.options_class(seed=1)).build()
+    other = dataset_records.built(name, seed=1)
     assert other.roles["edits"] != built[name, "test"].roles["edits"]
 
 
@@ -152,9 +155,8 @@ def test_qa_does_not_teach_an_edited_fact_in_reverse(built):
 
 
 def test_qa_spreads_the_phrasings_of_a_fact_within_a_window():
-    builder = DATASETS.get("facts_qa")
-    rows = builder(builder.options_class(stream_window=10, edit_phrasings=3)).build().roles["edits"]
-    order = [row["fact_id"] for row in rows]
+    made = dataset_records.built("facts_qa", stream_window=10, edit_phrasings=3)
+    order = [row["fact_id"] for row in made.roles["edits"]]
     assert all(a != b for a, b in itertools.pairwise(order))
     # Ten facts three times each, and then the next ten: a prefix of facts is a prefix of rows.
     assert len(set(order[:30])) == 10
@@ -163,11 +165,11 @@ def test_qa_spreads_the_phrasings_of_a_fact_within_a_window():
 
 
 def test_qa_asks_for_no_more_than_there_is():
-    builder = DATASETS.get("facts_qa")
-    with pytest.raises(DataError, match=r"edit_facts=9999 is more than are left of"):
-        builder(builder.options_class(edit_facts=9999)).build()
-    with pytest.raises(DataError, match=r"9000 upstream questions are requested"):
-        builder(builder.options_class(upstream_questions=9000)).build()
+    assert "edit_facts=9999 is more than are left of" in refusal("facts_qa", edit_facts=9999)
+    said = refusal("facts_qa", upstream_questions=9000)
+    assert "9000 upstream questions are requested" in said
+    assert "general_sentences=9999, but only" in refusal("facts_passages", general_sentences=9999)
+    assert "entities are requested, but only" in refusal("facts_passages", edit_entities=999)
 
 
 def test_topics_have_enough_classes_and_rows(built):
@@ -243,19 +245,13 @@ def test_passages_upstream_splits_sentences_the_model_was_taught(built):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), FACT_BUILDERS.items())
-def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
-    builder = DATASETS.get(name)
+@pytest.mark.parametrize("name", FACT_BUILDERS)
+def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name):
     for folder in ("first", "second"):
-        manifest = prepare(
-            builder(builder.options_class()), tmp_path / folder, task=task, config={"x": 1}
-        )
+        manifest, _ = prepared(tmp_path / folder, name)
     code = (
-        "import sys; from pathlib import Path; from grace_bench.registry import DATASETS\n"
-        "from grace_bench.datasets.base import prepare\n"
-        f"builder = DATASETS.get({name!r})\n"
-        f"prepare(builder(builder.options_class()), Path(sys.argv[1]), task={task!r}, "
-        "config={'x': 1})"
+        "import sys; from pathlib import Path; from dataset_records import prepared\n"
+        f"prepared(Path(sys.argv[1]), {name!r})"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "third")],
@@ -271,9 +267,8 @@ def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
 
 
 def test_qa_may_teach_mistakes_of_the_facts_to_be_edited_in_phrasings_of_their_own():
-    builder = DATASETS.get("facts_qa")
     options = {"edit_phrasings": 4, "mistaken_phrasings": 4, "edit_facts": 40}
-    roles = builder(builder.options_class(development_edit_facts=20, **options)).build().roles
+    roles = dataset_records.built("facts_qa", development_edit_facts=20, **options).roles
     check_roles("facts_qa", {role: roles.get(role, []) for role in ROLES})
     mistakes = [row for row in roles["train"] if row["fact_id"].startswith("mistaken:")]
     assert len(mistakes) == (40 + 20) * 4

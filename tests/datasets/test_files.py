@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from dataset_records import write
 from pydantic import ValidationError
 
 from grace_bench.datasets.options import Source
@@ -21,23 +19,6 @@ ROWS = [
     {"text": "a first one", "label": "1"},
     {"text": "line one\nline two, \u2028é", "label": "2"},
 ]
-
-
-def write(path, rows=ROWS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path.write_text("".join(lines), encoding="utf-8")
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 def read(path, **options):
@@ -53,7 +34,8 @@ def refusal(path, **options):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_any_format_gives_the_same_records(tmp_path, suffix):
-    path = write(tmp_path / f"rows{suffix}")
+    path = tmp_path / f"rows{suffix}"
+    write(path, ROWS)
     records = read(path, licence="MIT")
     assert records.rows == ROWS
     assert records.entry == {
@@ -82,7 +64,7 @@ def test_columns_become_rows_and_lines_keep_their_places(tmp_path):
 
 @pytest.mark.parametrize("name", ["test.csv", "test.jsonl", "data/test-00000-of-00001.parquet"])
 def test_a_folder_with_a_file_a_split(tmp_path, name):
-    write(tmp_path / "copy" / name)
+    write(tmp_path / "copy" / name, ROWS)
     write(tmp_path / "copy" / name.replace("test", "train"), ROWS[:1])
     assert read(tmp_path / "copy", split="test").rows == ROWS
     assert read(tmp_path / "copy").rows == ROWS[:1]
@@ -123,7 +105,7 @@ def test_a_hub_id_is_asked_for_by_its_revision_and_never_without(tmp_path, monke
     assert records.rows == ROWS
     assert records.entry["version"].startswith("abc, rows sha256:")
     assert "pinned by its revision" in refusal("owner/rows", revision="abc", sha256="0" * 64)
-    write(tmp_path / "owner" / "rows" / "train.jsonl")
+    write(tmp_path / "owner" / "rows" / "train.jsonl", ROWS)
     asked.clear()
     assert read("owner/rows", revision="abc").rows == ROWS
     assert not asked
@@ -201,7 +183,7 @@ def test_missing_file_says_what_to_put_where(tmp_path):
 
 
 def test_wrong_hash_is_refused_and_the_right_one_taken(tmp_path):
-    path = write(tmp_path / "rows.jsonl")
+    path = write(tmp_path / "rows.jsonl", ROWS)
     assert f"its sha256 is {sha256_of(path)}, expected 0000" in refusal(path, sha256="0" * 64)
     assert read(path, sha256=sha256_of(path).upper()).rows == ROWS
 

@@ -5,71 +5,46 @@ from __future__ import annotations
 import json
 
 import pytest
+from dataset_records import (
+    NAMES,
+    built,
+    older_passage,
+    passage,
+    prepared,
+    refusal,
+    web,
+    wise,
+    write,
+    write_names,
+)
 
-from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.hallucination import Hallucination, HallucinationOptions
 from grace_bench.datasets.reading.sentences import split_sentences
 from grace_bench.datasets.sources.webtext import split_at
-from grace_bench.errors import DataError
 
-NAMES = ["ada byron", "carl linnaeus , botanist", "tim finchem"]
+WEB = [web(n)["text"] for n in range(9)]
 
 
-def passage(number, **changes):
-    """A record of the hub's form: the second and the last of four sentences are false."""
-    name = NAMES[number % len(NAMES)].split()[0].title()
-    said = [f"{name} was known.", f"{name} lived in Rome.", "That is so.", "It ended in 1900."]
+def files(tmp_path, records, names=NAMES, web=WEB):
     return {
-        "gpt3_text": " ".join(said),
-        "wiki_bio_text": f"{name} was well known. {name} lived in Paris. It ended well.",
-        "gpt3_sentences": said,
-        "annotation": ["accurate", "minor_inaccurate", "accurate", "major_inaccurate"],
-        "wiki_bio_test_idx": 100 + number,
-        "gpt3_text_samples": [],
-        **changes,
+        "edits": write(tmp_path / "passages.json", records),
+        "concepts": write_names(tmp_path / "concepts.txt", names),
+        "web": write(tmp_path / "web.jsonl", [{"text": text} for text in web]),
     }
 
 
-def wise(number, **changes):
-    """A record of the editing form of WISE."""
-    return {
-        "prompt": f"This is a Wikipedia passage about man {number}. He lived.",
-        "target_new": f"He died in {1900 + number}.",
-        "subject": f"man {number}",
-        "locality_prompt": f"The weather of day {number} was",
-        "locality_ground_truth": "fine and dry",
-        **changes,
-    }
-
-
-def files(tmp_path, records, names=NAMES, web=None):
-    path = tmp_path / "passages.json"
-    path.write_text(json.dumps(records))
-    concepts = tmp_path / "concepts.txt"
-    concepts.write_text("".join(f"{name}\n" for name in names))
-    texts = tmp_path / "web.jsonl"
-    if web is None:
-        web = [f"<|endoftext|>Text {n} goes on\n\nand on and on here." for n in range(9)]
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in web))
-    return {"edits": str(path), "concepts": str(concepts), "web": str(texts)}
-
-
-def build(tmp_path, records, web=None, names=NAMES, **options):
-    options = {**files(tmp_path, records, names, web), **options}
-    return Hallucination(HallucinationOptions(**options)).build()
-
-
-def prepared(tmp_path, **options):
-    folder = tmp_path / "out"
-    builder = Hallucination(HallucinationOptions(**options))
-    manifest = prepare(builder, folder, task="language_modelling", config={})
-    return manifest, {role: load_role(folder, role) for role in manifest["roles"]}
+def build(tmp_path, records, web=WEB, names=NAMES, **options):
+    return built("hallucination", **{**files(tmp_path, records, names, web), **options})
 
 
 def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
     records = [passage(n) for n in range(3)]
     manifest, roles = prepared(
-        tmp_path, **files(tmp_path, records), upstream_texts=4, train_texts=2, web_prompt_words=2
+        tmp_path,
+        "hallucination",
+        **files(tmp_path, records),
+        upstream_texts=4,
+        train_texts=2,
+        web_prompt_words=2,
     )
     header = "This is a Wikipedia passage about carl linnaeus , botanist."
     assert [row for row in roles["edits"] if row["fact_id"].startswith("wikibio:101/")] == [
@@ -114,20 +89,20 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
 
 def test_a_web_text_ends_where_it_says_so(tmp_path):
     web = [f"<|endoftext|>Text {n} goes on here.<|endoftext|>\nMore of {n}." for n in range(3)]
-    built = build(
+    made = build(
         tmp_path, [passage(n) for n in range(3)], web, upstream_texts=3, web_prompt_words=2
     )
-    assert [f"{row['text']} {row['label']}" for row in built.roles["upstream"]] == [
+    assert [f"{row['text']} {row['label']}" for row in made.roles["upstream"]] == [
         f"Text {n} goes on here." for n in range(3)
     ]
-    assert built.dropped["web text after the first of its record"] == 3
+    assert made.dropped["web text after the first of its record"] == 3
 
 
 def test_only_the_first_passages_can_be_asked_for(tmp_path):
     records = [passage(0, gpt3_sentences="not a list"), passage(1), passage(2)]
-    built = build(tmp_path, records, passages=1)
-    assert {row["subject"] for row in built.roles["edits"]} == {NAMES[1]}
-    assert {row["subject"] for row in built.roles["accurate"]} == {NAMES[1]}
+    made = build(tmp_path, records, passages=1)
+    assert {row["subject"] for row in made.roles["edits"]} == {NAMES[1]}
+    assert {row["subject"] for row in made.roles["accurate"]} == {NAMES[1]}
 
 
 def test_only_the_first_sentences_of_a_passage_can_be_asked_for(tmp_path):
@@ -147,21 +122,12 @@ def test_the_hubs_copy_and_the_older_form_give_the_same_rows(tmp_path):
     copy = tmp_path / "copy"
     datasets.DatasetDict({"evaluation": datasets.Dataset.from_list(records)}).save_to_disk(copy)
     saved = build(tmp_path, records, edits={"path": str(copy), "split": "evaluation"}).roles
-    older = [
-        {
-            "wiki_bio_test_idx": record["wiki_bio_test_idx"],
-            "wiki_bio_text": record["wiki_bio_text"],
-            "main_passage": record["gpt3_text"],
-            "main_sentences": repr(record["gpt3_sentences"]),
-            "annotation": repr(record["annotation"]),
-        }
-        for record in records
-    ]
+    older = [older_passage(n, as_texts=True) for n in range(3)]
     assert hub == saved == build(tmp_path, older).roles
 
 
 def test_training_as_released_is_on_every_prompt_and_on_the_first_web_texts(tmp_path):
-    built = build(
+    made = build(
         tmp_path,
         [passage(n) for n in range(3)],
         train="prompts",
@@ -169,114 +135,85 @@ def test_training_as_released_is_on_every_prompt_and_on_the_first_web_texts(tmp_
         train_texts=1,
         upstream_texts=2,
     )
-    labels = [row["label"] for row in built.roles["train"]]
-    prompts = [row["text"] for row in built.roles["edits"] + built.roles["accurate"]]
+    labels = [row["label"] for row in made.roles["train"]]
+    prompts = [row["text"] for row in made.roles["edits"] + made.roles["accurate"]]
     assert sorted(labels[:12]) == sorted(prompts)
     assert not any("It ended in 1900." in label for label in labels)
     assert labels[12].startswith("Text 0 ")
 
 
-BAD_PASSAGES = {
-    "passage whose sentences or annotations are not a list": {
-        "gpt3_sentences": "__import__('os').getcwd()"
-    },
-    "passage with more sentences than annotations, or fewer": {"annotation": ["accurate"]},
-    "passage with an unknown annotation": {"annotation": ["accurate"] * 3 + ["wrong"]},
-    "passage with an empty sentence or no Wikipedia text": {"wiki_bio_text": " "},
-    "passage with undecodable text": {"wiki_bio_text": "He \ufffd."},
-    "passage with the wiki_bio_test_idx of an earlier one": {"wiki_bio_test_idx": 100},
-    "record without 'annotation'": {"annotation": None},
-}
-
-
-@pytest.mark.parametrize("reason", BAD_PASSAGES)
-def test_bad_passages_are_counted_and_names_stay_in_step(tmp_path, reason):
-    records = [passage(0), passage(1, **BAD_PASSAGES[reason]), passage(2)]
-    built = build(tmp_path, records)
-    assert built.dropped == {reason: 1}
-    assert {row["subject"] for row in built.roles["edits"]} == {NAMES[0], NAMES[2]}
+def test_names_stay_in_step_when_a_passage_is_dropped(tmp_path):
+    bad = passage(1, gpt3_sentences="__import__('os').getcwd()")
+    made = build(tmp_path, [passage(0), bad, passage(2)])
+    assert made.dropped == {"passage whose sentences or annotations are not a list": 1}
+    assert {row["subject"] for row in made.roles["edits"]} == {NAMES[0], NAMES[2]}
 
 
 def test_two_passages_of_one_name_are_one(tmp_path):
-    built = build(tmp_path, [passage(0), passage(3)], names=[NAMES[0], NAMES[0]])
-    assert built.dropped == {"passage with the name of an earlier one": 1}
+    made = build(tmp_path, [passage(0), passage(3)], names=[NAMES[0], NAMES[0]])
+    assert made.dropped == {"passage with the name of an earlier one": 1}
 
 
-def test_bad_web_texts_are_counted(tmp_path):
-    web = ["", "one two three", "fit to be kept here", "fit to be kept here", "lost \ufffd"]
-    web.append("a very long text that goes on and on")
-    built = build(tmp_path, [passage(0)], web, web_words=6, upstream_texts=2)
-    assert built.dropped == {
-        "empty web text": 1,
-        "undecodable web text": 1,
+def test_short_web_texts_are_dropped_and_long_ones_cut(tmp_path):
+    texts = ["one two three", "fit to be kept here", "a very long text that goes on and on"]
+    made = build(tmp_path, [passage(0)], texts, web_words=6, upstream_texts=2)
+    assert made.dropped == {
         "web text of fewer than 4 words": 1,
-        "web text repeated": 1,
         "end of a web text longer than web_words": 1,
     }
-    assert built.roles["upstream"][1]["label"] == "long text that goes"
+    assert made.roles["upstream"][1]["label"] == "long text that goes"
 
 
 def test_the_editing_form_of_wise(tmp_path):
     records = [wise(n) for n in range(4)]
     records.append(wise(4, prompt=f"{records[0]['prompt']} He wrote.", subject="man 0"))
     options = files(tmp_path, records)
-    manifest, roles = prepared(tmp_path, edits=options["edits"])
+    manifest, roles = prepared(tmp_path, "hallucination", edits=options["edits"])
     assert [len(roles[role]) for role in ("edits", "upstream", "train", "accurate")] == [5, 5, 4, 0]
     assert roles["edits"][1]["label"] == "He died in 1901."
     assert roles["edits"][1]["subject"] == "man 1"
     assert roles["upstream"][2]["text"] == "The weather of day 2 was"
     assert {row["text"] for row in roles["train"]} == {""}
     assert manifest["dropped"] == {}
-    _, roles = prepared(tmp_path, edits=options["edits"], train="prompts", web=options["web"])
+    _, roles = prepared(
+        tmp_path, "hallucination", edits=options["edits"], train="prompts", web=options["web"]
+    )
     assert len(roles["upstream"]) == 9
     assert len([row for row in roles["train"] if row["fact_id"].startswith("passage:wise-")]) == 5
 
 
-def test_unfit_pairs_of_wise_are_counted(tmp_path):
+def test_unfit_locality_pairs_of_wise_are_counted(tmp_path):
     records = [
         wise(0),
-        wise(0),
-        wise(0, target_new="He lives."),
-        wise(1, target_new=""),
-        wise(2, prompt="\ufffd"),
-        wise(3, locality_prompt=wise(0)["prompt"], locality_ground_truth=None),
-        {key: value for key, value in wise(4).items() if key != "subject"},
+        wise(1, locality_prompt=wise(0)["locality_prompt"]),
+        wise(2, locality_ground_truth=None),
+        wise(3, locality_prompt=" "),
     ]
-    options = files(tmp_path, records)
-    built = Hallucination(HallucinationOptions(edits=options["edits"])).build()
-    assert built.dropped == {
-        "prompt repeated": 1,
-        "prompt repeated with another target": 1,
-        "empty target": 1,
-        "undecodable prompt": 1,
-        "record without 'subject'": 1,
+    made = built("hallucination", edits=files(tmp_path, records)["edits"])
+    assert len(made.roles["edits"]) == 4
+    assert made.dropped == {
+        "locality prompt repeated": 1,
         "record without 'locality_ground_truth'": 1,
-        "locality prompt repeated": 2,
+        "empty locality prompt": 1,
     }
 
 
 def test_refusals_are_one_sentence(tmp_path):
     good = files(tmp_path, [passage(n) for n in range(3)])
-    few = tmp_path / "few.txt"
-    few.write_text("ada byron\n")
-    other = tmp_path / "order.txt"
-    other.write_text("aaaa\nbbbb\ncccc\n")
+    few = write_names(tmp_path / "few.txt", NAMES[:1])
+    other = write_names(tmp_path / "order.txt", ["aaaa", "bbbb", "cccc"])
     for changes, sentence in (
         ({"edits": "none.json"}, "none.json: no such file; put the passages (WikiBio"),
         ({"concepts": None}, "passages need the option 'concepts'; put the passages' names"),
         ({"concepts": "none.txt"}, "none.txt: no such file; put the passages' names, one per line"),
-        ({"concepts": str(few)}, "has 1 names for 3 passages"),
-        ({"concepts": str(other)}, "only 0 of 3 passages mention their name"),
+        ({"concepts": few}, "has 1 names for 3 passages"),
+        ({"concepts": other}, "only 0 of 3 passages mention their name"),
         ({"concepts": good["web"]}, "must be a .txt file"),
         ({"web": None}, "passages need the option 'web'"),
         ({"web": "none.jsonl"}, "none.jsonl: no such file; put the web texts"),
         ({"web": good["edits"]}, "records need the fields text"),
-        ({"edits": {"path": good["edits"], "sha256": "0" * 64}}, "expected 0000"),
     ):
-        with pytest.raises(DataError) as caught:
-            Hallucination(HallucinationOptions(**{**good, **changes})).build()
-        assert sentence in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert sentence in refusal("hallucination", **{**good, **changes})
 
 
 def test_a_text_is_split_at_its_words_and_keeps_its_lines():
@@ -324,6 +261,7 @@ def test_real_passages(shared, tmp_path):
     folder = shared / "data/hallucination"
     manifest, roles = prepared(
         tmp_path,
+        "hallucination",
         edits=str(folder / "wikibio_gpt3_119.json"),
         concepts=str(folder / "wiki_bio_concepts.txt"),
         web=str(shared / "data/webtext/val100.jsonl"),
@@ -339,7 +277,7 @@ def test_real_passages(shared, tmp_path):
 
 def test_real_pairs_of_wise(shared, tmp_path):
     manifest, roles = prepared(
-        tmp_path, edits=str(shared / "data/hallucination/hallucination-train.json")
+        tmp_path, "hallucination", edits=str(shared / "data/hallucination/hallucination-train.json")
     )
     assert len(roles["edits"]) == 306
     assert len(roles["upstream"]) == 301

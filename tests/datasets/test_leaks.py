@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 
 import pytest
+import yaml
+from dataset_records import (
+    GOOD,
+    Planted,
+    nq_train,
+    passage,
+    row,
+    web,
+    write,
+    write_names,
+    zsre_jsonl,
+)
 
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
+from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.checks import check_roles, count_taught
-from grace_bench.datasets.options import DatasetOptions
 from grace_bench.datasets.reading.fields import same_text
 from grace_bench.errors import DataError
 from grace_bench.registry import DATASETS
 from grace_bench.store.files import read_json
 from grace_bench.store.schemas import ROLES
 
-
-def row(example_id, fact_id, text, label="yes"):
-    return {
-        "example_id": example_id,
-        "fact_id": fact_id,
-        "text": text,
-        "label": label,
-        "subject": None,
-        "relation": None,
-    }
-
-
-CLEAN = {
-    "train": [row("t1", "taught", "Is water wet?")],
-    "upstream": [row("u1", "kept", "Is fire hot?")],
-    "edits": [row("e1", "new", "Is ice cold?"), row("e2", "other", "Is tin light?")],
-    "holdout": [row("h1", "new", "Does ice feel cold?"), row("h2", "other", "Is tin heavy?")],
-    "accurate": [row("a1", "right", "Is snow white?")],
-}
 VARIANTS = {
     "as it is": lambda text: text,
     "other case": str.upper,
@@ -49,9 +40,9 @@ VARIANTS = {
 @pytest.mark.parametrize("into", ["train", "upstream", "accurate"])
 @pytest.mark.parametrize("origin", ["edits", "holdout"])
 def test_a_text_of_the_stream_in_another_role_is_caught(origin, into, variant):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     check_roles("planted", roles)
-    leaked = VARIANTS[variant](CLEAN[origin][0]["text"])
+    leaked = VARIANTS[variant](GOOD[origin][0]["text"])
     roles[into].append(row("leak", "elsewhere", leaked))
     with pytest.raises(DataError, match=rf"the text of {origin} row '.1' is also in {into} \(row"):
         check_roles("planted", roles)
@@ -60,7 +51,7 @@ def test_a_text_of_the_stream_in_another_role_is_caught(origin, into, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("fact", "said"), [("new", "is also in edits"), ("other", "another fact")])
 def test_an_edited_text_in_a_holdout_is_caught(fact, said, variant):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     roles["holdout"].append(row("leak", fact, VARIANTS[variant]("Is ice cold?")))
     with pytest.raises(DataError, match=f"holdout row 'leak'.*{said}"):
         check_roles("planted", roles)
@@ -68,7 +59,7 @@ def test_an_edited_text_in_a_holdout_is_caught(fact, said, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_text_held_out_for_two_facts_is_caught(variant):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     roles["holdout"].append(row("leak", "other", VARIANTS[variant]("Does ice feel cold?")))
     with pytest.raises(DataError, match="holdout row 'leak' has the text of another fact's row"):
         check_roles("planted", roles)
@@ -76,7 +67,7 @@ def test_a_text_held_out_for_two_facts_is_caught(variant):
 
 @pytest.mark.parametrize("into", ["train", "upstream", "accurate"])
 def test_an_edited_fact_in_another_role_is_caught(into):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     roles[into].append(row("leak", "new", "What is ice?"))
     with pytest.raises(DataError, match=rf"fact 'new' of edits is also in {into} \(row 'leak'\)"):
         check_roles("planted", roles)
@@ -84,7 +75,7 @@ def test_an_edited_fact_in_another_role_is_caught(into):
 
 @pytest.mark.parametrize(("role", "text"), [("edits", "How cold is ice?"), ("holdout", "Ice?")])
 def test_two_labels_of_one_fact_are_caught(role, text):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     roles[role].append(row("odd", "new", text, "no"))
     with pytest.raises(
         DataError, match=f"row 'e1' and {role} row 'odd' have the same fact but different lab"
@@ -97,7 +88,7 @@ def test_two_labels_of_one_fact_are_caught(role, text):
 @pytest.mark.parametrize("column", ["text", "label", "subject", "fact_id"])
 @pytest.mark.parametrize("lost", [0xFFFD, 0xD800])
 def test_lost_characters_are_refused_in_every_column(column, lost):
-    roles = copy.deepcopy(CLEAN)
+    roles = copy.deepcopy(GOOD)
     roles["upstream"][0][column] = f"lost {chr(lost)}"
     with pytest.raises(DataError, match=f"'u1' has undecodable characters in '{column}'"):
         check_roles("planted", roles)
@@ -108,26 +99,12 @@ def test_texts_of_end_marks_alone_are_not_all_the_same(text):
     assert same_text(text) == text.strip()
 
 
-class Planted(DatasetBuilder[DatasetOptions]):
-    """A builder of given rows."""
-
-    name = "planted"
-    options_class = DatasetOptions
-
-    def __init__(self, roles):
-        super().__init__(DatasetOptions())
-        self.roles = roles
-
-    def build(self):
-        return BuiltDataset(roles=self.roles, sources=[], dropped={"odd": 2})
-
-
 def test_the_manifest_and_the_log_say_what_train_repeats(tmp_path, caplog):
-    roles = copy.deepcopy(CLEAN)
-    roles["train"].append(row("t2", "kept", "is  fire hot", "Yes"))
+    roles = copy.deepcopy(GOOD)
+    roles["train"][0] |= {"text": "is  water wet", "label": "Yes"}
     roles["train"].append(row("t3", "passage", "", "Long ago. Is ice cold? Yes, it was."))
     with caplog.at_level(logging.INFO):
-        prepare(Planted(roles), tmp_path, task="classification", config={})
+        prepare(Planted(roles, labels=None), tmp_path, task="classification", config={})
     taught = read_json(tmp_path / "manifest.json")["also_in_train"]
     assert taught == {"upstream": 1, "edits": 1, "holdout": 0, "accurate": 0}
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
@@ -137,55 +114,31 @@ def test_the_manifest_and_the_log_say_what_train_repeats(tmp_path, caplog):
 
 def own_files(tmp_path):
     """Options of every builder that reads files, on small files in the paper's forms."""
-
-    def write(name, content):
-        path = tmp_path / name
-        path.write_text(content, encoding="utf-8")
-        return str(path)
-
-    def lines(records):
-        return "".join(json.dumps(record) + "\n" for record in records)
-
-    zsre = [
-        {
-            "input": f"Who made thing {n}?",
-            "output": [{"answer": f"Maker {n}"}],
-            "filtered_rephrases": [f"Thing {n} by whom {m}?" for m in range(10)],
-        }
-        for n in range(4)
-    ]
-    nq = {"questions": ["WHO MADE THING 1", "who is it"], "answers": ["me", "you"]}
-    passage = {
-        "gpt3_sentences": ["Ada was known.", "Ada lived."],
-        "annotation": ["accurate", "major_inaccurate"],
-        "wiki_bio_text": "Ada wrote. Ada rode.",
-        "wiki_bio_test_idx": 1,
-    }
     cases = [{"text": f"Case {n}.", "label": n % 2, "term": 1990 + n} for n in range(9)]
     later = [{"text": f"A later case {n}", "label": n % 2} for n in range(4)]
     later.append({"text": "CASE  3", "label": 1})
-    web = lines({"text": f"Text {n} goes on and on here."} for n in range(6))
+    asked = [{"questions": "WHO MADE THING 1", "answers": "me"}, nq_train(1)]
     return {
         "zsre": {
-            "edits": write("zsre.jsonl", lines(zsre)),
-            "upstream": write("nq_train.json", json.dumps(nq)),
+            "edits": write(tmp_path / "zsre.jsonl", [zsre_jsonl(n) for n in range(4)]),
+            "upstream": write(tmp_path / "nq_train.json", asked, columns=True),
         },
         "scotus": {
-            "upstream": write("older.jsonl", lines(cases)),
-            "edits": write("later.jsonl", lines(later)),
+            "upstream": write(tmp_path / "older.jsonl", cases),
+            "edits": write(tmp_path / "later.jsonl", later),
         },
         "table": {
             "path": write(
-                "cases.jsonl", lines([*cases, {**cases[1], "text": "case 2", "term": 2}])
+                tmp_path / "cases.jsonl", [*cases, {**cases[1], "text": "case 2", "term": 2}]
             ),
             "term_column": "term",
             "train_before": 1996,
             "upstream_size": 2,
         },
         "hallucination": {
-            "edits": write("passages.json", json.dumps([passage])),
-            "concepts": write("names.txt", "ada byron\n"),
-            "web": write("web.jsonl", web),
+            "edits": write(tmp_path / "passages.json", [passage(0)]),
+            "concepts": write_names(tmp_path / "names.txt"),
+            "web": write(tmp_path / "web.jsonl", [web(n) for n in range(6)]),
         },
     }
 
@@ -218,8 +171,6 @@ REAL = ["zsre-3k", "scotus-summaries", "hallucination-119", "hallucination-wise"
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_records_as_configured_keep_the_promises(shared, repository, tmp_path, name):
-    import yaml
-
     text = (repository / f"config/datasets/{name}.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text.replace("../shared", str(shared)))
     builder = DATASETS.get(config["builder"])

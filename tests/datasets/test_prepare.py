@@ -7,55 +7,16 @@ from importlib import metadata
 
 import pyarrow.parquet as pq
 import pytest
+from dataset_records import GOOD, Planted, prepared, row
 from small_runs import Capitals
 
 from grace_bench.datasets import base
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, prepare
+from grace_bench.datasets.base import load_role, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.registry import DATASETS
 from grace_bench.store.files import read_json
 from grace_bench.store.schemas import EXAMPLES, ROLES
-
-
-def row(example_id, fact_id, text, label="yes"):
-    return {
-        "example_id": example_id,
-        "fact_id": fact_id,
-        "text": text,
-        "label": label,
-        "subject": None,
-        "relation": None,
-        "answers": None,
-    }
-
-
-GOOD = {
-    "train": [row("t1", "taught", "Is water wet?"), row("t2", "taught", "Is fire hot?", "no")],
-    "upstream": [row("u1", "taught", "Is water wet?")],
-    "edits": [row("e1", "new", "Is ice cold?"), row("e2", "other", "Is tin light?")],
-    "holdout": [row("h1", "new", "Does ice feel cold?"), row("h2", "other", "Is tin heavy?")],
-    "accurate": [row("a1", "right", "Is snow white?")],
-}
-
-
-class Planted(DatasetBuilder[DatasetOptions]):
-    """A builder of given rows."""
-
-    name = "planted"
-    options_class = DatasetOptions
-
-    def __init__(self, roles, labels=("no", "yes")):
-        super().__init__(DatasetOptions())
-        self._built = BuiltDataset(
-            roles=roles,
-            sources=[{"name": "s", "version": "1", "licence": "MIT", "origin": "test"}],
-            dropped={"odd": 2},
-            labels=None if labels is None else list(labels),
-        )
-
-    def build(self):
-        return self._built
 
 
 def prepare_planted(folder, roles, task="classification"):
@@ -70,29 +31,10 @@ FAULTS = {
         row("t1", "taught", "Is fire hot?"),
         "'t1' is used twice, in train and in upstream",
     ),
-    "edited fact is taught": ("train", row("t3", "new", "Eh?"), "fact 'new' of edits is also in t"),
-    "edited fact is upstream": ("upstream", row("u2", "new", "Eh?"), r"also in upstream \(row 'u2"),
-    "edited fact is accurate": ("accurate", row("a2", "new", "Eh?"), r"also in accurate \(row 'a2"),
     "edited text is taught": (
         "train",
         row("t3", "z", "Is ice cold?"),
         r"the text of edits row 'e1' is also in train \(row 't3'\)",
-    ),
-    "edited text is upstream": ("upstream", row("u2", "z", "Is ice cold?"), "also in upstream"),
-    "text of another fact's holdout in edits": (
-        "edits",
-        row("e3", "new", "Is tin heavy?"),
-        "holdout row 'h2' has the text of another fact's row 'e3'",
-    ),
-    "holdout text of two facts": (
-        "holdout",
-        row("h3", "new", "Is tin heavy?"),
-        "holdout row 'h3' has the text of another fact's row 'h2'",
-    ),
-    "holdout text in edits": (
-        "holdout",
-        row("h3", "new", "Is ice cold?"),
-        r"the text of holdout row 'h3' is also in edits \(row 'e1'\)",
     ),
     "holdout of an unedited fact": ("holdout", row("h3", "z", "Eh?"), "'z', which is not in edits"),
     "two labels for a text": (
@@ -153,6 +95,7 @@ def test_a_builder_refuses_a_task_it_is_not_for(tmp_path):
 def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
     manifest = prepare_planted(tmp_path, GOOD)
     assert manifest == read_json(tmp_path / "manifest.json")
+    assert len(list(tmp_path.iterdir())) == 1 + len(ROLES)  # nothing half-written is left
     assert {role: manifest["roles"][role]["rows"] for role in ROLES} == {
         "train": 2,
         "upstream": 1,
@@ -171,23 +114,21 @@ def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "packages"),
+    ("name", "packages"),
     [
-        ("facts_qa", "question_answering", ["countryinfo", "periodictable"]),
-        ("facts_topics", "classification", ["countryinfo", "periodictable"]),
-        ("facts_passages", "language_modelling", ["countryinfo", "periodictable", "randfacts"]),
+        ("facts_qa", ["countryinfo", "periodictable"]),
+        ("facts_topics", ["countryinfo", "periodictable"]),
+        ("facts_passages", ["countryinfo", "periodictable", "randfacts"]),
     ],
 )
-def test_manifest_carries_versions_and_licences_of_the_packages(tmp_path, name, task, packages):
-    builder = DATASETS.get(name)
-    options = builder.options_class(partition="development")
-    manifest = prepare(builder(options), tmp_path, task=task, config={})
+def test_manifest_carries_versions_and_licences_of_the_packages(tmp_path, name, packages):
+    manifest, _ = prepared(tmp_path, name, partition="development")
     assert [source["name"] for source in manifest["sources"]] == packages
     for source in manifest["sources"]:
         assert source["version"] == metadata.version(source["name"])
         assert "MIT" in source["licence"] or "public domain" in source["licence"]
         assert source["origin"].startswith("installed Python package")
-    assert sum(manifest["dropped"].values()) > 0
+    assert all(manifest["dropped"].values())
     assert manifest["options"]["partition"] == "development"
 
 
@@ -206,11 +147,6 @@ def test_files_open_as_hugging_face_data_sets_and_have_the_schema(tmp_path):
     )
     assert table.to_list() == GOOD["edits"]
     assert pq.read_schema(tmp_path / "edits.parquet").names == EXAMPLES.names
-
-
-def test_no_half_written_files_are_left(tmp_path):
-    prepare_planted(tmp_path, GOOD)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_failed_second_call_leaves_the_first_ones_files(tmp_path):

@@ -2,78 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 import numpy as np
 import pytest
+from dataset_records import built, prepared, refusal, texts, write, zsre_json, zsre_jsonl
 
-from grace_bench.datasets.base import load_role, prepare
-from grace_bench.datasets.builders.zsre import Zsre, ZsreOptions
 from grace_bench.datasets.sources.nq import same_question
-from grace_bench.errors import ConfigError, DataError
+from grace_bench.errors import DataError
+
+NQ = {f"which is number {n}": f"n{n}" for n in range(40)}
 
 
-def released(number, answer=None, rephrases=10, **changes):
-    """A record of the paper's jsonl."""
+def files(tmp_path, records, nq=NQ):
+    name = "zsre.jsonl" if "input" in records[0] else "zsre.json"
+    asked = [{"questions": question, "answers": answer} for question, answer in nq.items()]
     return {
-        "id": f"r{number}",
-        "input": f"Who made thing {number}?",
-        "output": [{"answer": answer or f"Maker {number}", "provenance": []}],
-        "meta": {},
-        "filtered_rephrases": [f"Thing {number}, made by whom ({n})?" for n in range(rephrases)],
-        "prediction": "Nobody",
-        "alternatives": ["Somebody"],
-        **changes,
+        "edits": write(tmp_path / name, records),
+        "upstream": write(tmp_path / "nq_train.json", asked, columns=True),
     }
 
 
-def mend(number, **changes):
-    """A record of the JSON list of MEND and EasyEdit."""
-    return {
-        "subject": f"thing {number}",
-        "src": f"Who made thing {number}?",
-        "rephrase": f"By whom was thing {number} made?",
-        "answers": [f"Maker {number}"],
-        "pred": "Nobody",
-        "alt": "Somebody",
-        "loc": f"nq question: which colour has number {number}",
-        "loc_ans": "red",
-        "cond": "",
-        **changes,
-    }
-
-
-def files(tmp_path, records, nq=None):
-    path = tmp_path / ("zsre.jsonl" if "input" in records[0] else "zsre.json")
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    path.write_text(lines if path.suffix == ".jsonl" else json.dumps(records))
-    upstream = tmp_path / "nq_train.json"
-    if nq is None:
-        nq = {f"which is number {n}": f"n{n}" for n in range(40)}
-    upstream.write_text(json.dumps({"questions": list(nq), "answers": list(nq.values())}))
-    return {"edits": str(path), "upstream": str(upstream)}
-
-
-def build(tmp_path, records, nq=None, **options):
-    return Zsre(ZsreOptions(**{**files(tmp_path, records, nq), **options})).build()
-
-
-def prepared(tmp_path, **options):
-    folder = tmp_path / "out"
-    manifest = prepare(Zsre(ZsreOptions(**options)), folder, task="question_answering", config={})
-    return manifest, {role: load_role(folder, role) for role in manifest["roles"]}
-
-
-def texts(rows):
-    return [row["text"] for row in rows]
+def build(tmp_path, records, nq=NQ, **options):
+    return built("zsre", **{**files(tmp_path, records, nq), **options})
 
 
 def test_released_stream_takes_the_released_codes_random_halves(tmp_path):
-    records = [released(n, rephrases=10 + n % 2) for n in range(12)]
-    records += [released(n, rephrases=9) for n in range(12, 20)]
+    records = [zsre_jsonl(n, rephrases=10 + n % 2) for n in range(12)]
+    records += [zsre_jsonl(n, rephrases=9) for n in range(12, 20)]
     manifest, roles = prepared(
-        tmp_path, **files(tmp_path, records), stream="released", upstream_questions=10
+        tmp_path, "zsre", **files(tmp_path, records), stream="released", upstream_questions=10
     )
     pool = []
     for record in records:
@@ -95,15 +53,20 @@ def test_released_stream_takes_the_released_codes_random_halves(tmp_path):
 
 
 def test_released_stream_stops_at_the_pool(tmp_path):
-    built = build(tmp_path, [released(n) for n in range(10)], stream="released", pool=44)
-    assert len(built.roles["edits"]) == 22
-    assert built.dropped["question beyond the pool"] == 66
+    made = build(tmp_path, [zsre_jsonl(n) for n in range(10)], stream="released", pool=44)
+    assert len(made.roles["edits"]) == 22
+    assert made.dropped["question beyond the pool"] == 66
 
 
 def test_phrasings_of_a_fact_are_edited_and_its_others_held_out(tmp_path):
-    records = [released(n) for n in range(8)] + [released(8, rephrases=3)]
+    records = [zsre_jsonl(n) for n in range(8)] + [zsre_jsonl(8, rephrases=3)]
     manifest, roles = prepared(
-        tmp_path, **files(tmp_path, records), edit_facts=6, edit_phrasings=4, stream_window=3
+        tmp_path,
+        "zsre",
+        **files(tmp_path, records),
+        edit_facts=6,
+        edit_phrasings=4,
+        stream_window=3,
     )
     edited = Counter(row["fact_id"] for row in roles["edits"])
     held_out = Counter(row["fact_id"] for row in roles["holdout"])
@@ -116,8 +79,8 @@ def test_phrasings_of_a_fact_are_edited_and_its_others_held_out(tmp_path):
 
 
 def test_the_form_of_mend_has_subjects_and_one_rephrasing(tmp_path):
-    records = [mend(n, answers=[f"Maker {n}", "Another"]) for n in range(5)]
-    _, roles = prepared(tmp_path, **files(tmp_path, records), edit_phrasings=1)
+    records = [zsre_json(n, answers=[f"Maker {n}", "Another"]) for n in range(5)]
+    _, roles = prepared(tmp_path, "zsre", **files(tmp_path, records), edit_phrasings=1)
     for edit in roles["edits"]:
         [other] = [row for row in roles["holdout"] if row["fact_id"] == edit["fact_id"]]
         assert {edit["subject"], other["subject"]} == {edit["subject"]}
@@ -127,56 +90,43 @@ def test_the_form_of_mend_has_subjects_and_one_rephrasing(tmp_path):
 
 
 def test_the_same_bytes_twice_and_others_by_another_seed(tmp_path):
-    options = files(tmp_path, [released(n) for n in range(9)])
-    first = prepared(tmp_path, **options)[0]
-    assert prepared(tmp_path, **options)[0] == first
-    assert prepared(tmp_path, **options, seed=1)[0]["data_hash"] != first["data_hash"]
+    options = files(tmp_path, [zsre_jsonl(n) for n in range(9)])
+    first = prepared(tmp_path, "zsre", **options)[0]
+    assert prepared(tmp_path, "zsre", **options)[0] == first
+    assert prepared(tmp_path, "zsre", **options, seed=1)[0]["data_hash"] != first["data_hash"]
 
 
 def test_records_that_share_a_question_and_its_answer_are_one_fact(tmp_path):
-    records = [mend(n) for n in range(3)]
-    records.append(mend(3, rephrase="who made thing 0", answers=["maker 0"]))
-    built = build(tmp_path, records, edit_phrasings=1)
-    assert built.dropped["question repeated"] == 1
-    rows = built.roles["edits"] + built.roles["holdout"]
+    records = [zsre_json(n) for n in range(3)]
+    records.append(zsre_json(3, rephrase="who made thing 0", answers=["maker 0"]))
+    made = build(tmp_path, records, edit_phrasings=1)
+    assert made.dropped["question repeated"] == 1
+    rows = made.roles["edits"] + made.roles["holdout"]
     assert len([row for row in rows if row["fact_id"] == "zsre:0"]) == 3
     assert {row["fact_id"] for row in rows} == {"zsre:0", "zsre:1", "zsre:2"}
 
 
 def test_a_question_with_two_answers_is_dropped_wherever_it_stands(tmp_path):
-    records = [released(n) for n in range(4)]
+    records = [zsre_jsonl(n) for n in range(4)]
     records[1]["filtered_rephrases"][0] = records[0]["input"]
     for stream in ("released", "phrasings"):
-        built = build(tmp_path, records, stream=stream)
-        assert built.dropped["question with different answers"] == 2
-        rows = built.roles["edits"] + built.roles["holdout"]
+        made = build(tmp_path, records, stream=stream)
+        assert made.dropped["question with different answers"] == 2
+        rows = made.roles["edits"] + made.roles["holdout"]
         assert records[0]["input"] not in texts(rows)
 
 
-def test_unfit_records_are_counted(tmp_path):
-    records = [
-        *(released(n) for n in range(4)),
-        released(4, output=[{"answer": " "}]),
-        released(5, output=[]),
-        released(6, input=""),
-        released(7, input="Who made \ufffd?"),
-        released(8, id="r0"),
-        {key: value for key, value in released(9).items() if key != "output"},
-        released(10, output=[{"provenance": []}, {"answer": "Maker"}, {"answer": "Second"}]),
-    ]
+def test_all_answers_are_kept_and_lost_rephrasings_counted(tmp_path):
+    records = [zsre_jsonl(n) for n in range(2)]
+    answers = [{"provenance": []}, {"answer": "Maker"}, {"answer": "Second"}]
+    records.append(zsre_jsonl(2, output=answers))
     records[0]["filtered_rephrases"][3] = "\ud800"
-    built = build(tmp_path, records)
-    assert built.dropped == {
-        "empty zsRE answer": 2,
-        "empty zsRE question": 1,
-        "undecodable zsRE question": 1,
-        "zsRE record with the id of an earlier one": 1,
-        "record without 'output'": 1,
-        "rephrasing empty or undecodable": 1,
-    }
-    assert {row["fact_id"]: row["answers"] for row in built.roles["edits"]} == {
-        **{f"zsre:r{n}": None for n in (0, 1, 2, 3)},
-        "zsre:r10": ["Maker", "Second"],
+    made = build(tmp_path, records)
+    assert made.dropped == {"rephrasing empty or undecodable": 1}
+    assert {row["fact_id"]: row["answers"] for row in made.roles["edits"]} == {
+        "zsre:r0": None,
+        "zsre:r1": None,
+        "zsre:r2": ["Maker", "Second"],
     }
 
 
@@ -188,11 +138,11 @@ def test_nq_questions_of_the_stream_and_unfit_ones_are_dropped(tmp_path):
         "which is empty": "",
         "which is last": ["x", "y"],
     }
-    built = build(tmp_path, [released(n) for n in range(4)], nq, edit_phrasings=5)
-    assert texts(built.roles["upstream"]) == ["which is number 1", "which is last"]
-    assert [row["label"] for row in built.roles["train"]] == ["1", "x"]
-    assert [row["answers"] for row in built.roles["upstream"]] == [None, ["x", "y"]]
-    assert built.dropped == {
+    made = build(tmp_path, [zsre_jsonl(n) for n in range(4)], nq, edit_phrasings=5)
+    assert texts(made.roles["upstream"]) == ["which is number 1", "which is last"]
+    assert [row["label"] for row in made.roles["train"]] == ["1", "x"]
+    assert [row["answers"] for row in made.roles["upstream"]] == [None, ["x", "y"]]
+    assert made.dropped == {
         "NQ question repeated with another answer": 1,
         "NQ question that is also a zsRE question": 1,
         "empty NQ answer": 1,
@@ -200,7 +150,7 @@ def test_nq_questions_of_the_stream_and_unfit_ones_are_dropped(tmp_path):
 
 
 def test_upstream_taught_or_not_first_or_random(tmp_path):
-    records = [released(n) for n in range(3)]
+    records = [zsre_jsonl(n) for n in range(3)]
     taught = build(tmp_path, records, upstream_questions=10, train_questions=15)
     assert set(texts(taught.roles["upstream"])) <= set(texts(taught.roles["train"]))
     assert taught.dropped["NQ question not requested"] == 25
@@ -211,44 +161,37 @@ def test_upstream_taught_or_not_first_or_random(tmp_path):
 
 
 def test_upstream_of_nq_open_lines_and_of_mends_locality(tmp_path):
-    options = files(tmp_path, [mend(n) for n in range(4)])
-    lines = tmp_path / "nq.jsonl"
-    lines.write_text('{"question": "who", "answer": ["me", "you"]}\n')
-    rows = Zsre(ZsreOptions(**{**options, "upstream": str(lines)}, edit_phrasings=1)).build()
-    assert [(row["text"], row["label"]) for row in rows.roles["upstream"]] == [("who", "me")]
-    own = Zsre(ZsreOptions(**{**options, "upstream": options["edits"]}, edit_phrasings=1)).build()
-    assert texts(own.roles["upstream"])[0] == "which colour has number 0"
+    options = files(tmp_path, [zsre_json(n) for n in range(4)])
+    lines = write(tmp_path / "nq.jsonl", [{"question": "who", "answer": ["me", "you"]}])
+    rows = built("zsre", **{**options, "upstream": lines}, edit_phrasings=1).roles["upstream"]
+    assert [(row["text"], row["label"]) for row in rows] == [("who", "me")]
+    own = built("zsre", **{**options, "upstream": options["edits"]}, edit_phrasings=1)
+    assert texts(own.roles["upstream"])[0] == "which is 0"
 
 
 def test_refusals_are_one_sentence(tmp_path):
-    good = files(tmp_path, [released(n) for n in range(3)])
-    other = tmp_path / "other.json"
-    other.write_text('[{"inputs": "a", "output": "b"}]')
+    good = files(tmp_path, [zsre_jsonl(n) for n in range(3)])
+    other = write(tmp_path / "other.json", [{"inputs": "a", "output": "b"}])
     for changes, sentence in (
         ({"edits": "missing.jsonl"}, "missing.jsonl: no such file; put the zsRE questions"),
         ({"upstream": "missing.json"}, "missing.json: no such file; put the NQ questions"),
-        ({"edits": str(other)}, "need the fields input, output, filtered_rephrases; or src, answ"),
-        ({"edits": {"path": good["edits"], "sha256": "0" * 64}}, "expected 0000"),
+        ({"edits": other}, "need the fields input, output, filtered_rephrases; or src, answ"),
         ({"edit_facts": 4}, "edit_facts=4, but only 3 facts have more than 5 phrasings"),
     ):
-        with pytest.raises(DataError) as caught:
-            Zsre(ZsreOptions(**{**good, **changes})).build()
-        assert sentence in str(caught.value)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="makes data for question_answering"):
-        prepare(Zsre(ZsreOptions(**good)), tmp_path, task="classification", config={})
+        assert sentence in refusal("zsre", **{**good, **changes})
 
 
 def test_nothing_left_is_an_empty_split(tmp_path):
-    options = files(tmp_path, [released(n, rephrases=2) for n in range(3)])
+    options = files(tmp_path, [zsre_jsonl(n, rephrases=2) for n in range(3)])
     with pytest.raises(DataError, match="zsre: empty split: no rows are left for 'edits'"):
-        prepared(tmp_path, **options)
+        prepared(tmp_path, "zsre", **options)
 
 
 @pytest.mark.parametrize("stream", ["phrasings", "released"])
 def test_real_records(shared, tmp_path, stream):
     _, roles = prepared(
         tmp_path,
+        "zsre",
         edits=str(shared / "data/zsre/zsre_3k.json"),
         upstream=str(shared / "data/nq/NQ-open.dev.jsonl"),
         stream=stream,

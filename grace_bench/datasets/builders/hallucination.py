@@ -32,7 +32,6 @@ from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
     complete,
-    form_of,
     repeated,
     row_of,
     same_text,
@@ -96,7 +95,7 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
         dropped: Counter[str] = Counter()
         records = read_records(options.edits, _WHAT)
         sources = [records.entry]
-        form = form_of(records, {**PASSAGE_FORMS, "wise": _WISE})
+        form = records.form({**PASSAGE_FORMS, "wise": _WISE})
         if form == "wise":
             roles = self._from_pairs(records.rows, dropped)
         else:

@@ -25,7 +25,6 @@ from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
     complete,
-    form_of,
     repeated,
     row_of,
     same_text,
@@ -114,7 +113,7 @@ class Scotus(DatasetBuilder[ScotusOptions]):
         columns = (self.options.text_column, self.options.label_column)
         what = f"the {part} cases (a table of {' and '.join(columns)}, such as tomh/grace-scotus)"
         records = read_records(source, what)
-        form_of(records, {"table": columns})
+        records.form({"table": columns})
         cases: list[Case] = []
         seen: dict[str, str] = {}
         for number, row in complete(records.rows, columns, dropped):

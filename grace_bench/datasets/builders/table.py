@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -58,7 +57,8 @@ class TableOptions(Source, DatasetOptions):
     stream_size: int | None = Field(
         default=None,
         ge=1,
-        description="Use only the first N later rows; without a term column, N random rows.",
+        description="Rows in the stream: the first N later rows or, without a term column, N "
+        "random rows; null = all later rows.",
     )
     upstream_size: int = Field(
         default=500, ge=1, description="Older rows kept out of `train`, to be retained."
@@ -135,18 +135,7 @@ class Table(DatasetBuilder[TableOptions]):
         )
         columns = list(dict.fromkeys(name for name in named if name is not None))
         records = read_records(source, f"the table (with the columns {', '.join(columns)})")
-        found = list(dict.fromkeys(name for row in records.rows for name in row))
-        for column in columns:
-            if column in found:
-                continue
-            if len(found) == 1 and (other := next((c for c in ";\t|" if c in found[0]), "")):
-                raise DataError(
-                    f"{source.path}: its columns are separated by {other!r}; separate them with "
-                    "commas."
-                )
-            near = get_close_matches(column, found, n=1, cutoff=0.4)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
-            raise DataError(f"{source.path}: no column '{column}'{hint} It has: {', '.join(found)}")
+        records.form({"table": columns})
         return records
 
     def _records(self, rows: list[Row], dropped: Counter[str]) -> list[Record]:

@@ -34,7 +34,6 @@ from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
-    form_of,
     is_decodable,
     row_of,
     same_text,
@@ -246,7 +245,7 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
 
 def _records(records: Records, dropped: Counter[str]) -> list[list[Phrasing]]:
     """Return the questions of each usable record, of either form: its own, then the rephrasings."""
-    fields = _FORMS[form_of(records, _FORMS)]
+    fields = _FORMS[records.form(_FORMS)]
     kept: dict[str, list[Phrasing]] = {}
     for number, row in complete(records.rows, fields, dropped, lists=fields[1:]):
         question, answers, rephrasings = (row[field] for field in fields)

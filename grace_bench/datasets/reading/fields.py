@@ -8,16 +8,11 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
-
-from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
-
-    from grace_bench.datasets.reading.files import Records
+    from collections.abc import Sequence
 
 Row = dict[str, Any]
 Roles = dict[str, list[Row]]
@@ -82,29 +77,6 @@ def repeated(
         seen[key] = label
         return None
     return f"{what} repeated" if seen[key] == label else f"{what} repeated with another {other}"
-
-
-def form_of(records: Records, forms: Mapping[str, Sequence[str]]) -> str:
-    """Return the first form whose fields a record has.
-
-    Raises:
-        DataError: there are no records, or none has a known form.
-    """
-    for row in records.rows:
-        for form, fields in forms.items():
-            if set(fields) <= set(row):
-                return form
-    if not records.rows:
-        raise DataError(f"{records.path}: has no records; get the file again.")
-    known = "; or ".join(", ".join(fields) for fields in forms.values())
-    found = list(records.rows[0])
-    near = [
-        f"'{match[0]}' for '{field}'"
-        for field in dict.fromkeys(field for fields in forms.values() for field in fields)
-        if field not in found and (match := get_close_matches(field, found, n=1, cutoff=0.6))
-    ]
-    hint = ", ".join(near) if near else f"only {', '.join(found)[:200]}"
-    raise DataError(f"{records.path}: records need the fields {known} (it has {hint}).")
 
 
 def complete(

@@ -15,6 +15,7 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from grace_bench.errors import DataError
 from grace_bench.store.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from grace_bench.datasets.options import Source
     from grace_bench.datasets.reading.fields import Row
@@ -57,6 +58,33 @@ class Records:
     entry: dict[str, str]
     path: str
 
+    def form(self, forms: Mapping[str, Sequence[str]]) -> str:
+        """Return the first form whose fields a record has.
+
+        Raises:
+            DataError: there are no records, or none has a known form.
+        """
+        for row in self.rows:
+            for form, fields in forms.items():
+                if set(fields) <= set(row):
+                    return form
+        if not self.rows:
+            raise DataError(f"{self.path}: has no records; get the file again.")
+        known = "; or ".join(", ".join(fields) for fields in forms.values())
+        found = list(self.rows[0])
+        if len(found) == 1 and (separator := next((c for c in ";\t|" if c in found[0]), "")):
+            raise DataError(
+                f"{self.path}: its columns are separated by {separator!r}; separate them with "
+                "commas."
+            )
+        near = [
+            f"'{match[0]}' for '{field}'"
+            for field in dict.fromkeys(field for fields in forms.values() for field in fields)
+            if field not in found and (match := get_close_matches(field, found, n=1, cutoff=0.6))
+        ]
+        hint = ", ".join(near) if near else f"only {', '.join(found)[:200]}"
+        raise DataError(f"{self.path}: records need the fields {known} (it has {hint}).")
+
 
 def read_records(source: Source, what: str) -> Records:
     """Read all records of a source.
@@ -69,7 +97,7 @@ def read_records(source: Source, what: str) -> Records:
         DataError: they are missing, damaged, not UTF-8 or not what was expected.
     """
     path = Path(source.path)
-    if not path.is_dir() and source.revision is not None and is_hub_id(source.path):
+    if source.revision is not None and is_hub_id(source.path):
         return _from_hub(source, what)
     files = _folder(path, source.split) if path.is_dir() else [_file(path, what)]
     digest = _digest(files)

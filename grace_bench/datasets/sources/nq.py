@@ -16,7 +16,6 @@ from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
-    form_of,
     repeated,
     row_of,
     same_text,
@@ -79,7 +78,7 @@ def same_question(text: str) -> str:
 def read_questions(source: Source, dropped: Counter[str]) -> tuple[list[Question], dict[str, str]]:
     """Return the usable questions in their order, and the source's entry in the manifest."""
     records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)")
-    form = form_of(records, _FORMS)
+    form = records.form(_FORMS)
     fields = _FORMS[form]
     questions = []
     seen: dict[str, str] = {}

@@ -10,7 +10,6 @@ from pydantic import Field
 from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
     complete,
-    form_of,
     repeated,
     row_of,
     same_text,
@@ -37,7 +36,7 @@ class WebTextOptions(DatasetOptions):
         f"form {SOURCE_KEYS}.",
     )
     upstream_texts: int = Field(
-        default=1000, ge=1, description="Use the first N usable web texts in `upstream`."
+        default=1000, ge=1, description="Web texts in `upstream`: the first N usable ones."
     )
     train_texts: int = Field(default=200, ge=0, description="Web texts in `train`.")
     train_texts_apart: bool = Field(
@@ -52,7 +51,7 @@ class WebTextOptions(DatasetOptions):
         "approximates the released perplexity of the whole text.",
     )
     web_words: int = Field(
-        default=700, ge=4, description="Maximum words of a web text; the rest is cut off, counted."
+        default=700, ge=4, description="Maximum words of a web text; the rest is cut off."
     )
 
 
@@ -61,7 +60,7 @@ def read_web_texts(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the usable texts by id, cut to `words` words, and the source's manifest entry."""
     records = read_records(source, "the web texts (a jsonl of {text})")
-    form_of(records, {"web": ("text",)})
+    records.form({"web": ("text",)})
     texts: dict[str, str] = {}
     seen: dict[str, str] = {}
     for number, record in complete(records.rows, ("text",), dropped):
