@@ -1,5 +1,6 @@
 # make bench     install everything and run the default suite (offline once installed)
 # make smoke     the same with very small models, about two minutes once installed
+# make quick     the tests that need neither a workflow nor a cluster, in about a minute and a half
 # make test      install and run all tests
 # make numerics  the tests that hang on rounding, as on processors without AVX-512 and without AVX2
 # make lint      every style check
@@ -16,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke test numerics lint ui install clean readme speed docs
+.PHONY: bench smoke quick test numerics lint docs ui install clean readme speed
 
 bench: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
@@ -31,6 +32,9 @@ bench: install
 smoke: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs --configfile config/suites/smoke.yaml
 
+quick: install
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not (slow or workflow or slurm or fuzz)" $(PYTEST)
+
 test: install
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST)
@@ -38,13 +42,16 @@ test: install
 numerics: install
 	for capability in default avx2; do \
 		ATEN_CPU_CAPABILITY=$$capability $(BIN)/python -m pytest -q -n $(CORES) tests/editors \
-			tests/reference tests/tasks tests/test_prefix.py tests/test_speculation.py || exit 1; \
+			tests/reference tests/tasks tests/test_step_replay.py \
+			tests/test_edits_trained_ahead.py || exit 1; \
 	done
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/yamllint --strict .
+	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
 docs: install

@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 NUMERICS_VERSION = 5
-"""Raised whenever a change of ours moves a number in a result; part of every run's hash."""
+"""Incremented with every change that alters a number in results; part of every run's hash."""

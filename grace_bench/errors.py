@@ -1,9 +1,9 @@
 """The errors a user can meet. Each carries one sentence: what, where, and what to do.
 
 The command line prints the sentence without a traceback and exits with `exit_code`:
-2 when the user can mend the cause, 75 when the machine is in trouble and the same command may do
-later (a full disk, a lost lease), 143 when it was asked to stop. What an editor does wrong is no
-error but a result: such a run says so in its `run.json`, and its command exits with 0.
+2 if the user can fix the problem, 75 if the machine is in trouble and the same command may succeed
+later (a full disk, a lost lease), 143 if it was asked to stop. A failing editor is a result rather
+than an error: the run says so in its `run.json`, and its command exits with 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GraceBenchError(Exception):
-    """Base class of everything grace-bench raises on purpose."""
+    """Base class of all errors that grace-bench raises on purpose."""
 
     exit_code = 2
 
@@ -26,11 +26,11 @@ class ConfigError(GraceBenchError):
 
 
 class DataError(GraceBenchError):
-    """A data set or a record file is missing, damaged or unfit."""
+    """A data set or a record file is missing, damaged or unsuitable."""
 
 
 class ModelError(GraceBenchError):
-    """A model cannot be loaded, or has no such layer."""
+    """A model cannot be loaded, or lacks a layer."""
 
 
 class EditorError(GraceBenchError):
@@ -38,7 +38,7 @@ class EditorError(GraceBenchError):
 
 
 class Diverged(EditorError):
-    """A model gives numbers that are not finite; after an edit that is a result of the run."""
+    """A model produced non-finite numbers; after an edit this is a result of the run."""
 
 
 class ResultError(GraceBenchError):
@@ -48,13 +48,13 @@ class ResultError(GraceBenchError):
 
 
 class Interrupted(GraceBenchError):
-    """Work was asked to stop (SIGTERM, Ctrl-C); what it had finished is kept."""
+    """Work was asked to stop (SIGTERM, Ctrl-C); its progress is kept."""
 
     exit_code = 143  # what a shell reports for a process that SIGTERM ended
 
 
 def unknown_name(kind: str, name: str, available: Iterable[str], where: str = "") -> str:
-    """Return the sentence for a name nobody knows, with the nearest ones that exist.
+    """Return the message for an unknown name, with the nearest known one.
 
     >>> unknown_name("editor", "grce", ["grace", "defer"])
     "unknown editor 'grce'; did you mean 'grace'? Available: defer, grace"

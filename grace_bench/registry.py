@@ -1,9 +1,9 @@
-"""Names to implementations, without importing any of them before it is asked for.
+"""Registries: from names to implementations, each imported on first use.
 
-What a registry offers is what lies in a package: a folder `editors/methods/grace`, or a file
-`datasets/builders/zsre.py`, is found by its name, and is imported on first use. So a broken
-optional dependency breaks only what needs it, and reading a suite never imports torch. Other
-packages add entries through an entry point group:
+A registry offers what lies in a package: a folder `editors/methods/grace` or a file
+`datasets/builders/zsre.py` is found by its name. A broken optional dependency therefore breaks only
+what needs it, and reading a suite never imports torch. Other packages add entries through entry
+points:
 
     [project.entry-points."grace_bench.editors"]
     my_editor = "my_package:SPEC"
@@ -55,9 +55,9 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, for messages: "editor".
-        package: whose modules are the entries, each called as its entry: "grace_bench.tasks".
+        package: its modules are the entries, by their names: "grace_bench.tasks".
         attribute: of each module, the target.
-        group: entry point group that other packages add to.
+        group: entry point group for other packages.
     """
 
     def __init__(self, kind: str, package: str, attribute: str, group: str) -> None:
@@ -67,25 +67,25 @@ class Registry(Generic[T]):
         self._group = group
 
     def names(self) -> list[str]:
-        """Return all names, those of installed plug-ins included, sorted."""
+        """Return all names, including those of installed plug-ins, sorted."""
         return sorted({*self._own(), *self._plugins()})
 
     def check(self, name: str, where: str = "") -> None:
-        """Raise ConfigError, which begins with `where`, if nothing is called `name`."""
+        """Raise ConfigError, starting with `where`, if there is no entry `name`."""
         if name not in self._own() and name not in self._plugins():
             raise ConfigError(unknown_name(self.kind, name, self.names(), where))
 
     def get(self, name: str, where: str = "") -> T:
-        """Return the target called `name`; `where` goes into the error message."""
+        """Return the entry `name`; an error message starts with `where`."""
         self.check(name, where)
         if name in self._own():
             return import_target(f"{self._package}.{name}:{self._attribute}")
         return self._load(self._plugins()[name])
 
     def origin(self, name: str) -> str | None:
-        """Return package, version and code of the plug-in that brings `name`: "mine 1.2 0b1c".
+        """Return package, version and code hash of the plug-in with `name`: "mine 1.2 0b1c".
 
-        None: it is none of a plug-in.
+        None: the entry is not a plug-in's.
         """
         if name in self._own() or (plugin := self._plugins().get(name)) is None:
             return None
@@ -98,7 +98,7 @@ class Registry(Generic[T]):
         except Exception as error:  # whatever the plug-in's own code raises
             raise ConfigError(
                 f"{self.kind} '{plugin.name}' cannot be imported from the installed plug-in "
-                f"'{plugin.value}' ({error}); mend or uninstall it."
+                f"'{plugin.value}' ({error}); fix or uninstall it."
             ) from error
 
     def _own(self) -> frozenset[str]:
@@ -110,23 +110,22 @@ class Registry(Generic[T]):
 
 @cache
 def modules_in(package: str) -> frozenset[str]:
-    """Return the names of a package's modules, importing none of them."""
+    """Return the names of a package's modules without importing them."""
     found = importlib.util.find_spec(package)
-    return frozenset(
-        module.name for module in pkgutil.iter_modules(found.submodule_search_locations)
-    )
+    folders = None if found is None else found.submodule_search_locations
+    return frozenset(module.name for module in pkgutil.iter_modules(folders))
 
 
 @dataclass(frozen=True)
 class EditorSpec:
-    """What there is to know of an editor without importing it.
+    """Facts about an editor that are available without importing it.
 
     Attributes:
-        hyperparameters: its hyperparameter class, "module:Class".
-        editor: its own class.
-        assets: the function that makes what it needs before any run, if it needs anything.
-        order: its place in tables and figures, as in the paper (table 2); others follow.
-        colour: of its curves; "": one that no other editor has.
+        hyperparameters: hyperparameter class, "module:Class".
+        editor: editor class.
+        assets: function that makes what the editor needs before any run; "": it needs nothing.
+        order: place in tables and figures, as in the paper's Table 2; the others follow.
+        colour: of its curves; "": one that no other editor uses.
         marker: of its points, one of Matplotlib's.
     """
 
@@ -146,7 +145,7 @@ class EditorSpec:
         return import_target(self.editor)
 
     def make_assets(self) -> Any:
-        """Import and return the function that makes the editor's assets of an AssetRequest."""
+        """Import and return the function that makes the editor's assets from an AssetRequest."""
         return import_target(self.assets)
 
 
@@ -156,7 +155,7 @@ EDITORS: Registry[EditorSpec] = Registry(
 
 
 def editor_spec(name: str) -> EditorSpec:
-    """Return the spec of an editor; of one that is not installed (any more), one of defaults."""
+    """Return the spec of an editor; defaults for one that is no longer installed."""
     return EDITORS.get(name) if name in EDITORS.names() else EditorSpec("", "")
 
 

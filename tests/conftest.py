@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,32 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+FOLDER_MARKERS = ("slurm", "workflow", "fuzz")
+"""Folders whose tests have a marker of the folder's name."""
+
+
 def pytest_collection_modifyitems(items):
-    """Let the longest begin first: those that wait for a cluster, then whole workflows."""
+    """Mark tests by folder, and start the longest first: clusters, then whole workflows."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder in FOLDER_MARKERS:
+            item.add_marker(folder)
     order = {"slurm": 0, "workflow": 1}
     items.sort(key=lambda item: order.get(item.path.parent.name, 2))
 
 
-def pytest_sessionfinish(session, exitstatus):
+def pytest_terminal_summary(terminalreporter):
+    """Say which tests were skipped, why, and how to have them; in CI a skip is a failure."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    if not reasons:
+        return
+    terminalreporter.section("skipped tests")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5} {reason.removeprefix('Skipped: ')}")
+    terminalreporter.write_line("CONTRIBUTING.md says what they need and how to install it.")
+
+
+def pytest_sessionfinish(session):
     """In CI a skipped test is a failure: everything that tests need is there."""
     if os.environ.get("GRACE_BENCH_NO_SKIPS") != "1":
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from grace_bench.errors import ConfigError, DataError
@@ -11,7 +9,7 @@ from grace_bench.steps import pipeline
 from grace_bench.steps.precompute import check_assets
 from grace_bench.store.files import read_json, write_json
 from grace_bench.suite.compose import load_suite
-from grace_bench.suite.plan import Run, expand
+from grace_bench.suite.plan import Run, expand, with_asset_settings
 
 MEND = {"rank": 4, "training_steps": 2, "checks": 2, "accumulate": 1, "normalise_over": 4}
 
@@ -48,21 +46,20 @@ def test_runs_share_assets_that_depend_on_the_same_settings(suite):
     assert folders["facts-t5", "mend"].isdisjoint(folders["facts-gpt2", "mend"])
 
 
-def test_the_spec_of_assets_is_the_same_for_all_runs_that_share_them(suite):
+def test_assets_are_made_from_the_same_settings_for_all_runs_that_share_them(suite):
     by_folder = {}
     for run in expand(suite):
         if run.assets_folder:
-            text = pipeline.assets_spec_json(suite, run)
-            by_folder.setdefault(run.assets_folder, set()).add(text)
-            spec = pipeline.checked_spec(json.loads(text), "spec")
+            spec = with_asset_settings(run.spec)
+            by_folder.setdefault(run.assets_folder, set()).add(spec.editor.model_dump_json())
             assert Run(spec).assets_folder == run.assets_folder
-    assert all(len(texts) == 1 for texts in by_folder.values())
+    assert all(len(editors) == 1 for editors in by_folder.values())
 
 
 def test_an_editor_that_needs_nothing_has_nothing_prepared(suite):
     run = next(run for run in expand(suite) if run.spec.editor.name == "ft")
     with pytest.raises(ConfigError, match="needs nothing before a run"):
-        pipeline.prepare_editor(run.spec)
+        pipeline.prepare_editor(run)
 
 
 @pytest.mark.parametrize("damage", ["file", "missing", "model"])
@@ -82,12 +79,13 @@ def test_changed_assets_are_refused(tmp_path, damage):
         check_assets(tmp_path, "other" if damage == "model" else "m")
 
 
+@pytest.mark.slow
 def test_a_run_prepares_its_editor_and_uses_it(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [run for run in expand(suite) if run.spec.model.name == "facts-gpt2"]
     for editor in ("mend", "rome"):
         run = next(run for run in runs if run.spec.editor.name == editor)
-        record = pipeline.edit(run.spec, prepare_missing=True)
+        record = pipeline.edit(run, prepare_missing=True)
         made = read_json(run.assets_folder / "assets.json")
         assert record["assets"]["files"] == made["files"]
         assert made["told"]

@@ -10,13 +10,15 @@ import pytest
 from small_runs import spec
 
 from grace_bench.editors.methods.ft.editor import FinetuneEditor
-from grace_bench.errors import ConfigError, EditorError, Interrupted, ModelError
+from grace_bench.errors import EditorError, Interrupted, ModelError
 from grace_bench.steps import bundle as module
 from grace_bench.steps import edit, pipeline
 from grace_bench.steps.bundle import KEPT, run_bundle
-from grace_bench.steps.edit import run_stream
+from grace_bench.steps.edit import RunFolders, run_stream
 from grace_bench.store.files import read_json
-from grace_bench.suite.plan import Run, bundles, canonical_json
+from grace_bench.suite.plan import Run, bundles
+
+pytestmark = pytest.mark.slow
 
 SPECS = [
     spec("grace", hyperparameters={"steps": 2}),
@@ -46,7 +48,7 @@ def do(runs: list[Run]) -> dict:
 def test_a_bundle_gives_what_its_runs_give_alone(small_inputs, runs, tmp_path):
     do(runs)
     for run in runs:
-        run_stream(run.spec, *small_inputs, tmp_path / "alone" / run.id)
+        run_stream(run.spec, RunFolders(*small_inputs, tmp_path / "alone" / run.id))
         files = read_json(run.folder / "run.json")["files"]
         for name in set(files) - {"steps.parquet"}:
             alone = (tmp_path / "alone" / run.id / name).read_bytes()
@@ -110,7 +112,7 @@ def test_what_is_done_is_not_done_again(runs):
 
 
 def test_a_run_done_by_a_job_of_its_own_is_taken_over(runs):
-    pipeline.edit(runs[0].spec, runs[0].results)
+    pipeline.edit(runs[0])
     before = (runs[0].folder / "run.json").read_bytes()
     assert do(runs[:2])["done_now"] == [runs[1].id]
     assert (runs[0].folder / "run.json").read_bytes() == before
@@ -158,7 +160,7 @@ def test_an_interrupted_bundle_keeps_the_finished_and_goes_on_in_the_middle(
     assert do(runs)["done_now"] == [run.id for run in runs[1:]]
     assert read_json(runs[1].folder / "run.json")["restarts"] == [3]
     log = (runs[1].folder / "run.log").read_text()
-    assert log.index("step 3/6") < log.index("going on from the checkpoint of step 3")
+    assert log.index("step 3/6") < log.index("resuming from the checkpoint of step 3")
 
 
 def test_runs_are_bundled_by_base_model():
@@ -172,22 +174,3 @@ def test_runs_are_bundled_by_base_model():
         "tiny-qa/seed-0/001": 1,
         "other-qa/seed-0/000": 1,
     }
-
-
-def test_a_bundle_as_json_comes_back_whole():
-    import json
-
-    some = [Run(one) for one in SPECS]
-    text = pipeline.bundle_json(some)
-    specs = pipeline.checked_bundle(json.loads(text), "--specs")
-    assert [Run(one).content_hash for one in specs] == [
-        Run(pipeline.checked_spec(json.loads(pipeline.spec_json(run.spec)), "x")).content_hash
-        for run in some
-    ]
-    assert len(text) < 2 * len(canonical_json(SPECS[0]))
-
-
-@pytest.mark.parametrize("value", [{}, {"first": 1, "others": []}, {"first": {}, "others": [3]}])
-def test_a_wrong_bundle_is_one_sentence(value):
-    with pytest.raises(ConfigError, match="--specs"):
-        pipeline.checked_bundle(value, "--specs")

@@ -12,7 +12,8 @@ import torch
 
 from grace_bench.errors import ResultError
 from grace_bench.jobs import checkpoints as module
-from grace_bench.jobs.checkpoints import Checkpoints, stop_requests
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
+from grace_bench.jobs.resumable import stop_requests
 
 FILES = ("checkpoint.json", "tensors.safetensors", "state.json", "log.jsonl")
 
@@ -32,7 +33,8 @@ def written(tmp_path) -> Checkpoints:
     checkpoints = Checkpoints(tmp_path / "work", "a")
     for number in (10, 20):
         rows = [{"step": step, "loss": 1 / step} for step in range(1, number + 1)]
-        checkpoints.write(number, tensors(number), {"seconds": 0.1 * number}, {"log": rows})
+        state = {"seconds": 0.1 * number}
+        checkpoints.write(Checkpoint(number, tensors(number), state, {"log": rows}))
     return checkpoints
 
 
@@ -58,9 +60,9 @@ def test_where_nothing_was_written_there_is_nothing(tmp_path):
 
 
 def test_the_two_newest_are_kept(written):
-    written.write(30, tensors(), {})
+    written.write(Checkpoint(30, tensors(), {}))
     assert names(written) == ["00000020", "00000030"]
-    written.write(30, tensors(), {"again": True})
+    written.write(Checkpoint(30, tensors(), {"again": True}))
     assert names(written) == ["00000020", "00000030"]
     assert written.latest().state == {"again": True}
 
@@ -79,14 +81,14 @@ def test_a_damaged_one_is_set_aside_for_the_one_before(written, caplog, file, da
     with caplog.at_level(logging.WARNING):
         assert written.latest().number == 10
     assert names(written) == ["00000010", "00000020.unusable"]
-    assert "It is set aside as 00000020.unusable." in caplog.text
+    assert "It was set aside as 00000020.unusable." in caplog.text
 
 
 def test_one_of_other_work_is_set_aside(written, caplog):
     with caplog.at_level(logging.WARNING):
         assert Checkpoints(written.folder, "b").latest() is None
     assert names(written) == ["00000010.unusable", "00000020.unusable"]
-    assert "of other settings, data, weights or versions. It is set aside" in caplog.text
+    assert "made with other settings, data, weights or versions. It was set aside" in caplog.text
     written.remove()
     assert not written.folder.exists()
 
@@ -97,7 +99,7 @@ def test_a_full_disk_leaves_the_older_ones(written, monkeypatch):
 
     monkeypatch.setattr(module.safetensors.torch, "save_file", fail)
     with pytest.raises(ResultError, match="the disk is full"):
-        written.write(30, tensors(), {})
+        written.write(Checkpoint(30, tensors(), {}))
     assert names(written) == ["00000010", "00000020"]
 
 
@@ -107,7 +109,7 @@ def test_the_disk_that_safetensors_finds_full_is_full(written, monkeypatch):
 
     monkeypatch.setattr(module.safetensors.torch, "save_file", fail)
     with pytest.raises(ResultError, match="the disk is full"):
-        written.write(30, tensors(), {})
+        written.write(Checkpoint(30, tensors(), {}))
 
 
 def test_what_a_killed_writer_left_is_cleared_away(written):

@@ -15,11 +15,12 @@ import yaml
 
 import grace_bench
 from grace_bench.cli import build_parser, main
-from grace_bench.steps import pipeline
+from grace_bench.steps.single import single_run
 from grace_bench.store.files import read_json, read_parquet, sha256_of
 from grace_bench.store.schemas import STEPS
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
+from grace_bench.suite.planned import plan_of
 
 MODEL = {
     "name": "tiny",
@@ -95,16 +96,13 @@ RUN = ["--model", "tiny", "--dataset", "cases", "--editor", "unedited"]
 FT = ["edit", *RUN, "--editor", "ft", "--set", "editor.steps=2"]
 
 
-def spec_text(*overrides: str, editor: str = "ft", seed: int = 0) -> str:
-    config = Path("config")
-    spec = pipeline.single_spec(
-        config / "config.yaml", config, "tiny", "cases", editor, seed, overrides
-    )
-    return pipeline.spec_json(spec)
-
-
-def changed_spec(**changes) -> str:
-    return json.dumps({**json.loads(spec_text()), **changes})
+def changed_plan(**changes) -> list[str]:
+    """The options of a run of a plan whose suite has been changed."""
+    suite = load_suite(Path("config/config.yaml"))
+    runs = expand(suite)
+    plan = plan_of(suite, runs)
+    Path("plan.json").write_text(json.dumps({**plan, "settings": {**plan["settings"], **changes}}))
+    return ["--plan", "plan.json", "--run", runs[0].id]
 
 
 def written(folder: Path) -> list[str]:
@@ -158,9 +156,9 @@ MISTAKES = {
     ),
     "a folder as suite": (["plan", "--suite", "config"], "config: cannot be read"),
     "suite as broken JSON": (["plan", "--suite-json", "{"], "--suite-json: not valid JSON ("),
-    "spec as broken JSON": (["edit", "--spec", "{'a': 1}"], "--spec: not valid JSON ("),
-    "spec as a list": (["edit", "--spec", "[]"], "--spec: must be a JSON object."),
-    "empty spec": (["edit", "--spec", "{}"], "--spec: suite: is missing; add it."),
+    "suite as a list": (["plan", "--suite-json", "[]"], "--suite-json: must be a JSON object."),
+    "plan without a run": (["edit", "--plan", "plan.json"], "--plan and --run go together"),
+    "run of no plan": (["edit", "--plan", "p.json", "--run", "x"], "p.json: no such file"),
     "set without a value": (["plan", "--set", "seeds"], "--set seeds: write it as key=value"),
     "missing plan": (
         ["summarise", "--plan", "plan.json", "--output", "results/x"],
@@ -186,26 +184,21 @@ def test_a_mistake_is_told_in_one_sentence_and_writes_nothing(folder, capsys, mi
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"suite": "../x"}, "--spec: suite: string should match pattern"),
-        ({"seed": -1}, "--spec: seed: input should be greater than or equal to 0 (got -1)."),
-        ({"sead": 1}, "--spec: sead: unknown key 'sead'; did you mean 'seed'?"),
+        ({"name": "../x"}, "plan.json: name: string should match pattern"),
+        ({"seeds": [-1]}, "seeds[0]: input should be greater than or equal to 0 (got -1)."),
+        ({"sead": 1}, "plan.json: sead: unknown key 'sead'; did you mean 'seeds'?"),
         (
-            {"editor": {"name": "x", "label": "x", "editor": "fft", "hyperparameters": {}}},
+            {"editors": [{"name": "x", "label": "x", "editor": "fft"}]},
             "editors.x: unknown editor 'fft'; did you mean 'ft'?",
         ),
         (
-            {"editor": {"name": "x", "label": "x", "editor": "ft", "hyperparameters": {"a": 1}}},
+            {"editors": [{"name": "x", "label": "x", "editor": "ft", "hyperparameters": {"a": 1}}]},
             "editors.x.a: unknown key 'a'.",
         ),
-        (
-            {"dataset": {**DATASET, "options": {"pth": 1}}},
-            "datasets.cases.options.pth: unknown key 'pth'; did you mean 'path'?",
-        ),
-        ({"model": {**MODEL, "name": "/etc"}}, "--spec: model.name: string should match pattern"),
     ],
 )
-def test_a_spec_is_checked_whole_before_anything_is_done(folder, capsys, changes, sentence):
-    assert main(["edit", "--spec", changed_spec(**changes)]) == 2
+def test_a_plan_is_checked_whole_before_anything_is_done(folder, capsys, changes, sentence):
+    assert main(["edit", *changed_plan(**changes)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert sentence in error
@@ -252,14 +245,14 @@ def test_a_result_that_cannot_be_written_is_the_machines_trouble(folder, capsys)
     (folder / "results").write_text("a file where the folder should be")
     assert main(["plan", "--output", "results/plan.json"]) == 75
     error = capsys.readouterr().err
-    assert error.startswith("error: results/plan.json: cannot be written (")
+    assert error.startswith("error: results/plan.json: cannot write (")
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", ".hidden", "a/b", ""])
 def test_the_ui_is_of_a_suite_and_nothing_else(folder, capsys, name):
     assert main(["ui", name]) == 2
-    assert "is no name of a suite" in capsys.readouterr().err
+    assert "is not a valid suite name" in capsys.readouterr().err
     assert not (folder / "results").exists()
 
 
@@ -321,10 +314,12 @@ def test_edit_by_names_makes_what_it_needs_and_the_run(finished):
     assert read_json(finished / RUN_FOLDER / "run.json")["counts"]["steps"] == 3
 
 
-def test_edit_by_spec_writes_the_same_bytes(finished, folder):
-    spec = spec_text("editor.steps=2", seed=3)
+def test_edit_of_a_plan_writes_the_same_bytes(finished, folder):
+    plan = ["--plan", "results/small/plan.json"]
+    changes = ["--set", "editor.steps=2", "--set", "seeds=[3]"]
+    assert main(["plan", *changes, "--output", plan[1]]) == 0
     for command in ("prepare-data", "prepare-model", "baseline", "edit"):
-        assert main([command, "--spec", spec]) == 0, command
+        assert main([command, *plan, "--run", "tiny/cases/ft/steps=2/seed-3"]) == 0, command
     ours, theirs = folder / RUN_FOLDER, finished / RUN_FOLDER
     for name in ("predictions.parquet", "probes.parquet", "editor.safetensors"):
         assert sha256_of(ours / name) == sha256_of(theirs / name), name
@@ -359,7 +354,7 @@ def test_the_end_says_scores_and_place_and_a_second_call_does_nothing(
     assert re.match(r"ES \d\.\d\d, ERR \d\.\d\d, TRR \d\.\d\d", scores)
     assert scores.endswith("of 3 steps")
     assert place == RUN_FOLDER
-    assert "is done already; remove its folder" in caplog.text
+    assert "is already done; remove its folder" in caplog.text
     assert (finished / RUN_FOLDER / "run.json").read_bytes() == before
 
 
@@ -447,7 +442,7 @@ def test_a_misspelt_section_gets_the_nearest_one(folder, capsys):
 
 def test_a_sweep_that_an_override_ends_is_said(folder, capsys, caplog):
     assert main(["plan", "--set", "editors.ft.steps=2"]) == 0
-    assert "--set: ft has one value of 'steps' now, not a sweep." in caplog.text
+    assert "--set: ft now has one value of 'steps' instead of a sweep." in caplog.text
 
 
 def test_edit_takes_the_suites_own_entry_of_the_editor(folder):
@@ -456,17 +451,16 @@ def test_edit_takes_the_suites_own_entry_of_the_editor(folder):
     Path("mine.yaml").write_text(yaml.safe_dump(suite))
     planned = {run.id for run in expand(load_suite(Path("mine.yaml")))}
     config = Path("config")
-    spec = pipeline.single_spec(Path("mine.yaml"), config, "tiny", "cases", "mine", 0)
-    assert spec.editor.hyperparameters["steps"] == 7
-    assert pipeline.Run(spec).id in planned
+    run = single_run(Path("mine.yaml"), config, "tiny", "cases", "mine", 0)
+    assert run.spec.editor.hyperparameters["steps"] == 7
+    assert run.id in planned
 
 
 def test_edit_does_the_run_of_a_suite_that_is_laid_over_the_default_one(folder):
     Path("mine.yaml").write_text("name: mine\nseeds: [3]\nstream: {facts: 2}\n")
     planned = {run.id: run.content_hash for run in expand(load_suite(Path("mine.yaml")))}
     config = Path("config")
-    spec = pipeline.single_spec(Path("mine.yaml"), config, "tiny", "cases", "unedited", 3)
-    run = pipeline.Run(spec)
+    run = single_run(Path("mine.yaml"), config, "tiny", "cases", "unedited", 3)
     assert planned[run.id] == run.content_hash
 
 

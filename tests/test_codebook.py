@@ -146,17 +146,17 @@ def test_rows_fit_the_record(tmp_path):
 
 def test_each_version_of_a_value_has_a_stamp_of_its_own():
     codebook = plane((0.0, 0.0), (5.0, 0.0), (9.0, 0.0))
-    assert codebook.stamps.tolist() == [1, 2, 3]
+    assert codebook.value_versions.tolist() == [1, 2, 3]
     codebook.set_value(1, torch.ones(3))
     codebook.overwrite(0, torch.ones(3), info())
     codebook.expand(2, torch.tensor([9.0, 1.0]), 1.0, 1.0, "moving_average")
     codebook.split(2, 1.0, 1.0, "half")
     codebook.note(2, ["b"], step=3, changed=True)
-    assert codebook.stamps.tolist() == [5, 4, 3]
+    assert codebook.value_versions.tolist() == [5, 4, 3]
     codebook.remove(1)
     codebook.add(torch.zeros(2), torch.zeros(3), 1.0, info())
-    assert codebook.stamps.tolist() == [5, 3, 6]
-    assert codebook_from_state(codebook_state(codebook)).stamps.tolist() == [1, 2, 3]
+    assert codebook.value_versions.tolist() == [5, 3, 6]
+    assert codebook_from_state(codebook_state(codebook)).value_versions.tolist() == [1, 2, 3]
 
 
 def test_only_what_moves_an_old_key_counts_as_a_move():

@@ -11,8 +11,9 @@ import yaml
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError
 from grace_bench.registry import EDITORS
-from grace_bench.steps.pipeline import single_spec
-from grace_bench.suite.compose import load_suite, merge, parse_value, set_value, without_resources
+from grace_bench.steps.single import single_run
+from grace_bench.suite.compose import load_suite, without_resources
+from grace_bench.suite.overrides import merge, parse_value, set_value
 from grace_bench.suite.plan import expand
 from grace_bench.suite.schema import SuiteConfig
 
@@ -186,7 +187,7 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         ),
         ({"set": ["datasets.x.label=X"]}, "unknown data set 'x'. Available: qa"),
         ({"set": ["editors.grace.steps=1"]}, "unknown editor 'grace'"),
-        ({"set": ["models.tiny=1"]}, "--set models.tiny: say which key, as in models.tiny.label="),
+        ({"set": ["models.tiny=1"]}, "--set models.tiny: name a key, as in models.tiny.label="),
         ({"set": ["models.tiny.layr=x"]}, "unknown key 'layr'; did you mean 'layer'?"),
         ({"set": ["editors.g.stps=1"]}, "unknown key 'stps'; did you mean 'steps'?"),
         (
@@ -254,7 +255,7 @@ def test_no_name_can_lead_out_of_the_results_folder(repository, part, name):
     else:
         whole = MODEL if part == "model" else DATASET
         raw["experiments"] = [{"model": MODEL, "dataset": DATASET, part: {**whole, "name": name}}]
-    reason = "is no text that can be written" if "\0" in name else "string should match pattern"
+    reason = "is a text that cannot be encoded" if "\0" in name else "string should match pattern"
     assert f"name: {reason}" in refusal(raw, repository / "config")
 
 
@@ -448,9 +449,9 @@ def test_a_single_run_takes_the_suites_overrides_of_its_own_parts(repository, tm
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(suite(experiments=experiments, editors=["ft"], set=lines)))
     names = ("tiny", "qa")
-    spec = single_spec(path, repository / "config", *names, "ft", 0, ["editors.ft.steps=5"])
+    spec = single_run(path, repository / "config", *names, "ft", 0, ["editors.ft.steps=5"]).spec
     assert (spec.model.max_length, spec.editor.hyperparameters["steps"]) == (9, 5)
-    spec = single_spec(path, repository / "config", *names, "unedited", 0)
+    spec = single_run(path, repository / "config", *names, "unedited", 0).spec
     assert spec.model.max_length == 9
 
 
@@ -619,9 +620,9 @@ PRESETS = [
 def test_released_rules_are_the_released_codes_whatever_the_file_tunes(repository, name):
     model, dataset = "facts-t5", "facts-qa"
     config = repository / "config"
-    spec = single_spec(
+    spec = single_run(
         config / "config.yaml", config, model, dataset, name, 0, ["editor.rules=released"]
-    )
+    ).spec
     schema = EDITORS.get(name).hyperparameters_class()
     assert spec.editor.hyperparameters == schema(rules="released").model_dump(mode="json")
 
@@ -648,7 +649,7 @@ def test_other_rules_leave_nothing_of_what_the_file_tunes(config_dir, entry, ove
 )
 def test_rules_are_one_for_an_editor(repository, part):
     said = refusal(suite(editors=[{**GRACE, **part}]), repository / "config")
-    assert "is tuned for one value of 'rules'; make an editor of each" in said
+    assert "is tuned for one value of 'rules'; define one editor per value" in said
 
 
 def test_parts_of_one_label_are_told_apart_by_their_names(repository):

@@ -16,7 +16,7 @@ import yaml
 from plugins import install
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grace_bench.cli import build_parser, spec_of, suite_of
+from grace_bench.cli import build_parser, run_of, suite_of
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.reporting.summary.write import CURVES, SUMMARY
 from grace_bench.steps.skeleton import write_skeleton
@@ -47,6 +47,7 @@ def test_every_setting_of_the_reference_is_explained():
     assert [row for row in rows if row.endswith("|  |")] == []
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rules_is_the_workflows(repository, update_readme):
     page = (repository / "docs/reference/commands.md").read_text()
     assert update_readme.rule_order() in page
@@ -76,9 +77,8 @@ def pages(repository) -> dict[str, str]:
     return {path.relative_to(repository).as_posix(): path.read_text() for path in paths}
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(repository, tmp_path):
-    """A slow test (20 s, half of it imports for the reference of the Python interface)."""
-    pytest.importorskip("sphinx", reason="Sphinx is not installed; `make install` installs it")
     arguments = ["-q", "-W", "--keep-going", "-d", str(tmp_path / "doctrees"), "docs"]
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", *arguments, str(tmp_path / "site")],
@@ -179,6 +179,7 @@ def commands(pages, tmp_path_factory) -> list[list[str]]:
     return [line.split("\0") for line in recorded if line]
 
 
+@pytest.mark.slow
 def test_each_snakemake_command_of_the_pages_plans(repository, commands, tmp_path):
     """A slow test (50 s): users copy these lines."""
     found = {tuple(c for c in line[1:] if c != "-n") for line in commands if line[0] == "snakemake"}
@@ -206,7 +207,7 @@ def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monk
     for line in found:
         options = build_parser().parse_args(line)
         if line[0] == "edit" and "my_editor" not in line:
-            assert spec_of(options).editor.hyperparameters
+            assert run_of(options).spec.editor.hyperparameters
         if line[0] in ("plan", "status") and options.suite is not None:
             assert suite_of(options).experiments
 
@@ -237,6 +238,7 @@ def my_package(pages, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_editor_of_the_docs_keeps_the_contract(repository, my_package):
     """A slow test (10 s): whoever writes an editor begins with this one."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "my_editor"]
@@ -252,6 +254,7 @@ def test_the_editor_of_the_docs_keeps_the_contract(repository, my_package):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 25
 
 
+@pytest.mark.slow
 def test_the_fact_of_the_docs_is_learnt(pages, tmp_path):
     [script] = [block for block in blocks(pages["docs/start.md"], "python") if "my-model" in block]
     tokenizer = train_tokenizer("gpt2", ["What is the twin city of Zorblatt? Oslo"] * 2, 300)

@@ -22,19 +22,20 @@ from grace_bench.editors.methods.ft.editor import FinetuneEditor
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.editors.methods.mend import training
 from grace_bench.errors import EditorError, Interrupted, ResultError
-from grace_bench.jobs import checkpoints
+from grace_bench.jobs import checkpoints, resumable
 from grace_bench.jobs.lease import Lease
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.run import evaluation, stream
 from grace_bench.steps import edit, precompute
-from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
-from grace_bench.steps.pipeline import checked_spec
+from grace_bench.steps.edit import CHECKPOINTS, RunFolders, run_stream
 from grace_bench.store import files
 from grace_bench.store.files import read_json, read_parquet
+from grace_bench.suite.plan import with_asset_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EVERY_STEP = Saving(minutes=0, steps=1)
+EVERY_STEP = CheckpointPolicy(minutes=0, steps=1)
 EDITORS = {
     "grace": {"steps": 3, "radius": 30.0},
     "ft": {"steps": 2},
@@ -55,7 +56,7 @@ EDITORS = {
 }
 WITH_ASSETS = ("mend", "rome")
 PROBES = {"every": 2, "batch_size": 8}
-PLACES = (stream, evaluation, checkpoints, files, edit)
+PLACES = (stream, evaluation, resumable, checkpoints, files, edit)
 """Modules whose calls are the moments."""
 
 
@@ -69,15 +70,14 @@ def prepared(small_inputs, tmp_path_factory):
         inputs = causal if editor == "rome" else small_inputs
         made = folder / editor if editor in WITH_ASSETS else None
         if made is not None:
-            checked = checked_spec(spec_of(editor).model_dump(mode="json"), "spec")
-            precompute.make_assets(checked, *inputs[:2], made)
+            precompute.make_assets(with_asset_settings(spec_of(editor)), *inputs[:2], made)
         known[editor] = (*inputs, made)
     return known
 
 
 def run_alone(editor: str, prepared, folder: Path, **options) -> dict:
     *inputs, made = prepared[editor]
-    return run_stream(spec_of(editor), *inputs, folder, made, **options)
+    return run_stream(spec_of(editor), RunFolders(*inputs, folder, made), **options)
 
 
 def spec_of(editor: str):
@@ -112,9 +112,10 @@ def result_of(folder: Path) -> dict:
 
 def do(editor: str, prepared, folder: Path) -> None:
     with Lease(folder) as lease:
-        run_alone(editor, prepared, folder, saving=EVERY_STEP, lease=lease)
+        run_alone(editor, prepared, folder, policy=EVERY_STEP, lease=lease)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
@@ -137,16 +138,16 @@ def test_runs_killed_at_fifty_random_moments_end_as_if_nothing_had_been(
     assert set(killer.met) == {module.__name__ for module in PLACES}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGKILL, {-9}), (signal.SIGTERM, {-15, 143})])
 def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, number, ends):
     settings = {**EDITORS["mend"], "training_steps": 6}
-    mend = checked_spec(spec("mend", hyperparameters=settings).model_dump(mode="json"), "spec")
-    places = (training, checkpoints, files)
+    mend = with_asset_settings(spec("mend", hyperparameters=settings))
+    places = (training, resumable, checkpoints, files)
     killer, wanted = Killer(places, number, most=25), tmp_path / "undisturbed"
-    often = {"checkpoint_minutes": 1e-9}
-    make = functools.partial(precompute.make_assets, mend, *prepared["mend"][:2], **often)
+    make = functools.partial(precompute.make_assets, mend, *prepared["mend"][:2], policy=EVERY_STEP)
     make(wanted)
     wanted_files = {path.name: path.read_bytes() for path in wanted.glob("*.safetensors")}
     killer.learn("mend", lambda: make(tmp_path / "counted"))
@@ -211,7 +212,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     newest.write_bytes(bytes(content))
     with caplog.at_level("WARNING"):
         run_alone("grace", prepared, tmp_path)
-    assert "changed since it was written. It is set aside as 00000004.unusable" in caplog.text
+    assert "changed since it was written. It was set aside as 00000004.unusable" in caplog.text
     assert read_json(tmp_path / "run.json")["restarts"] == [3]
     assert result_of(tmp_path) == undisturbed["grace"]
 
@@ -219,7 +220,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
 def test_a_checkpoint_of_other_settings_is_not_used(prepared, tmp_path, undisturbed):
     in_child(lambda: stop_after(4, prepared, tmp_path))
     other = spec("grace", hyperparameters={**EDITORS["grace"], "steps": 2}, probes=PROBES)
-    assert run_stream(other, *prepared["grace"][:3], tmp_path)["restarts"] == []
+    assert run_stream(other, RunFolders(*prepared["grace"][:3], tmp_path))["restarts"] == []
 
 
 def stop_after(step: int, prepared, folder: Path) -> None:
@@ -229,7 +230,7 @@ def stop_after(step: int, prepared, folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with Stop(folder) as lease:
-        run_alone("grace", prepared, folder, saving=EVERY_STEP, lease=lease)
+        run_alone("grace", prepared, folder, policy=EVERY_STEP, lease=lease)
 
 
 def test_what_was_trained_ahead_is_not_lost(prepared, undisturbed, tmp_path, monkeypatch):
@@ -249,7 +250,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(prepared, undisturbed, tmp_p
         raise ResultError("the disk is full")
 
     monkeypatch.setattr(edit.Checkpoints, "write", full)
-    run_alone("grace", prepared, tmp_path, saving=EVERY_STEP)
+    run_alone("grace", prepared, tmp_path, policy=EVERY_STEP)
     assert result_of(tmp_path) == undisturbed["grace"]
 
 
@@ -257,12 +258,12 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time(prepared, tmp_pat
     """One that takes long makes the pause before the next one long."""
     written = []
 
-    def slow(self, number, *_args):
-        written.append(number)
+    def slow(self, made):
+        written.append(made.number)
         time.sleep(0.2)
 
     monkeypatch.setattr(edit.Checkpoints, "write", slow)
-    run_alone("grace", prepared, tmp_path, saving=Saving(minutes=1e-6))
+    run_alone("grace", prepared, tmp_path, policy=CheckpointPolicy(minutes=1e-6))
     assert written == [1]  # 0.2 s may be spent every 10 s
 
 
@@ -364,25 +365,25 @@ def test_no_memory_for_edits_in_a_batch_makes_them_one_by_one(prepared, tmp_path
 
 
 def test_the_lease_says_how_far_a_run_is(prepared, tmp_path, monkeypatch):
-    told = []
+    reported = []
 
-    class Told(Lease):
-        def tell(self, **what):
-            super().tell(**what)
-            told.append(what)
+    class Reported(Lease):
+        def report(self, **progress):
+            super().report(**progress)
+            reported.append(progress)
 
-    with Told(tmp_path) as lease:
+    with Reported(tmp_path) as lease:
         run_alone("grace", prepared, tmp_path, lease=lease)
-    assert [what["step"] for what in told] == [0, 1, 2, 3, 4, 5, 6]
-    assert {what["steps"] for what in told} == {6}
-    assert told[-1]["seconds_left"] == 0
+    assert [progress["step"] for progress in reported] == [0, 1, 2, 3, 4, 5, 6]
+    assert {progress["steps"] for progress in reported} == {6}
+    assert reported[-1]["seconds_left"] == 0
 
 
 def test_a_run_that_lost_its_lease_writes_no_result(prepared, tmp_path):
     class Lost(Lease):
         def check(self):
             if self._content.get("step") == 3:
-                raise ResultError("another one has taken the work over")
+                raise ResultError("another one has taken over the work")
 
     with Lost(tmp_path) as lease, pytest.raises(ResultError, match="taken the work over"):
         run_alone("grace", prepared, tmp_path, lease=lease)

@@ -43,10 +43,12 @@ def test_set_aside_the_model_answers_as_it_did_and_afterwards_as_edited(kind):
     after = logits(model, kind)
     assert not torch.equal(after, before)
     for _ in range(2):
-        with editor.set_aside():
+        with editor.disabled():
             assert torch.equal(logits(model, kind), before)
         assert torch.equal(logits(model, kind), after)
-    assert editor.answering_keys(1) == [0]
+    with editor.recorded_keys() as keys:
+        logits(model, kind)
+    assert keys == [[0]]
     editor.remove()
     assert torch.equal(logits(model, kind), before)
 
@@ -54,7 +56,7 @@ def test_set_aside_the_model_answers_as_it_did_and_afterwards_as_edited(kind):
 def test_a_failure_while_set_aside_brings_the_editor_back():
     model, editor, _ = edited("gpt2")
     after = logits(model, "gpt2")
-    with pytest.raises(RuntimeError, match="out of memory"), editor.set_aside():
+    with pytest.raises(RuntimeError, match="out of memory"), editor.disabled():
         raise RuntimeError("out of memory")
     assert torch.equal(logits(model, "gpt2"), after)
 

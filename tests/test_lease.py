@@ -49,7 +49,7 @@ def write_lease(folder, seconds_old, **content):
 
 def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
     with Lease(tmp_path / "run") as lease:
-        lease.tell(state="running", step=3, steps=10)
+        lease.report(state="running", step=3, steps=10)
         path = tmp_path / "run" / LEASE
         wait_until(lambda: "step" in (read_lease(path) or {}), 60, "it is renewed")
         found = read_lease(path)
@@ -99,7 +99,7 @@ def test_a_lease_that_was_not_renewed_is_taken_over(tmp_path, sign):
 def test_a_damaged_lease_counts_until_it_is_old(tmp_path, content):
     path = tmp_path / LEASE
     path.write_text(content)
-    with pytest.raises(ResultError, match="run again"):
+    with pytest.raises(ResultError, match="rerun"):
         Lease(tmp_path, wait_minutes=0.001).__enter__()
     os.utime(path, (1, 1))
     with Lease(tmp_path, wait_minutes=0.001) as lease:
@@ -136,7 +136,7 @@ def test_a_process_that_slept_too_long_notices_that_its_lease_is_gone(tmp_path):
     with Lease(tmp_path) as lease:
         write_lease(tmp_path, seconds_old=0)
         wait_until(lambda: is_lost(lease), 60, "it is known to be lost")
-        with pytest.raises(ResultError, match="another one has taken the work over"):
+        with pytest.raises(ResultError, match="another one has taken over the work"):
             lease.check()
     assert read_lease(tmp_path / LEASE)["token"] == "other"  # not ours to remove
 

@@ -56,14 +56,19 @@ def refused(capsys, *command: str) -> str:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_in_a_run_as_json(capsys, name, part):
-    text = json.dumps(named(part, name))
-    key = part if part == "suite" else f"{part}.name"
+def test_in_a_plan(capsys, fence, name, part):
+    run = named(part, name)
+    experiment = {key: run[key] for key in ("model", "dataset", "stream", "probes")}
+    settings = {"name": run["suite"], "experiments": [experiment], "editors": [run["editor"]]}
+    (fence.inside / "plan.json").write_text(json.dumps({"settings": settings}))
+    place = {"suite": "name", "editor": "editors[0].name"}.get(part, f"experiments[0].{part}.name")
     for command in RUN_COMMANDS:
-        assert f"--spec: {key}: " in refused(capsys, command, "--spec", text)
-    bundle = f'{{"first": {text}, "others": []}}'
-    said = refused(capsys, "edit-bundle", "--specs", bundle, "--output", "bundle.json")
-    assert f"--specs: {key}: " in said
+        said = refused(capsys, command, "--plan", "plan.json", "--run", "x")
+        assert f"plan.json: {place}: " in said
+    said = refused(
+        capsys, "edit-bundle", "--plan", "plan.json", "--runs", "x", "--output", "b.json"
+    )
+    assert f"plan.json: {place}: " in said
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -94,11 +99,11 @@ def test_as_an_option(capsys, fence, name, part):
     wanted = {"model": "unknown model", "dataset": "unknown data set", "editor": "unknown editor"}
     for command in RUN_COMMANDS:
         said = refused(capsys, command, *options)
-        assert wanted[part] in said or "is no text that can be written" in said
+        assert wanted[part] in said or "is a text that cannot be encoded" in said
 
 
 def test_of_a_suite_for_the_ui(capsys, name):
-    assert "is no name of a suite" in refused(capsys, "ui", name)
+    assert "is not a valid suite name" in refused(capsys, "ui", name)
 
 
 def test_of_a_package_to_begin_from(capsys, name):

@@ -46,6 +46,7 @@ def test_planning_imports_nothing_heavy(repository):
     assert heavy_after(imports + plan, repository) == set()
 
 
+@pytest.mark.slow
 def test_reporting_imports_no_torch(repository):
     files = (repository / "grace_bench/reporting").rglob("*.py")
     names = sorted(".".join(f.relative_to(repository).with_suffix("").parts) for f in files)

@@ -67,11 +67,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "the disk is full; free some space and run again."),
-        (errno.EDQUOT, "the disk is full; free some space and run again."),
-        (errno.EACCES, "the folder cannot be written; check its permissions or choose another."),
-        (errno.EROFS, "the folder cannot be written; check its permissions or choose another."),
-        (errno.EIO, "cannot be written (Input/output error); mend the cause and run again."),
+        (errno.ENOSPC, "the disk is full; free some space and rerun."),
+        (errno.EDQUOT, "the disk is full; free some space and rerun."),
+        (errno.EACCES, "the folder is not writable; check its permissions or choose another."),
+        (errno.EROFS, "the folder is not writable; check its permissions or choose another."),
+        (errno.EIO, "cannot write (Input/output error); fix the problem and rerun."),
     ],
 )
 def test_a_write_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, number, sentence):
@@ -107,7 +107,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path, write)
     path.write_text("old")
     rows = [{**PROBE, "value": math.sin(i)} for i in range(4096)]
     writers = {"json": write_json, "parquet": lambda p, rows: write_parquet(p, rows, PROBES)}
-    with no_room(4096), pytest.raises(ResultError, match=r"record: .* run again"):
+    with no_room(4096), pytest.raises(ResultError, match=r"record: .* rerun"):
         writers[write](path, rows)
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["record"]
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     # A file where a folder should be: refused to root as well.
     (tmp_path / "results").write_text("a file")
     for path in (tmp_path / "results" / "x.json", tmp_path / "results" / "a" / "x.json"):
-        with pytest.raises(ResultError, match=r"x\.json: cannot be written \("):
+        with pytest.raises(ResultError, match=r"x\.json: cannot write \("):
             write_json(path, {})
     assert names_in(tmp_path) == ["results"]
 
@@ -210,7 +210,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path):
     whole = path.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(DataError, match=r"x\.parquet: not a whole Parquet file \(") as caught:
+        with pytest.raises(DataError, match=r"x\.parquet: not an intact Parquet file \(") as caught:
             read_parquet(path, PROBES)
         assert "\n" not in str(caught.value)
 
@@ -237,7 +237,7 @@ def test_a_file_of_another_shape_is_one_sentence(tmp_path, table, sentence):
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such file; run the step that makes it first"):
         read_parquet(tmp_path / "x.parquet", PROBES)
-    with pytest.raises(DataError, match="not a whole Parquet file"):
+    with pytest.raises(DataError, match="not an intact Parquet file"):
         read_parquet(tmp_path, PROBES)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from grace_bench.errors import ConfigError
-from grace_bench.steps import pipeline
+from grace_bench.steps.single import single_run
 from grace_bench.suite import plan
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor
+from grace_bench.suite.planned import is_plan_outdated, plan_of, planned_runs, write_plan
 from grace_bench.suite.schema import EditorConfig, RunSpec, SuiteConfig
 
 MODEL = {
@@ -214,11 +215,24 @@ def test_canonical_json_refuses_what_is_no_number(value):
         canonical_json({"x": value})
 
 
-def test_a_run_given_as_json_is_the_run_it_came_from():
-    [run] = expanded([{**GRACE, "hyperparameters": {"radius": 3}}])
-    again = pipeline.checked_spec(RunSpec.model_validate_json(pipeline.spec_json(run.spec)), "spec")
-    assert Run(again).id == run.id
-    assert Run(again).content_hash == run.content_hash
+def test_a_run_of_a_plan_is_the_run_that_was_planned(tmp_path):
+    chosen = suite(editors=[{**GRACE, "hyperparameters": {"radius": 3}, "sweep": {"steps": [2]}}])
+    runs, path = expand(chosen, tmp_path), tmp_path / "s/plan.json"
+    write_plan(chosen, runs, path)
+    found = planned_runs(path, [run.id for run in runs])
+    assert [(run.id, run.folder) for run in found] == [(run.id, run.folder) for run in runs]
+    assert [run.content_hash for run in found] == [run.content_hash for run in runs]
+    with pytest.raises(ConfigError, match="has no run 'tiny/qa/x'"):
+        planned_runs(path, ["tiny/qa/x"])
+
+
+def test_a_run_of_a_plan_has_no_labels_as_no_job_depends_on_them(tmp_path):
+    chosen, other = suite(), suite(editors=[{**GRACE, "label": "X"}])
+    specs = []
+    for one in (chosen, other):
+        write_plan(one, expand(one), tmp_path / "s/plan.json")
+        specs += [run.spec for run in planned_runs(tmp_path / "s/plan.json", [expand(one)[0].id])]
+    assert specs[0] == specs[1]
 
 
 def test_unnamed_hyperparameters_are_filled_in():
@@ -226,25 +240,6 @@ def test_unnamed_hyperparameters_are_filled_in():
     settings = resolve_editor(editor).hyperparameters
     assert settings["radius"] == 3.0
     assert (settings["steps"], settings["rules"]) == (100, "corrected")
-
-
-def test_a_rule_of_the_workflow_gets_only_what_its_output_depends_on():
-    def texts(**changes) -> tuple[str, str, str]:
-        chosen = suite(**changes)
-        return (
-            pipeline.dataset_spec_json(chosen, "qa"),
-            pipeline.model_spec_json(chosen, expand(chosen)[0]),
-            pipeline.spec_json(expand(chosen)[0].spec),
-        )
-
-    before = texts()
-    trained = {**MODEL, "training": {"steps": 6, "learning_rate": 1e-3}}
-    other_model = texts(experiments=[{"model": trained, "dataset": DATASET}])
-    other_editor = texts(editors=[{**GRACE, "hyperparameters": {"radius": 2}}])
-    other_label = texts(editors=[{**GRACE, "label": "GRACE"}])
-    assert [a == b for a, b in zip(before, other_model, strict=True)] == [True, False, False]
-    assert [a == b for a, b in zip(before, other_editor, strict=True)] == [True, True, False]
-    assert before == other_label
 
 
 def test_each_seed_has_a_base_model_of_its_own():
@@ -269,15 +264,15 @@ def test_a_model_that_is_not_trained_is_shared_by_all_seeds():
 
 def test_the_plan_lists_runs_with_labels_and_says_which_only_a_sweep_reaches(tmp_path):
     entry = {**GRACE, "sweep": {"radius": [2]}}
-    plain, swept = pipeline.plan(suite(editors=[entry]))
+    known, relabelled = suite(editors=[entry]), suite(editors=[{**entry, "label": "X"}])
+    plain, swept = plan_of(known, expand(known))["runs"]
     assert (plain["in_sweep"], swept["in_sweep"]) == (False, True)
     assert swept["folder"] == "results/s/runs/tiny/qa/g/radius=2.0/seed-0"
     assert swept["labels"] == {"model": "Tiny", "dataset": "QA", "editor": "G"}
-    known, relabelled = suite(editors=[entry]), suite(editors=[{**entry, "label": "X"}])
-    assert pipeline.is_plan_outdated("s", expand(known, tmp_path), tmp_path)
-    pipeline.write_plan(known, tmp_path / "s/plan.json", tmp_path)
-    assert not pipeline.is_plan_outdated("s", expand(known, tmp_path), tmp_path)
-    assert pipeline.is_plan_outdated("s", expand(relabelled, tmp_path), tmp_path)
+    assert is_plan_outdated(known, expand(known, tmp_path), tmp_path)
+    write_plan(known, expand(known, tmp_path), tmp_path / "s/plan.json")
+    assert not is_plan_outdated(known, expand(known, tmp_path), tmp_path)
+    assert is_plan_outdated(relabelled, expand(relabelled, tmp_path), tmp_path)
 
 
 def test_one_run_by_names_takes_the_suites_settings_and_the_overrides(repository, tmp_path):
@@ -302,11 +297,11 @@ set: [probes.every=7]
         "stream.max_edits=2",
         "probes.upstream=1",
     ]
-    found = pipeline.single_spec(path, config, "facts-t5", "facts-qa", "grace", 9, overrides)
+    found = single_run(path, config, "facts-t5", "facts-qa", "grace", 9, overrides).spec
     assert (found.suite, found.seed, found.model.max_length) == ("mine", 9, 32)
     assert (found.stream.facts, found.stream.order, found.stream.max_edits) == (5, "given", 2)
     assert (found.probes.every, found.probes.upstream) == (7, 1)
     assert found.model.training.steps == 3
     assert found.editor.hyperparameters["radius"] == 4.0
-    elsewhere = pipeline.single_spec(path, config, "minilm", "facts-topics", "ft", 0)
+    elsewhere = single_run(path, config, "minilm", "facts-topics", "ft", 0).spec
     assert (elsewhere.model.name, elsewhere.stream.facts) == ("minilm", 50)

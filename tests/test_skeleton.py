@@ -14,6 +14,7 @@ from grace_bench.cli import main
 KINDS = ("editor", "dataset", "task")
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_its_own_tests(tmp_path, monkeypatch):
     """A slow test (10 s): it is what an author of a method begins with."""
     monkeypatch.chdir(tmp_path)
@@ -40,15 +41,15 @@ def test_what_is_written_passes_its_own_tests(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "name", "sentence"),
     [
-        ("editor", "grace", "editor 'grace' is there already"),
-        ("dataset", "zsre", "data set builder 'zsre' is there already"),
-        ("task", "classification", "task 'classification' is there already"),
-        ("editor", "json", "a Python module is called 'json' already"),
-        ("editor", "torch", "a Python module is called 'torch' already"),
+        ("editor", "grace", "editor 'grace' already exists"),
+        ("dataset", "zsre", "data set builder 'zsre' already exists"),
+        ("task", "classification", "task 'classification' already exists"),
+        ("editor", "json", "a Python module named 'json' already exists"),
+        ("editor", "torch", "a Python module named 'torch' already exists"),
         ("editor", "class", "'class' cannot be the name of a package"),
         ("editor", "My-Editor", "'My-Editor' cannot be the name of a package"),
         ("editor", "../x", "'../x' cannot be the name of a package"),
-        ("editor", "there", "there: is there already"),
+        ("editor", "there", "there: already exists"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused_and_writes_nothing(

@@ -20,9 +20,10 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.errors import ResultError
 from grace_bench.jobs import lease
-from grace_bench.jobs.checkpoints import Checkpoints
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.lease import Lease
-from grace_bench.steps.edit import CHECKPOINTS, Saving, run_stream
+from grace_bench.jobs.resumable import CheckpointPolicy
+from grace_bench.steps.edit import CHECKPOINTS, RunFolders, run_stream
 from grace_bench.store.files import read_json, read_parquet, write_parquet
 from grace_bench.store.schemas import PROBES
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SIZE = 8 * 2**20
-EVERY_STEP = Saving(minutes=0, steps=1)
+EVERY_STEP = CheckpointPolicy(minutes=0, steps=1)
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
 
 
@@ -84,7 +87,7 @@ def disk(tmp_path) -> Iterator[Disk]:
 @pytest.fixture(scope="module")
 def undisturbed(small_inputs, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_stream(grace(), *small_inputs, folder)
+    run_stream(grace(), RunFolders(*small_inputs, folder))
     return {name: (folder / name).read_bytes() for name in EQUAL}
 
 
@@ -94,7 +97,9 @@ def grace():
 
 def do(small_inputs, folder: Path) -> dict:
     with Lease(folder) as lease:
-        return run_stream(grace(), *small_inputs, folder, saving=EVERY_STEP, lease=lease)
+        return run_stream(
+            grace(), RunFolders(*small_inputs, folder), policy=EVERY_STEP, lease=lease
+        )
 
 
 def at_step(monkeypatch, step: int, happen) -> None:
@@ -115,13 +120,13 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
 ):
     """Checkpoints are left out from then on; the results cannot be, and none is half-written."""
     begin, end = (disk.fill, disk.free) if trouble == "full" else (disk.forbid, disk.allow)
-    sentence = "the disk is full; free" if trouble == "full" else "cannot be written; check its"
+    sentence = "the disk is full; free" if trouble == "full" else "is not writable; check its"
     run = disk.folder / "run"
     with monkeypatch.context() as patch:
         at_step(patch, 3, begin)
         with caplog.at_level("WARNING"), pytest.raises(ResultError, match=sentence):
             do(small_inputs, run)
-    assert "no checkpoint at step 3, going on" in caplog.text
+    assert "no checkpoint at step 3, continuing" in caplog.text
     end()
     whole = {f"run/{CHECKPOINTS}/0000000{n}/{name}" for n in (1, 2) for name in checkpoint_files()}
     # A lease cannot be taken back from a disk that takes no changes: it is a dead process's. How
@@ -150,7 +155,7 @@ def test_a_run_does_not_begin_where_nothing_can_be_written(small_inputs, disk, t
 def test_a_data_set_on_a_full_disk_leaves_nothing_and_is_made_later(disk):
     disk.fill()
     (disk.folder / "filler").write_bytes(b"x" * (SIZE - 3 * 4096))  # room for some of its files
-    with pytest.raises(ResultError, match="the disk is full; free some space and run again"):
+    with pytest.raises(ResultError, match="the disk is full; free some space and rerun"):
         prepare_data(disk.folder / "data")
     assert not (disk.folder / "data" / "manifest.json").exists()
     assert not [name for name in disk.files() if name.endswith(".tmp")]
@@ -176,10 +181,10 @@ def test_what_stands_there_is_untouched_by_a_write_that_fails(disk):
 
 def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(disk):
     checkpoints = Checkpoints(disk.folder / CHECKPOINTS, "work")
-    checkpoints.write(1, {}, {"at": 1})
+    checkpoints.write(Checkpoint(1, {}, {"at": 1}))
     disk.fill()
     with pytest.raises(ResultError, match="the disk is full"):
-        checkpoints.write(2, {}, {"at": 2, "much": "x" * 2**20})
+        checkpoints.write(Checkpoint(2, {}, {"at": 2, "much": "x" * 2**20}))
     assert checkpoints.latest().state == {"at": 1}
 
 

@@ -18,7 +18,7 @@ from grace_bench.errors import DataError
 from grace_bench.models.loading import load_model
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.run.stream import edits_at_once, select_stream
-from grace_bench.steps.edit import run_stream
+from grace_bench.steps.edit import RunFolders, run_stream
 from grace_bench.store.files import read_json, read_parquet, sha256_of, write_json, write_parquet
 from grace_bench.store.schemas import EXAMPLES, LATENCY, PREDICTIONS, PROBES, STEPS
 from grace_bench.suite.plan import content_hash
@@ -30,7 +30,7 @@ from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 def finished(small_inputs, tmp_path_factory):
     """The folder of one `ft` run with six steps, probes after four and at the end."""
     folder = tmp_path_factory.mktemp("run")
-    run_stream(spec(), *small_inputs, folder)
+    run_stream(spec(), RunFolders(*small_inputs, folder))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_a_probe_has_all_past_edits_and_their_facts_held_out_phrasings(finished)
 
 
 def test_the_unedited_model_scores_what_the_baseline_says(small_inputs, tmp_path):
-    run_stream(spec("unedited"), *small_inputs, tmp_path)
+    run_stream(spec("unedited"), RunFolders(*small_inputs, tmp_path))
     steps, probes, predictions = tables(tmp_path)
     baseline = {
         (row["role"], row["example_id"]): row
@@ -187,7 +187,7 @@ def test_the_baseline_counts_the_errors_the_stream_can_meet(small_inputs):
 def test_the_same_seed_gives_the_same_bytes(finished, small_inputs, tmp_path):
     torch.manual_seed(4321)
     random.seed(4321)
-    run_stream(spec(), *small_inputs, tmp_path)
+    run_stream(spec(), RunFolders(*small_inputs, tmp_path))
     for name in ("predictions.parquet", "probes.parquet", "editor.safetensors"):
         assert sha256_of(tmp_path / name) == sha256_of(finished / name), name
     first, again = tables(finished)[0], tables(tmp_path)[0]
@@ -197,7 +197,7 @@ def test_the_same_seed_gives_the_same_bytes(finished, small_inputs, tmp_path):
 
 
 def test_another_seed_gives_another_order(finished, small_inputs, tmp_path):
-    run_stream(spec(seed=1), *small_inputs, tmp_path)
+    run_stream(spec(seed=1), RunFolders(*small_inputs, tmp_path))
     assert ids(tables(tmp_path)[0]) != ids(tables(finished)[0])
     weights = [
         load_file(folder / "editor.safetensors")["weight"] for folder in (finished, tmp_path)
@@ -224,7 +224,7 @@ def test_the_prepared_tokenizer_is_the_one_the_model_was_trained_with(small_inpu
 
 def test_no_more_edits_than_asked_for(small_inputs, tmp_path):
     stream_config = {"facts": None, "max_edits": 3}
-    record = run_stream(spec("unedited", stream=stream_config), *small_inputs, tmp_path)
+    record = run_stream(spec("unedited", stream=stream_config), RunFolders(*small_inputs, tmp_path))
     steps, probes, _ = tables(tmp_path)
     assert record["counts"]["edits"] == steps[-1]["n_edits"] == 3
     assert steps[-1]["edited"]
@@ -232,7 +232,7 @@ def test_no_more_edits_than_asked_for(small_inputs, tmp_path):
 
 
 def test_a_probe_at_the_last_step_is_made_once(small_inputs, tmp_path):
-    run_stream(spec("unedited", probes={"every": 3}), *small_inputs, tmp_path)
+    run_stream(spec("unedited", probes={"every": 3}), RunFolders(*small_inputs, tmp_path))
     _, probes, predictions = tables(tmp_path)
     assert sorted({p["step"] for p in predictions if p["role"] == "upstream"}) == [0, 3, 6]
     assert len({(p["step"], p["metric"], p["measure"]) for p in probes}) == len(probes)
@@ -241,8 +241,14 @@ def test_a_probe_at_the_last_step_is_made_once(small_inputs, tmp_path):
 
 
 def test_with_a_codebook_averages_are_exact_after_every_edit(small_inputs, tmp_path):
-    run_stream(spec("grace", probes={"every": 4, "batch_size": 8}), *small_inputs, tmp_path / "one")
-    run_stream(spec("grace", probes={"every": 1, "batch_size": 8}), *small_inputs, tmp_path / "two")
+    run_stream(
+        spec("grace", probes={"every": 4, "batch_size": 8}),
+        RunFolders(*small_inputs, tmp_path / "one"),
+    )
+    run_stream(
+        spec("grace", probes={"every": 1, "batch_size": 8}),
+        RunFolders(*small_inputs, tmp_path / "two"),
+    )
     every_fourth, every = tables(tmp_path / "one"), tables(tmp_path / "two")
     assert every_fourth[1] == every[1]
     assert {p["n_edits"] for p in every[1]} == set(range(every[0][-1]["n_edits"] + 1))
@@ -267,7 +273,7 @@ def test_the_quick_ways_find_what_the_direct_one_finds(small_inputs, tmp_path, e
     ways = {"direct": 1, engine: 3}
     for way, at_once in ways.items():
         compute = {"device": "cpu", "engine": way, "edits_at_once": at_once}
-        run_stream(spec("grace", compute=compute), *small_inputs, tmp_path / way)
+        run_stream(spec("grace", compute=compute), RunFolders(*small_inputs, tmp_path / way))
     direct, quick = tables(tmp_path / "direct"), tables(tmp_path / engine)
     names = ("step", "example_id", "branch", "key", "nearest_key", "distance", "es", "n_keys")
     for one, other in zip(direct[0], quick[0], strict=True):
@@ -283,7 +289,7 @@ def test_the_quick_ways_find_what_the_direct_one_finds(small_inputs, tmp_path, e
 @pytest.mark.parametrize("engine", ["lean", "direct"])
 def test_a_prediction_names_the_key_that_answered_it(small_inputs, tmp_path, engine):
     compute = {"device": "cpu", "engine": engine}
-    run_stream(spec("grace", 0, WIDE, compute=compute), *small_inputs, tmp_path)
+    run_stream(spec("grace", 0, WIDE, compute=compute), RunFolders(*small_inputs, tmp_path))
     steps, _, predictions = tables(tmp_path)
     after = [p for p in predictions if p["role"] == "edit"]
     assert [p["key"] for p in after] == [step["key"] for step in steps if step["edited"]]
@@ -298,8 +304,8 @@ def test_without_a_codebook_no_key_answers(finished):
 @pytest.mark.parametrize("editor", ["grace", "ft", "memory"])
 def test_timing_inputs_changes_no_result(small_inputs, tmp_path, editor):
     timed = {**spec().probes.model_dump(), "latency": 2}
-    run_stream(spec(editor), *small_inputs, tmp_path / "plain")
-    record = run_stream(spec(editor, probes=timed), *small_inputs, tmp_path / "timed")
+    run_stream(spec(editor), RunFolders(*small_inputs, tmp_path / "plain"))
+    record = run_stream(spec(editor, probes=timed), RunFolders(*small_inputs, tmp_path / "timed"))
     for name in ("predictions.parquet", "probes.parquet"):
         assert sha256_of(tmp_path / "timed" / name) == sha256_of(tmp_path / "plain" / name)
     rows = read_parquet(tmp_path / "timed" / "latency.parquet", LATENCY).to_pylist()
@@ -321,7 +327,7 @@ def test_only_a_run_that_times_inputs_has_another_identity():
 
 def test_probes_take_no_more_examples_than_asked_for(small_inputs, tmp_path):
     probes = {"every": 2, "upstream": 2, "holdout": 1, "accurate": 1}
-    run_stream(spec("unedited", probes=probes), *small_inputs, tmp_path)
+    run_stream(spec("unedited", probes=probes), RunFolders(*small_inputs, tmp_path))
     sizes = {(p["metric"], p["n"]) for p in tables(tmp_path)[1] if p["metric"] != "es"}
     assert sizes >= {("trr", 2), ("arr", 1), ("holdout", 1)}
     assert {n for metric, n in sizes if metric in ("trr", "arr", "holdout")} == {1, 2}
@@ -337,7 +343,7 @@ def test_what_is_right_is_edited_only_if_all_is(small_inputs, tmp_path, monkeypa
 
     monkeypatch.setattr(QuestionAnswering, "is_error", every_second)
     config = {"facts": 3, "edit": edit}
-    record = run_stream(spec("unedited", stream=config), *small_inputs, tmp_path)
+    record = run_stream(spec("unedited", stream=config), RunFolders(*small_inputs, tmp_path))
     steps, _, _ = tables(tmp_path)
     assert [step["is_error"] for step in steps] == [True, False] * 3
     edited = [True] * 6 if edit == "all" else [True, False] * 3
@@ -348,7 +354,7 @@ def test_what_is_right_is_edited_only_if_all_is(small_inputs, tmp_path, monkeypa
 
 def test_a_stream_without_errors_ends_with_a_probe(small_inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
-    record = run_stream(spec("unedited"), *small_inputs, tmp_path)
+    record = run_stream(spec("unedited"), RunFolders(*small_inputs, tmp_path))
     _, probes, _ = tables(tmp_path)
     assert record["counts"]["edits"] == 0
     assert {(p["step"], p["metric"]) for p in probes} == {
@@ -361,8 +367,8 @@ def test_a_stream_without_errors_ends_with_a_probe(small_inputs, tmp_path, monke
 def test_an_empty_stream_is_one_sentence(small_inputs, tmp_path):
     data = shutil.copytree(small_inputs[0], tmp_path / "data")
     write_parquet(data / "edits.parquet", [], EXAMPLES)
-    with pytest.raises(DataError, match="the edit stream is empty; prepare the data set again"):
-        run_stream(spec(), data, *small_inputs[1:], tmp_path / "run")
+    with pytest.raises(DataError, match="the edit stream is empty; prepare it again"):
+        run_stream(spec(), RunFolders(data, *small_inputs[1:], tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -372,7 +378,7 @@ def test_a_baseline_of_something_else_is_refused(small_inputs, tmp_path, key):
     record = read_json(baseline / "baseline.json")
     write_json(baseline / "baseline.json", {**record, key: "0" * 64})
     with pytest.raises(DataError, match="baseline was made with other data or another model"):
-        run_stream(spec(), *small_inputs[:2], baseline, tmp_path / "run")
+        run_stream(spec(), RunFolders(*small_inputs[:2], baseline, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -381,7 +387,7 @@ def test_missing_data_is_one_sentence(small_inputs, tmp_path, missing):
     data = shutil.copytree(small_inputs[0], tmp_path / "data")
     (data / missing).unlink()
     with pytest.raises(DataError, match="no such file; run the step that makes it first"):
-        run_stream(spec(), data, *small_inputs[1:], tmp_path / "run")
+        run_stream(spec(), RunFolders(data, *small_inputs[1:], tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -391,13 +397,13 @@ def test_run_json_comes_last(small_inputs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(base.Editor, "save", fail)
     with pytest.raises(RuntimeError, match="killed"):
-        run_stream(spec(), *small_inputs, tmp_path)
+        run_stream(spec(), RunFolders(*small_inputs, tmp_path))
     assert not (tmp_path / "run.json").exists()
 
 
 @pytest.mark.parametrize("editor", ["grace", "memory"])
 def test_editors_with_other_notions_go_through_the_same_loop(small_inputs, tmp_path, editor):
-    record = run_stream(spec(editor), *small_inputs, tmp_path)
+    record = run_stream(spec(editor), RunFolders(*small_inputs, tmp_path))
     steps, _, _ = tables(tmp_path)
     assert record["counts"]["edits"] == 6
     if editor == "grace":
@@ -409,7 +415,7 @@ def test_editors_with_other_notions_go_through_the_same_loop(small_inputs, tmp_p
 
 def test_progress_is_told_in_the_log(small_inputs, tmp_path, caplog):
     with caplog.at_level("INFO", logger="grace_bench"):
-        run_stream(spec("unedited"), *small_inputs, tmp_path)
+        run_stream(spec("unedited"), RunFolders(*small_inputs, tmp_path))
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("step 6/6, 6 edits, ES 0.") and "s left" in line for line in lines)
     assert lines[-1] == "done: tiny/qa/unedited/default/seed-0"
@@ -417,7 +423,7 @@ def test_progress_is_told_in_the_log(small_inputs, tmp_path, caplog):
 
 def test_a_stream_without_a_mistake_is_said(small_inputs, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
-    record = run_stream(spec("ft"), *small_inputs, tmp_path)
+    record = run_stream(spec("ft"), RunFolders(*small_inputs, tmp_path))
     assert record["counts"]["edits"] == 0
     assert "no edit was made: the model was right on all 6 examples" in caplog.text
 
@@ -428,4 +434,4 @@ def test_a_baseline_of_fewer_examples_is_one_sentence(small_inputs, tmp_path):
     fewer = [row for row in rows if row["role"] != "upstream"]
     write_parquet(baseline / "predictions.parquet", fewer, PREDICTIONS)
     with pytest.raises(DataError, match="lacks 5 examples of role 'upstream', 'upstream/0' among"):
-        run_stream(spec(), *small_inputs[:2], baseline, tmp_path / "run")
+        run_stream(spec(), RunFolders(*small_inputs[:2], baseline, tmp_path / "run"))

@@ -115,7 +115,7 @@ class KeyInfo:
     changed_at_step: int = 0
 
 
-_STORED = ("_keys", "_values", "_radii", "_stamps")
+_STORED = ("_keys", "_values", "_radii", "_versions")
 
 
 class Codebook:
@@ -133,8 +133,8 @@ class Codebook:
         self._keys = torch.zeros(0, d_in, device=device)
         self._values = torch.zeros(0, d_out, device=device)
         self._radii = torch.zeros(0, device=device)
-        self._stamps = torch.zeros(0, dtype=torch.int64, device=device)
-        self._last_stamp = 0
+        self._versions = torch.zeros(0, dtype=torch.int64, device=device)
+        self._last_version = 0
         self._search = KeySearch(d_in, device)
 
     def __len__(self) -> int:
@@ -157,9 +157,9 @@ class Codebook:
         return self._radii[: len(self)]
 
     @property
-    def stamps(self) -> Tensor:
-        """The values' stamps, a view (N,) int64: a number for each version of each value."""
-        return self._stamps[: len(self)]
+    def value_versions(self) -> Tensor:
+        """The version number of each value, a view (N,) int64; set_value gives a new one."""
+        return self._versions[: len(self)]
 
     @property
     def nbytes(self) -> int:
@@ -290,20 +290,20 @@ class Codebook:
         self.info[index] = replace(info, made_at_step=self.info[index].made_at_step)
 
     def set_value(self, index: int, value: Tensor) -> None:
-        """Store a trained value (d_out,); it gets a stamp of its own."""
+        """Store a trained value (d_out,) under a new version number."""
         self._values[index] = value.detach()
-        self._last_stamp += 1
-        self._stamps[index] = self._last_stamp
+        self._last_version += 1
+        self._versions[index] = self._last_version
 
-    def restore_stamps(self, stamps: Tensor, last: int) -> None:
-        """Number the values' versions (N,) as they were in a codebook with these keys."""
-        self._stamps = stamps.to(self._stamps.device, copy=True)
-        self._last_stamp = last
+    def restore_versions(self, versions: Tensor, last: int) -> None:
+        """Restore the version numbers (N,) that the values had in a codebook with these keys."""
+        self._versions = versions.to(self._versions.device, copy=True)
+        self._last_version = last
 
     @property
-    def last_stamp(self) -> int:
-        """The newest stamp that was given."""
-        return self._last_stamp
+    def last_version(self) -> int:
+        """The newest version number."""
+        return self._last_version
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Record further examples behind a key, and that it was changed at `step`."""
@@ -353,7 +353,7 @@ class Codebook:
         codebook = cls(keys.shape[1], values.shape[1], keys.device)
         for name, tensor in (("_keys", keys), ("_values", values), ("_radii", radii)):
             setattr(codebook, name, tensor.detach().to(torch.float32, copy=True))
-        codebook._stamps = torch.arange(1, len(keys) + 1, device=keys.device)
-        codebook._last_stamp = len(keys)
+        codebook._versions = torch.arange(1, len(keys) + 1, device=keys.device)
+        codebook._last_version = len(keys)
         codebook.info = list(info)
         return codebook

@@ -1,10 +1,9 @@
 """What a data set builder is, and how its rows become files.
 
-A builder only makes rows; `prepare` checks them, writes one Parquet file per role and, last, the
-manifest, so that a folder with a manifest is a whole data set:
+A builder only makes rows. `prepare` checks them and writes one Parquet file per role; the manifest
+comes last, so a folder with a manifest is a complete data set:
 
-    manifest = prepare(builder, Path("data/facts_qa"), task="question_answering",
-                       config={"seed": 0})
+    manifest = prepare(builder, Path("data/facts_qa"), task="question_answering", config={})
     rows = load_role(Path("data/facts_qa"), "edits")
 """
 
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +37,10 @@ from grace_bench.store.schemas import EXAMPLES, MANIFEST, ROLES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from grace_bench.datasets.reading.fields import Roles, Row
+
 Options = TypeVar("Options", bound=DatasetOptions)
-Row = dict[str, Any]
+T = TypeVar("T")
 
 MANIFEST_FORMAT = 1
 
@@ -52,14 +54,17 @@ class BuiltDataset:
     Attributes:
         roles: role to rows with the columns of `schemas.EXAMPLES`; missing roles are empty.
         sources: where the rows come from; each has name, version, licence and origin.
-        dropped: reason to how many candidate rows were left out for it.
-        labels: the classes in the order of the model's outputs; None when there are none.
+        dropped: reason to number of candidate rows left out for it; zeros are removed.
+        labels: the classes in the order of the model's outputs; None if there are none.
     """
 
-    roles: dict[str, list[Row]]
+    roles: Roles
     sources: list[dict[str, str]]
     dropped: dict[str, int] = field(default_factory=dict)
     labels: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.dropped = {reason: n for reason, n in sorted(self.dropped.items()) if n}
 
 
 class DatasetBuilder(ABC, Generic[Options]):
@@ -68,7 +73,7 @@ class DatasetBuilder(ABC, Generic[Options]):
     name: ClassVar[str]
     options_class: ClassVar[type[DatasetOptions]]
     tasks: ClassVar[tuple[str, ...]] = ()
-    """Tasks the rows are fit for; empty means any."""
+    """Tasks the rows suit; empty means any."""
 
     def __init__(self, options: Options) -> None:
         """Keep the options; nothing is read before `build`."""
@@ -77,6 +82,24 @@ class DatasetBuilder(ABC, Generic[Options]):
     @abstractmethod
     def build(self) -> BuiltDataset:
         """Make all rows."""
+
+    def rng(self, purpose: str) -> random.Random:
+        """Return a generator that depends on the builder, the purpose and the seed alone."""
+        return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
+
+
+def interleave(groups: list[list[T]], window: int, turns: int) -> tuple[list[T], list[T]]:
+    """Return the first `turns` members of each group as a stream, and all other members.
+
+    Within a window of groups come all first members, then all second ones, and so on.
+    """
+    stream: list[T] = []
+    others: list[T] = []
+    for start in range(0, len(groups), window):
+        block = groups[start : start + window]
+        stream += [group[turn] for turn in range(turns) for group in block]
+        others += [member for group in block for member in group[turns:]]
+    return stream, others
 
 
 def prepare(
@@ -89,20 +112,20 @@ def prepare(
 ) -> dict[str, Any]:
     """Build, check and write a data set; return its manifest.
 
-    An older manifest is removed first and the new one written last. The bytes depend on the
-    builder's options and the installed sources only, so a second call writes the same.
+    An older manifest is removed first and the new one written last. The bytes depend only on the
+    builder's options and the installed sources, so a second call writes the same files.
 
     Args:
         builder: makes the rows.
         folder: where `<role>.parquet` and `manifest.json` go.
         task: the task the data set is prepared for; recorded in the manifest.
         config: the data set's part of the suite; recorded in the manifest.
-        made_from: hash of all that the data set depends on; recorded in the manifest.
+        made_from: hash of everything the data set depends on; recorded in the manifest.
 
     Raises:
         ConfigError: the task does not fit the builder.
-        DataError: a source is unfit, or a row breaks one of the checks.
-        ResultError: the folder cannot be written or the disk is full.
+        DataError: a source cannot be used, or a row fails one of the checks.
+        ResultError: the folder cannot be written, or the disk is full.
     """
     folder = Path(folder)
     if builder.tasks and task not in builder.tasks:
@@ -111,29 +134,16 @@ def prepare(
             f"not for '{task}'; choose another task or another builder."
         )
     built = builder.build()
-    roles = {role: built.roles.get(role, []) for role in ROLES}
     if unknown := sorted(set(built.roles) - set(ROLES)):
         raise DataError(f"{builder.name}: the builder makes unknown roles {unknown}.")
+    roles = {role: built.roles.get(role, []) for role in ROLES}
     check_roles(builder.name, roles, built.labels)
-
-    manifest_path = folder / MANIFEST
-    try:
-        manifest_path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultError(describe_os_error(manifest_path, error)) from error
+    _remove(folder / MANIFEST)
     files = {}
-    for role in ROLES:
+    for role, rows in roles.items():
         path = folder / f"{role}.parquet"
-        _write_role(path, roles[role])
-        files[role] = {
-            "file": path.name,
-            "rows": len(roles[role]),
-            "facts": len({row["fact_id"] for row in roles[role]}),
-            "sha256": sha256_of(path),
-            "rows_sha256": hash_of_rows(
-                {name: row.get(name) for name in EXAMPLES.names} for row in roles[role]
-            ),
-        }
+        _write_role(path, rows)
+        files[role] = _describe_role(path, rows)
     manifest = {
         "format": MANIFEST_FORMAT,
         "dataset": builder.name,
@@ -144,17 +154,24 @@ def prepare(
         "data_hash": _data_hash(files),
         "made_from": made_from,
         "sources": built.sources,
-        "dropped": dict(sorted(built.dropped.items())),
+        "dropped": built.dropped,
         "also_in_train": count_taught(roles),
         "labels": built.labels,
     }
     _log_counts(manifest)
-    write_json(manifest_path, manifest)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
+def _remove(manifest: Path) -> None:
+    try:
+        manifest.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(describe_os_error(manifest, error)) from error
+
+
 def _log_counts(manifest: Mapping[str, Any]) -> None:
-    """Say what was made, what was left out and what the base model has read before."""
+    """Log how many rows were made, what was left out and what the base model is trained on."""
     name, roles = manifest["dataset"], manifest["roles"]
     logger.info("%s: %s", name, ", ".join(f"{r} {roles[r]['rows']}" for r in ROLES))
     for reason, count in manifest["dropped"].items():
@@ -162,35 +179,35 @@ def _log_counts(manifest: Mapping[str, Any]) -> None:
     for role, count in manifest["also_in_train"].items():
         if count:
             level = logging.INFO if role in ("upstream", "accurate") else logging.WARNING
-            message = "%s: %d of %d rows of %s are also read in train, label and all"
+            message = "%s: %d of %d rows of %s also appear in train, with their labels"
             logger.log(level, message, name, count, roles[role]["rows"], role)
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """Return the manifest of a prepared data set; at least its `data_hash` and `labels` are right.
+    """Return the manifest of a prepared data set, the entries that this package reads checked.
 
     Raises:
-        DataError: it is missing, damaged, or no manifest.
+        DataError: it is missing, damaged or not a manifest.
     """
     path = Path(folder) / MANIFEST
     manifest = read_record(path, format=int, data_hash=str, roles=dict, labels=(list, type(None)))
     if manifest["format"] != MANIFEST_FORMAT:
         raise DataError(
-            f"{path}: written in format {manifest['format']}, this version reads "
+            f"{path}: written in format {manifest['format']}, but this version reads format "
             f"{MANIFEST_FORMAT}; prepare the data set again."
         )
     if not all(isinstance(label, str) for label in manifest.get("labels") or ()):
-        raise DataError(f"{path}: 'labels' must be texts; prepare the data set again.")
+        raise DataError(f"{path}: 'labels' must be strings; prepare the data set again.")
     for role, entry in manifest["roles"].items():
         check_record(f"{path}: roles.{role}", entry, file=str, rows=int, facts=int, sha256=str)
     return manifest
 
 
 def load_role(folder: Path | str, role: str) -> list[Row]:
-    """Read the rows of one role, in their order.
+    """Read the rows of one role, in order.
 
     Raises:
-        DataError: the role is unknown, or its file is missing, truncated or of another format.
+        DataError: the role is unknown, or its file is missing, truncated or in another format.
     """
     if role not in ROLES:
         raise DataError(f"{folder}: unknown role '{role}'; the roles are {', '.join(ROLES)}.")
@@ -212,15 +229,24 @@ def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _write_role(path: Path, rows: list[Row]) -> None:
     import datasets
 
-    # Through columns, not Dataset.from_list, which refuses an empty list of rows.
     columns = {name: [row.get(name) for row in rows] for name in EXAMPLES.names}
     text = datasets.Value("string")
     features = datasets.Features(
-        {field.name: datasets.List(text) if _is_list(field) else text for field in EXAMPLES}
+        {
+            column.name: datasets.List(text) if pa.types.is_list(column.type) else text
+            for column in EXAMPLES
+        }
     )
+    # From columns: Dataset.from_list refuses an empty list of rows.
     with atomic_path(path) as temporary, no_progress_bars():
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(temporary))
 
 
-def _is_list(field: pa.Field) -> bool:
-    return pa.types.is_list(field.type)
+def _describe_role(path: Path, rows: list[Row]) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "rows": len(rows),
+        "facts": len({row["fact_id"] for row in rows}),
+        "sha256": sha256_of(path),
+        "rows_sha256": hash_of_rows({n: row.get(n) for n in EXAMPLES.names} for row in rows),
+    }

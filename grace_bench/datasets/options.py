@@ -1,8 +1,8 @@
-"""The options of every data set builder: pydantic, torch-free, so that reading a suite is quick."""
+"""Options of all data set builders. Torch-free, so that reading a suite is fast."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -15,9 +15,11 @@ from pydantic import (
 
 from grace_bench.suite.safe_yaml import with_numbers
 
+T = TypeVar("T")
+
 
 class DatasetOptions(BaseModel):
-    """Base class: unknown names and values out of range are errors."""
+    """Base class; unknown names and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,22 +35,22 @@ class DatasetOptions(BaseModel):
 
 
 class PartitionedOptions(DatasetOptions):
-    """Options of builders that keep a second stream aside for choosing hyperparameters."""
+    """Options of builders with a second stream for choosing hyperparameters."""
 
     partition: Literal["test", "development"] = Field(
         default="test",
-        description="Which stream: the two share `train`, so that they share a base model, and "
-        "nothing else. Hyperparameters are chosen on development, results reported on test.",
+        description="Which stream. The two share `train`, hence the base model, and nothing else. "
+        "Choose hyperparameters on development, report results on test.",
     )
 
-    @property
-    def is_test(self) -> bool:
-        """Whether the stream is the one results are reported on."""
-        return self.partition == "test"
+    def share(self, items: list[T], test: int, development: int) -> list[T]:
+        """Return the partition's items: the first `test`, or the `development` that follow."""
+        is_test = self.partition == "test"
+        return items[:test] if is_test else items[test : test + development]
 
 
 SOURCE_KEYS = "(keys: path, revision, split, sha256, licence; or just the path)"
-"""What a Source takes, for descriptions of options."""
+"""The keys of a Source, for descriptions of options."""
 
 
 class Source(BaseModel):
@@ -58,15 +60,18 @@ class Source(BaseModel):
 
     path: str = Field(
         min_length=1,
-        description="A jsonl, json, csv, parquet or txt file, a folder made by save_to_disk or "
-        "holding a file for each split, or a hub id, which needs a revision.",
+        description="A jsonl, json, csv, parquet or txt file; a folder made by save_to_disk or "
+        "with one file per split; or the id of a hub data set.",
     )
-    revision: str | None = Field(default=None, description="Revision of a hub data set.")
+    revision: str | None = Field(
+        default=None,
+        description="Revision of a hub data set; required, except that `table` defaults to main.",
+    )
     split: str = Field(default="train", description="Split of a hub data set or of a folder.")
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-fA-F]{64}$",
-        description="Expected hash of a local file; of a folder's split, as the manifest has it.",
+        description="Expected hash of a local file; for a folder's split, as in the manifest.",
     )
     licence: str = Field(default="not stated", description="Licence, for the manifest.")
 

@@ -1,4 +1,4 @@
-"""Editors. A new one is a folder in `methods`: its `SPEC`, its hyperparameters, its class."""
+"""Editors. Each is a folder in `methods` with its `SPEC`, its hyperparameters and its class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError, EditorError, GraceBenchError
 from grace_bench.registry import EDITORS, EditorSpec
-from grace_bench.suite.schema import validate
+from grace_bench.suite.section import validate
 
 if TYPE_CHECKING:
     import torch
@@ -34,20 +34,20 @@ def create_editor(
         name: a registered name.
         model: a Hugging Face model in eval mode; changed in place until `remove()`.
         layer: name of the edited module, dotted or bracketed, with or without .weight.
-        hyperparameters: an instance of the editor's class, or its fields; None for defaults.
+        hyperparameters: an instance of the editor's class, or its fields; None: the defaults.
         seed: of the editor's own random generator, or the generator itself (CPU).
         engine: how gradient steps run the model: lean, replay or direct (`replay/steps.py`).
 
     Raises:
-        ConfigError: no editor is called `name`, or the hyperparameters are not its own, or out of
-            range.
+        ConfigError: no editor is called `name`, or the hyperparameters are another editor's or
+            out of range.
         EditorError: the editor's own code fails before any edit.
-        ModelError: the model has no such layer, or it is not a linear one.
+        ModelError: the model has no such layer, or it is not linear.
     """
     import torch
 
     from grace_bench.models.architecture import layer_name
-    from grace_bench.replay.steps import Prefix
+    from grace_bench.replay.steps import StepReplay
 
     spec = EDITORS.get(name)
     wanted = spec.hyperparameters_class()
@@ -65,8 +65,8 @@ def create_editor(
         raise
     except Exception as error:
         raise EditorError(
-            f"editor '{name}' cannot be made ({type(error).__name__}: {error}); mend its code "
+            f"editor '{name}' cannot be created ({type(error).__name__}: {error}); fix its code "
             "(--debug shows where)."
         ) from error
-    editor.prefix = Prefix(model, engine, leave_out_unread=not editor.rounding_grows)
+    editor.replay = StepReplay(model, engine, skip_unused=not editor.accumulates_rounding)
     return editor

@@ -1,4 +1,4 @@
-"""A module that stands in the place of an edited layer, and editors that work through one."""
+"""A module that replaces the edited layer, and editors that work through one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from grace_bench.models.architecture import find_layer, layer_dims, replace_laye
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from grace_bench.editors.hyperparameters import (
-        AdapterHyperparameters,
-        EditorHyperparameters,
-    )
+    from grace_bench.editors.hyperparameters import AdapterHyperparameters
 
 
 @dataclass
 class PromptView:
-    """The prompt as an adapter is set to see it, in one call of the layer.
+    """The prompt in one call of the layer, as the adapter's settings see it.
 
     Args:
         column: (B,) the query's column, in the call that began the prompt.
         replaced: (B, L) columns whose output a value replaces.
-        continues: an earlier call had the query; what it decided is in `memo`.
-        memo: kept through all calls of the same prompt.
+        continues: an earlier call had the query; `memo` holds what was decided there.
+        memo: shared by all calls of the same prompt.
     """
 
     column: Tensor
@@ -40,14 +37,14 @@ class PromptView:
 
 
 class LayerAdapter(nn.Module):
-    """Base class of adapters: keeps the layer it replaces, and can tell where the prompt is.
+    """Base class of adapters: keeps the layer it replaces, and finds the prompt.
 
-    `training` means nothing to an adapter: model.train() and model.eval() change no answer.
+    An adapter ignores `training`: model.train() and model.eval() change no answer.
 
     Args:
-        base_layer: the layer that is replaced.
-        locator: listens to the models above.
-        settings: says which token is the query and which tokens are replaced.
+        base_layer: the replaced layer.
+        locator: listens to the models above the layer.
+        settings: which token is the query and which tokens are replaced.
     """
 
     def __init__(
@@ -58,15 +55,15 @@ class LayerAdapter(nn.Module):
         self.locator = locator
         self.settings = settings
 
-    # T5 asks the layer in this place for its weight, to match the dtype.
+    # T5 reads its layer's weight, to match the dtype.
     @property
     def weight(self) -> Tensor:
-        """The weight of the layer that was replaced."""
+        """The replaced layer's weight."""
         return self.base_layer.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias of the layer that was replaced."""
+        """The replaced layer's bias."""
         return self.base_layer.bias
 
     def view(self, hidden: Tensor) -> PromptView:
@@ -103,21 +100,15 @@ class LayerAdapter(nn.Module):
 
 
 class AdapterEditor(Editor):
-    """Base class of editors that put an adapter in the layer's place and change no base weight."""
+    """Base class of editors that replace the layer by an adapter and change no base weight."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: EditorHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(model, layer, hyperparameters, generator)
-        base_layer = find_layer(model, layer)
-        self.dims = layer_dims(base_layer, layer)
-        self.locator = PromptLocator(model, layer)
+    def setup(self) -> None:
+        """Put the adapter in the layer's place."""
+        base_layer = find_layer(self.model, self.layer)
+        self.dims = layer_dims(base_layer, self.layer)
+        self.locator = PromptLocator(self.model, self.layer)
         self.adapter = self.make_adapter(base_layer)
-        replace_layer(model, layer, self.adapter)
+        replace_layer(self.model, self.layer, self.adapter)
         self.locator.attach()
 
     def make_adapter(self, base_layer: nn.Module) -> LayerAdapter:
@@ -131,8 +122,8 @@ class AdapterEditor(Editor):
             self.locator.detach()
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Give the model with its own layer for a while; the adapter keeps all edits."""
+    def disabled(self) -> Iterator[None]:
+        """Put the original layer back within the block; the adapter keeps all edits."""
         self.remove()
         try:
             yield
@@ -142,7 +133,7 @@ class AdapterEditor(Editor):
 
 
 def at_column(tensor: Tensor, column: Tensor) -> Tensor:
-    """Return the vector (B, d) of (B, L, d), or (B, d) as it is, at each row's column (B,)."""
+    """Return the vector (B, d) at each row's column (B,) of (B, L, d); return (B, d) as it is."""
     if tensor.dim() == 2:
         return tensor
     return tensor[torch.arange(len(tensor), device=tensor.device), column]

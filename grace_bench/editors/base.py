@@ -1,35 +1,37 @@
-"""What an editor is: an object that owns a model while a run lasts.
+"""The editor contract: an object that owns a model during a run.
 
     editor = create_editor("grace", model, "transformer.h.2.mlp.c_fc", hyperparameters, seed=0)
     result = editor.edit(EditBatch(inputs, example_ids=("fact-1",), label="Paris", step=1))
     model.generate(**prompt)            # inference: the model itself, edited
-    editor.remove()                     # the model is what it was, bit for bit
+    editor.remove()                     # the model is as before, bit for bit
 
-Editors see tensors, never tasks: what an edit is supposed to say stands in `inputs["labels"]`.
+Editors see tensors, never tasks: `inputs["labels"]` holds the wanted answer.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import safetensors.torch
 
-from grace_bench.replay.steps import Prefix
+from grace_bench.replay.steps import StepReplay
 from grace_bench.store.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
     from torch import Tensor, nn
 
-    from grace_bench.codebook.lookup import TrackedQueries
+    from grace_bench.codebook.lookup import IncrementalLookup
     from grace_bench.editors.hyperparameters import EditorHyperparameters
+    from grace_bench.jobs.resumable import CheckpointPolicy
     from grace_bench.tasks.base import Task
 
 STATE_FILE = "editor.safetensors"
@@ -44,9 +46,9 @@ class EditBatch:
         example_ids: the examples behind the edit.
         label: the wanted answer as text, for people.
         step: position in the edit stream, from 1.
-        subject: tokens of what the edit is about, as columns [start, end) of `input_ids`; None:
-            not known.
-        starts: how many special tokens the prompt begins with; None: not known.
+        subject: tokens of the edit's subject, as columns [start, end) of `input_ids`; None if
+            unknown.
+        starts: number of special tokens at the prompt's beginning; None if unknown.
     """
 
     inputs: Mapping[str, Tensor]
@@ -59,7 +61,7 @@ class EditBatch:
 
 @dataclass
 class EditResult:
-    """What one edit did. Fields an editor has no notion of stay None."""
+    """What one edit did; fields that don't apply to an editor stay None."""
 
     losses: list[float] = field(default_factory=list)  # one per gradient step, before that step
     branch: str | None = None  # what it did: see `schemas.STEPS`
@@ -73,14 +75,14 @@ class AssetRequest:
     """What an editor's assets are made from.
 
     Args:
-        model: the unedited model, in eval mode; left as it is.
+        model: the unedited model, in eval mode; not changed.
         model_hash: its identity.
-        layer: that will be edited.
-        task: makes tensors of rows.
+        layer: the layer to edit.
+        task: turns rows into tensors.
         hyperparameters: of the editor.
         rows: of the role `train`.
         folder: to write into.
-        checkpoint_minutes: between two checkpoints; 0: only when asked to stop.
+        policy: when to write checkpoints.
     """
 
     model: nn.Module
@@ -90,7 +92,7 @@ class AssetRequest:
     hyperparameters: EditorHyperparameters
     rows: Sequence[dict[str, Any]]
     folder: Path
-    checkpoint_minutes: float
+    policy: CheckpointPolicy
 
 
 class Editor(ABC):
@@ -103,12 +105,12 @@ class Editor(ABC):
         generator: source of all randomness of this editor (CPU).
 
     Attributes:
-        prefix: runs the model for gradient steps; `create_editor` sets its engine.
+        replay: runs the model for gradient steps; `create_editor` sets its engine.
     """
 
     name: ClassVar[str]
-    rounding_grows: ClassVar[bool] = True
-    """Whether an edit's last bits reach later edits, so that sums should not be regrouped."""
+    accumulates_rounding: ClassVar[bool] = True
+    """Whether an edit's last bits influence later edits, so that sums must not be regrouped."""
 
     def __init__(
         self,
@@ -121,10 +123,14 @@ class Editor(ABC):
         self.layer = layer
         self.hyperparameters = hyperparameters
         self.generator = generator
-        self.prefix = Prefix(model)
+        self.replay = StepReplay(model)
+        self.setup()
+
+    def setup(self) -> None:  # noqa: B027
+        """Prepare for the first edit; called once, at the end of `__init__`."""
 
     def use_assets(self, folder: Path) -> None:  # noqa: B027
-        """Take over what was made for this editor before the run (`steps/precompute.py`)."""
+        """Load what was made for this editor before the run (`steps/precompute.py`)."""
 
     @abstractmethod
     def edit(self, batch: EditBatch) -> EditResult:
@@ -132,43 +138,47 @@ class Editor(ABC):
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The model's parameters that edits change, if it is a fixed set of them."""
+        """The model's parameters that edits change, if they are a fixed set."""
         return []
 
     @property
-    def can_prepare(self) -> bool:
-        """Whether `prepare` saves time."""
+    def can_train_ahead(self) -> bool:
+        """Whether `train_ahead` saves time."""
         return False
 
-    def prepare(self, inputs: Mapping[str, Tensor], steps: Sequence[int]) -> None:  # noqa: B027
-        """Do ahead, in one batch, what edits that probably come next will need.
+    def train_ahead(self, inputs: Mapping[str, Tensor], steps: Sequence[int]) -> None:  # noqa: B027
+        """Train what the next edits will probably need, in one batch.
 
-        Changes nothing: an edit does the same with or without it, but for rounding.
+        It changes no result: an edit does the same without it, except for rounding.
 
         Args:
             inputs: the edits in one padded batch, labels included.
-            steps: of each row, the `EditBatch.step` it will come with.
+            steps: each row's `EditBatch.step`.
         """
 
     def queries(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Return what each input (B, d) is looked up by; None: editors of this kind look up none.
+        """Return the vector (B, d) that each input is looked up by; None without look-ups.
 
-        Together with `track` it lets an evaluation run again only what an edit can have changed.
+        With `incremental_lookup`, evaluations rerun only what an edit may have changed.
         """
         return None
 
-    def answering_keys(self, rows: int) -> list[int | None]:
-        """Return the key that answered each row of the model's last call; None where none did."""
-        return [None] * rows
+    def incremental_lookup(self) -> IncrementalLookup | None:
+        """Return a look-up that says which value answers each query as edits go on."""
+        return None
+
+    def recorded_keys(self) -> AbstractContextManager[list[list[int | None]]]:
+        """Collect which key answers each row (None: no key does).
+
+        The list gets one entry per prompt that begins in the block, none from editors without
+        keys.
+        """
+        return nullcontext([])
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """Give the model without what this editor put around it; weights stay as edited."""
+    def disabled(self) -> Iterator[None]:
+        """Take what this editor put around the model away within the block; weights stay edited."""
         yield
-
-    def track(self) -> TrackedQueries | None:
-        """Return what tells, as edits go on, which value answers each of many queries."""
-        return None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -176,25 +186,25 @@ class Editor(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the state of another editor of the same kind, layer and model."""
+        """Load the state of another editor of the same kind, layer and model."""
 
     def resume_state(self) -> dict[str, Tensor]:
-        """Return what a run that is interrupted needs beyond `state_dict` to go on bit for bit."""
+        """Return what an interrupted run needs besides `state_dict` to resume bit for bit."""
         return {}
 
     def load_resume_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Take over `resume_state`, after `load_state_dict`."""
+        """Load `resume_state`, after `load_state_dict`."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Give the model back as it was before the first edit, bit for bit."""
+        """Restore the model as it was before the first edit, bit for bit."""
 
     def save(self, folder: Path, model_hash: str) -> list[str]:
         """Write the editor's state into a run's folder; return the names of the files written.
 
         Args:
             folder: of the run.
-            model_hash: identity of the base model, so that no other one takes the state.
+            model_hash: identity of the base model that the state belongs to.
         """
         header = {"editor": self.name, "layer": self.layer, "model": model_hash}
         content = safetensors.torch.save(
@@ -207,5 +217,5 @@ class Editor(ABC):
 
     @property
     def n_keys(self) -> int | None:
-        """Number of keys, for editors that keep some; else None."""
+        """Number of keys, for editors that have keys; else None."""
         return None

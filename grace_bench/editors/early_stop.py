@@ -1,4 +1,4 @@
-"""When an edit's training is done before its last gradient step."""
+"""When to stop an edit's training before its last gradient step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A rule that is asked before each step, of what that step's forward pass gives anyhow.
+    """A rule that is checked before each step, on that step's own forward pass.
 
     Args:
         rule: none, loss (it is at most `loss`) or argmax (every label token's logit is the
             largest, by `margin`).
         loss: see `rule`.
         margin: see `rule`.
-        steps: the rule must hold before so many steps in a row.
+        steps: consecutive steps before which the rule must hold.
     """
 
     rule: str = "none"
@@ -34,7 +34,7 @@ class EarlyStop:
 
     @classmethod
     def of(cls, settings: TrainedHyperparameters) -> EarlyStop:
-        """Return the rule that an editor's hyperparameters ask for."""
+        """Return the rule in an editor's hyperparameters."""
         return cls(
             settings.early_stop,
             settings.early_stop_loss,
@@ -43,12 +43,12 @@ class EarlyStop:
         )
 
     def holds(self, losses: Tensor, logits: Tensor, labels: Tensor, shifted: bool) -> Tensor:
-        """Say of each row (B,) whether the rule holds now.
+        """Say for each row (B,) whether the rule holds now.
 
         Args:
             losses: (B,), or one for the whole batch.
-            logits: (B, L, V), or (B, C) of a classifier; of a causal model also (B, K, V), at the
-                columns that predict a label only.
+            logits: (B, L, V), or (B, C) of a classifier; of a causal model also (B, K, V), at only
+                the columns that predict a label.
             labels: (B, L) or (B,), masked ones -100.
             shifted: position t predicts label t + 1, as in a causal language model.
         """

@@ -1,4 +1,4 @@
-"""Editors whose adapter has parameters of its own, all trained on every edit (Defer, Memory)."""
+"""Editors whose adapter has its own parameters, all trained on every edit (Defer, Memory)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ParametricAdapter(LayerAdapter):
     """Base class of adapters with trained parameters.
 
     Attributes:
-        edited: whether there was an edit.
-        learning: whether an edit is being made; it, not `training`, marks the gradient steps.
+        edited: whether any edit was made.
+        learning: whether an edit is being made; this, not `training`, marks gradient steps.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ParametricEditor(AdapterEditor):
         try:
             with only_trainable(self.model, parameters):
                 losses = train_on_edit(
-                    self.prefix,
+                    self.replay,
                     batch.inputs,
                     parameters,
                     learning_rate=settings.learning_rate,
@@ -80,13 +80,13 @@ class ParametricEditor(AdapterEditor):
         return list(self.adapter.trained().values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the adapter's parameters and whether there was an edit."""
+        """Return the adapter's parameters and whether any edit was made."""
         parameters = self.adapter.trained().items()
         state = {name: parameter.detach().clone() for name, parameter in parameters}
         return {**state, "edited": torch.tensor(self.adapter.edited)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over another editor's parameters."""
+        """Load another editor's parameters."""
         mine = self.adapter.trained()
         fits = all(n in state and state[n].shape == p.shape for n, p in mine.items())
         if not fits or "edited" not in state:

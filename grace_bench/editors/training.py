@@ -1,4 +1,4 @@
-"""The gradient steps of an edit, the same for all editors that take some."""
+"""The gradient steps of an edit, shared by all editors that take some."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from grace_bench.replay.steps import Prefix
+    from grace_bench.replay.steps import StepReplay
 
 
 def train_on_edit(
-    prefix: Prefix,
+    replay: StepReplay,
     inputs: Mapping[str, Tensor],
     parameters: Sequence[nn.Parameter],
     *,
@@ -34,19 +34,17 @@ def train_on_edit(
 ) -> list[float]:
     """Fit `parameters` to one edit by Adam on the model's own loss.
 
-    Whether to stop is asked before each step, at no further cost.
-
     Args:
-        prefix: runs the model, which must return a loss.
+        replay: runs the model, which must return a loss.
         inputs: one edit, labels included.
-        parameters: what is trained, in place; the rest must be frozen.
+        parameters: trained in place; all others must be frozen.
         learning_rate: of Adam, whose moments are new for each edit (as released).
         steps: gradient steps at most.
-        early_stop: when to stop before `steps`.
+        early_stop: checked before each step, at no extra cost.
         shift_labels: compare a causal model's argmax with the next token; see `EarlyStop`.
         penalty: added to the loss.
-        within: the model runs in such a context, the penalty does not.
-        after_step: done after each step, without gradients.
+        within: context of the model's forward pass, not of the penalty.
+        after_step: called after each step, without gradients.
 
     Returns:
         The loss before each step taken.
@@ -55,8 +53,8 @@ def train_on_edit(
         EditorError: the model returns no loss for the edit.
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    shifted = shift_labels and is_causal(prefix.model)
-    forward = prefix.on(inputs, all_logits=not shift_labels)
+    shifted = shift_labels and is_causal(replay.model)
+    forward = replay.session(inputs, all_logits=not shift_labels)
     losses: list[float] = []
     in_a_row = 0
     for _ in range(steps):
@@ -79,25 +77,25 @@ def train_on_edit(
 
 
 def train_rows(
-    prefix: Prefix,
+    replay: StepReplay,
     inputs: Mapping[str, Tensor],
     values: Tensor,
-    place: Callable[[nn.Parameter], None],
+    answering_with: Callable[[nn.Parameter], AbstractContextManager[None]],
     *,
     learning_rate: float,
     steps: int,
     early_stop: EarlyStop = NEVER,
 ) -> list[list[float]]:
-    """Fit row b of `values` to row b of a batch, in place, each row as if it were alone.
+    """Fit row b of `values` (B, d) to row b of a padded batch, in place, each as if it were alone.
 
-    Rows that are done leave the batch once they are half of it. Padding and the batch regroup
-    sums, so that a row's losses equal those of `train_on_edit` but for rounding.
+    Finished rows leave the batch once they are half of it. Padding and batching regroup sums, so a
+    row's losses equal those of `train_on_edit` except for rounding.
 
     Args:
-        prefix: runs the model.
-        inputs: B edits, padded, labels included.
-        values: (B, d), where training starts, and ends.
-        place: told of the parameter (R, d) that is to answer the R rows still in the batch.
+        replay: runs the model.
+        inputs: B edits, labels included.
+        values: the initial values; trained in place.
+        answering_with: context in which a parameter (R, d) answers the R rows still in the batch.
         learning_rate: as for `train_on_edit`.
         steps: as for `train_on_edit`.
         early_stop: as for `train_on_edit`, for each row.
@@ -105,7 +103,6 @@ def train_rows(
     Returns:
         For each row the loss before each of its steps.
     """
-    causal = is_causal(prefix.model)
     losses: list[list[float]] = [[] for _ in values]
     rows = torch.arange(len(values), device=values.device)
     in_a_row = torch.zeros_like(rows)
@@ -114,41 +111,52 @@ def train_rows(
     while taken < steps and len(rows):
         batch = {name: tensor[rows] for name, tensor in inputs.items()}
         parameter = nn.Parameter(values[rows].clone())
-        place(parameter)
         optimizer = torch.optim.Adam([parameter], lr=learning_rate)
         optimizer.state[parameter].update(moments)
-        forward = prefix.on(_without_own_loss(prefix.model, batch))
+        forward = _row_losses_of(replay, batch, early_stop)
         going = torch.ones(len(rows), dtype=torch.bool, device=values.device)
-        while taken < steps and 2 * int(going.sum()) > len(rows):
-            with torch.enable_grad():
-                output = forward()
-                found = row_losses(output.logits, batch["labels"], causal)
-            holds = early_stop.holds(found, output.logits, batch["labels"], causal)
-            in_a_row[rows] = torch.where(holds, in_a_row[rows] + 1, 0)
-            done = going & (in_a_row[rows] >= early_stop.steps)
-            values[rows[done]] = parameter.detach()[done]
-            going &= ~done
-            if not going.any():
-                break
-            for row, loss in zip(rows[going].tolist(), found[going].tolist(), strict=True):
-                losses[row].append(loss)
-            optimizer.zero_grad()
-            found[going].sum().backward()
-            optimizer.step()
-            taken += 1
+        with answering_with(parameter):
+            while taken < steps and 2 * int(going.sum()) > len(rows):
+                found, holds = forward()
+                in_a_row[rows] = torch.where(holds, in_a_row[rows] + 1, 0)
+                done = going & (in_a_row[rows] >= early_stop.steps)
+                values[rows[done]] = parameter.detach()[done]
+                going &= ~done
+                if not going.any():
+                    break
+                for row, loss in zip(rows[going].tolist(), found[going].tolist(), strict=True):
+                    losses[row].append(loss)
+                optimizer.zero_grad()
+                found[going].sum().backward()
+                optimizer.step()
+                taken += 1
         values[rows[going]] = parameter.detach()[going]
-        moments = {
-            name: part[going] if part.dim() else part
-            for name, part in optimizer.state[parameter].items()
-        }
+        state = optimizer.state[parameter].items()
+        moments = {name: part[going] if part.dim() else part for name, part in state}
         rows = rows[going]
     return losses
 
 
+def _row_losses_of(
+    replay: StepReplay, batch: Mapping[str, Tensor], early_stop: EarlyStop
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Return a function that gives each row's loss (B,) now, and whether its early stop holds."""
+    causal = is_causal(replay.model)
+    forward = replay.session(_without_own_loss(replay.model, batch))
+
+    def losses_and_holds() -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            output = forward()
+            losses = row_losses(output.logits, batch["labels"], causal)
+        return losses, early_stop.holds(losses, output.logits, batch["labels"], causal)
+
+    return losses_and_holds
+
+
 def _without_own_loss(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave the labels out where the model needs them for nothing but its loss over all rows."""
+    """Leave the labels out if the model needs them only for its loss over all rows."""
     if is_causal(model):
-        return dict(inputs)  # they say where the prompt ends
+        return dict(inputs)  # the labels also say where the prompt ends
     batch = {name: tensor for name, tensor in inputs.items() if name != "labels"}
     if getattr(model.config, "is_encoder_decoder", False):
         batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
@@ -167,7 +175,7 @@ def row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Say whether logits at t are for label t + 1: a language model without an encoder."""
+    """Say whether logits at t predict label t + 1: a language model without an encoder."""
     config = getattr(model, "config", None)
     generates = getattr(model, "can_generate", lambda: False)()
     return bool(config is not None and not config.is_encoder_decoder and generates)

@@ -1,4 +1,4 @@
-"""Editors that change one weight matrix of the model itself."""
+"""Editors that change one weight matrix of the model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from grace_bench.replay.recording import only_trainable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from grace_bench.editors.hyperparameters import EditorHyperparameters
-
 
 class WeightEditor(Editor):
-    """Base class: owns the layer's weight, and can put the original one back.
+    """Base class: owns the layer's weight and can restore the original.
 
     Attributes:
         module: the layer.
@@ -29,22 +27,16 @@ class WeightEditor(Editor):
         original: a copy of the weight before any edit.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: EditorHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(model, layer, hyperparameters, generator)
-        self.module = find_layer(model, layer)
-        self.dims = layer_dims(self.module, layer)
+    def setup(self) -> None:
+        """Find the layer and keep its original weight."""
+        self.module = find_layer(self.model, self.layer)
+        self.dims = layer_dims(self.module, self.layer)
         self.weight: nn.Parameter = self.module.weight
         self.original = self.weight.detach().clone()
 
     @contextmanager
     def training_weight(self) -> Iterator[None]:
-        """Let the weight, and nothing else, take gradients while the block lasts."""
+        """Make the weight, and nothing else, trainable within the block."""
         with only_trainable(self.model, self.trained):
             try:
                 yield
@@ -57,20 +49,20 @@ class WeightEditor(Editor):
         return [self.weight]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weight as edited."""
+        """Return the edited weight."""
         return {"weight": self.weight.detach().clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put another editor's weight in place."""
+        """Load another editor's weight."""
         if "weight" not in state or state["weight"].shape != self.weight.shape:
             raise EditorError(
-                f"the state is not one of layer '{self.layer}', whose weight is "
+                f"the state is not for layer '{self.layer}', whose weight is "
                 f"{tuple(self.weight.shape)}; load the state of the same layer and editor."
             )
         with torch.no_grad():
             self.weight.copy_(state["weight"])
 
     def remove(self) -> None:
-        """Put the original weight back."""
+        """Restore the original weight."""
         with torch.no_grad():
             self.weight.copy_(self.original)

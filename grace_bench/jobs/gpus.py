@@ -1,15 +1,14 @@
-"""Several GPUs on one machine, several processes: each takes one that is free. Torch-free.
+"""Several GPUs, several processes: each takes a free one. Torch-free.
 
-    index = claim(torch.cuda.device_count())    # of the GPUs that this process sees
+    index = claim(torch.cuda.device_count())    # among the GPUs that this process sees
 
-Snakemake counts GPUs but doesn't say which is whose. Here a GPU is taken by a lock on a file of
-its name; the system lets go of it when the process ends, however it ends. Under Slurm a job sees
+Snakemake counts GPUs but does not assign them. Here a process takes a GPU by locking a file of its
+name; the system releases the lock when the process ends, however it ends. Under Slurm a job sees
 only its own GPUs, and nothing is locked.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -17,6 +16,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from grace_bench.errors import ConfigError
 
@@ -26,7 +27,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 1.0
 
 _claimed: dict[tuple[str, ...], int] = {}  # GPUs to choose from -> which one this process has
-_descriptors: list[int] = []  # of locks held; closing one lets go
+_held: list[FileLock] = []
 
 
 def count() -> int:
@@ -44,16 +45,15 @@ def count() -> int:
 
 
 def claim(visible: int) -> int:
-    """Return which of the GPUs that this process sees it should use; wait until one is free.
+    """Return which of its visible GPUs this process should use; wait until one is free.
 
-    A process asks once and keeps what it got. Who sees one GPU only has been told which, and
-    shares it rather than wait.
+    A process asks once and keeps its GPU. One that sees a single GPU shares it rather than wait.
 
     Args:
-        visible: how many GPUs this process sees, at least 1.
+        visible: number of GPUs this process sees, at least 1.
 
     Raises:
-        ConfigError: the locks cannot be kept, as someone else owns their folder.
+        ConfigError: someone else owns the folder of the locks.
     """
     if "SLURM_JOB_ID" in os.environ:
         return 0
@@ -89,7 +89,7 @@ def _wait_for_one(names: tuple[str, ...]) -> int:
             return 0
         if not waiting:
             logger.info(
-                "waiting for a GPU: other runs have all %d; start fewer at once with "
+                "waiting for a GPU: other runs hold all %d; run fewer at once with "
                 "--resources gpu=%d",
                 *(len(names), len(names)),
             )
@@ -102,16 +102,17 @@ def _lock_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.getuid() or folder.is_symlink():
-        raise ConfigError(f"{folder}: is not yours; remove it, or set TMPDIR to another folder.")
+        raise ConfigError(
+            f"{folder}: belongs to another user; remove it, or set TMPDIR to another folder."
+        )
     return folder
 
 
 def _lock(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    lock = FileLock(path, mode=0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
-    _descriptors.append(descriptor)
+    _held.append(lock)
     return True

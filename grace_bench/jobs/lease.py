@@ -2,13 +2,13 @@
 
     with Lease(folder) as lease:      # waits while another process holds it
         ...
-        lease.tell(step=3, steps=100)
-        lease.check()                 # raises once another process has taken the work over
+        lease.report(step=3, steps=100)
+        lease.check()                 # raises if another process has taken over the work
 
-After Snakemake was killed, its jobs run on; started again, it submits them a second time. The lease
-is a file, `lease.json`, that its holder renews every few seconds and that tells how far the work
-is. A lease that was not renewed for a minute is that of a dead process, and is taken over; what
-that process had half written is removed.
+When Snakemake is killed, its jobs keep running; restarted, it submits them again. The lease is a
+file, `lease.json`, that its holder renews every few seconds and that shows the progress of the
+work. A lease that was not renewed for a minute belongs to a dead process and is taken over; the
+process's temporary files are removed.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0
 POLL_SECONDS = 2.0
 TRIES = 3
-"""To read a lease: some shared storage shows a file that is being replaced cut for a moment."""
+"""Attempts to read a lease: on some shared storage a file looks truncated while it is replaced."""
 
 
 class Lease:
-    """The right to do the work of one folder, held while the block lasts.
+    """The right to do the work of one folder, held during the block.
 
     Args:
-        folder: of the work; made if it isn't there.
-        wait_minutes: how long to wait for another process that holds it.
+        folder: of the work; created if needed.
+        wait_minutes: how long to wait for another process that holds the lease.
 
     Attributes:
-        waited: whether another process held it meanwhile; it may have done the work.
+        waited: whether another process held the lease; it may have done the work.
     """
 
     def __init__(self, folder: Path, wait_minutes: float = 24 * 60) -> None:
@@ -76,7 +76,7 @@ class Lease:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
-            remove_leftovers(folder, sparing=LEASE)  # those are of processes that want it, too
+            remove_leftovers(folder, except_for=LEASE)  # those belong to processes that wait
         except OSError as error:
             raise ResultError(describe_os_error(self.path, error)) from error
         self._renewer.start()
@@ -88,42 +88,44 @@ class Lease:
         if self._is_mine():
             with suppress(OSError):
                 self.path.unlink()
-                for place in self._made:  # those that are still empty: nothing was done
+                for place in self._made:  # only those that are still empty
                     place.rmdir()
 
-    def tell(self, **what: Any) -> None:
-        """Say how far the work is; it stands in the file from the next renewal on."""
-        self._content |= what
+    def report(self, **progress: Any) -> None:
+        """Report progress; it appears in the file with the next renewal."""
+        self._content |= progress
 
     def check(self) -> None:
-        """Raise ResultError if another process holds the lease now."""
+        """Raise ResultError if another process now holds the lease."""
         if self._lost:
             raise ResultError(
                 f"{self.path.parent}: this process did not renew its lease for a minute, and "
-                "another one has taken the work over; leave it to that one."
+                "another one has taken over the work; leave it to that one."
             )
 
     def _acquire(self) -> None:
         until = time.monotonic() + 60 * self.wait_minutes
-        told = False
+        reported = False
         while not self._create():
             holder = read_lease(self.path)
             if self._is_dead(holder):
                 self._remove(holder)
                 continue
             self.waited = True
-            if not told:
-                logger.warning("%s: %s does this already; waiting.", self.path, describe(holder))
-                told = True
+            if not reported:
+                logger.warning(
+                    "%s: %s is already doing this; waiting.", self.path, describe(holder)
+                )
+                reported = True
             if time.monotonic() > until:
                 raise ResultError(
-                    f"{self.path}: {describe(holder)} has done this for more than "
-                    f"{self.wait_minutes:g} minutes; end that process, or wait, and run again."
+                    f"{self.path}: {describe(holder)} has been doing this for more than "
+                    f"{self.wait_minutes:g} minutes; end that process, or wait, and rerun."
                 )
             time.sleep(POLL_SECONDS)
 
     def _create(self) -> bool:
-        """Put the file there, unless there is one: a link is made whole or not at all."""
+        """Create the file unless it exists; linking is atomic."""
         temporary = self._write()
         try:
             os.link(temporary, self.path)
@@ -147,17 +149,17 @@ class Lease:
     def _is_dead(self, holder: dict[str, Any] | None) -> bool:
         age = heartbeat_age(self.path)
         if age is None:
-            return False  # gone meanwhile: the next attempt will tell
+            return False  # gone meanwhile; the next attempt decides
         return abs(age) > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
 
     def _remove(self, holder: dict[str, Any] | None) -> None:
-        """Take a dead process's lease away; of several that try, one succeeds."""
+        """Take away a dead process's lease; of several processes that try, one succeeds."""
         aside = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
         with suppress(FileNotFoundError):
             os.rename(self.path, aside)
             if _token(read_lease(aside)) == _token(holder):
-                logger.warning("%s: %s is gone; going on.", self.path, describe(holder))
-            else:  # not the dead one's: somebody was quicker
+                logger.warning("%s: %s is gone; taking over.", self.path, describe(holder))
+            else:  # not the dead process's: another process was faster
                 with suppress(FileExistsError):
                     os.link(aside, self.path)
             aside.unlink()
@@ -167,23 +169,23 @@ class Lease:
 
     def _renew_for_ever(self) -> None:
         while not self._lost and not self._done.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a full disk: the next time may do
+            with suppress(OSError):  # a full disk: retry next time
                 found = read_lease(self.path)
                 if _token(found) == self._token:
                     os.replace(self._write(), self.path)
                 elif found is not None:
                     self._lost = True
-                elif not self.path.exists():  # else it cannot be read now, and tells nothing
+                elif not self.path.exists():  # otherwise it is unreadable for now
                     self._create()
 
 
 def read_lease(path: Path) -> dict[str, Any] | None:
-    """Return what a lease says; None if it is gone, unreadable or no lease."""
+    """Return the content of a lease; None if it is gone or unreadable."""
     return try_read(path, TRIES)
 
 
 def heartbeat_age(path: Path) -> float | None:
-    """Return the seconds since a lease was renewed, by the clock of its file system; None: gone."""
+    """Return the seconds since a lease was renewed, by its file system's clock; None: gone."""
     probe = path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         probe.touch()
@@ -195,7 +197,7 @@ def heartbeat_age(path: Path) -> float | None:
 
 
 def describe(holder: dict[str, Any] | None) -> str:
-    """Return who holds a lease, for a sentence."""
+    """Return who holds a lease, for messages."""
     if holder is None:
         return "another process"
     job = f" (job {holder['job']})" if holder.get("job") else ""
@@ -203,16 +205,18 @@ def describe(holder: dict[str, Any] | None) -> str:
 
 
 def has_ended(holder: dict[str, Any]) -> bool:
-    """Say whether the process is known to be gone: it was of this machine, since its last start."""
-    told = holder.get("process")
-    if not isinstance(told, str) or not isinstance(holder.get("pid"), int):
+    """Return whether the process is known to be gone: it ran on this machine, in this boot."""
+    process = holder.get("process")
+    if not isinstance(process, str) or not isinstance(holder.get("pid"), int):
         return False
     machine = machine_identity()
-    return machine is not None and told.startswith(machine) and told != identity(holder["pid"])
+    return (
+        machine is not None and process.startswith(machine) and process != identity(holder["pid"])
+    )
 
 
 def identity(pid: int) -> str | None:
-    """Return what no other process has: machine, its start, pid and the process's own start."""
+    """Return a unique identity of a process: machine, boot, pid and start time."""
     machine = machine_identity()
     if machine is None:
         return None
@@ -224,9 +228,9 @@ def identity(pid: int) -> str | None:
 
 
 def machine_identity() -> str | None:
-    """Return what no other machine has, nor this one after a restart; None where it doesn't tell.
+    """Return a unique identity of this machine since its last boot; None where unavailable.
 
-    Containers count as machines: each has process numbers of its own.
+    Containers count as machines: each has its own process numbers.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

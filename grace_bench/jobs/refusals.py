@@ -1,11 +1,11 @@
-"""Why a job refused its settings, kept beside where its results would be, for `status` to tell.
+"""Why a job refused its settings, kept in its folder and shown by `status`.
 
     with kept(run.folder, made_from=run.content_hash):
         ...
     refusal(run.folder, run.content_hash)
 
-A ConfigError in the block is written down and goes on. Its sentence stands until the job is tried
-again.
+An error of the user's in the block is written down and raised again. The message stays until the
+job is tried again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSED = "refused.json"
 
 @contextmanager
 def kept(folder: Path, made_from: str) -> Iterator[None]:
-    """Write down what the block refuses and its user can mend; forget what was refused before."""
+    """Record what the block refuses and the user can fix; forget earlier refusals."""
     path = folder / REFUSED
     with suppress(OSError):
         path.unlink()
@@ -40,7 +40,7 @@ def kept(folder: Path, made_from: str) -> Iterator[None]:
 
 
 def refusal(folder: Path, made_from: str) -> str | None:
-    """Return what a job said that refused these settings; None: it did not."""
+    """Return the message of a job that refused these settings; None: none did."""
     found = try_read(folder / REFUSED) or {}
     message = found.get("message")
     same = found.get("made_from") == made_from and isinstance(message, str)

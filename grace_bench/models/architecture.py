@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from grace_bench.errors import ModelError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _INDEX = re.compile(r"\[(\d+)\]")
 
@@ -71,6 +76,45 @@ def layer_dims(layer: nn.Module, name: str = "the layer") -> LayerDims:
             "name a linear layer inside it."
         )
     return dims
+
+
+class _LayerReached(Exception):
+    """Stops a forward pass at the layer."""
+
+
+@torch.no_grad()
+def layer_inputs(
+    model: nn.Module,
+    layer: nn.Module,
+    inputs: Mapping[str, Any],
+    read: Callable[[Tensor], Any] = lambda hidden: hidden,
+) -> Any:
+    """Return what `layer` receives in `model(**inputs)`; the model runs no further than that.
+
+    Args:
+        model: in eval mode.
+        layer: one of its modules.
+        inputs: of the model.
+        read: called with the layer's input (B, L, d_in) or (B, d_in), while the call lasts; its
+            result is returned.
+
+    Returns:
+        What `read` returns, or None if the model never calls the layer.
+    """
+    found: list[Any] = []
+
+    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.append(read(args[0]))
+        raise _LayerReached
+
+    handle = layer.register_forward_pre_hook(stop)
+    try:
+        model(**inputs)
+    except _LayerReached:
+        return found[0]
+    finally:
+        handle.remove()
+    return None
 
 
 def _dims_or_none(layer: nn.Module) -> LayerDims | None:

@@ -15,7 +15,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
@@ -24,7 +24,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench.errors import DataError, ModelError
-from grace_bench.models.architecture import find_layer, layer_dims, layer_name
+from grace_bench.models.architecture import (
+    find_layer,
+    layer_dims,
+    layer_inputs,
+    layer_name,
+)
 from grace_bench.models.positions import usable_positions
 from grace_bench.store.files import atomic_path
 
@@ -65,10 +70,6 @@ class Covariance:
     def dtype(self) -> str:
         """The type of the sums: float32 or float64."""
         return str(self.second_moment.dtype).removeprefix("torch.")
-
-
-class _InputSeen(Exception):
-    """The layer has its input; what the model would do next is not wanted."""
 
 
 def compute_covariance(
@@ -113,7 +114,7 @@ def compute_covariance(
     sequences = corpus.sequences(texts)
     n_tokens = 0
     while batch := list(islice(sequences, batch_size)):
-        keys = layer_inputs(model, layer, batch).to(dtype)  # (tokens, d_in)
+        keys = _token_inputs(model, layer, batch).to(dtype)  # (tokens, d_in)
         total += keys.T @ keys
         n_tokens += len(keys)
     if n_tokens == 0:
@@ -169,35 +170,22 @@ def check_length(model: nn.Module, length: int) -> None:
         )
 
 
-@torch.no_grad()
-def layer_inputs(model: nn.Module, layer: str, rows: list[Tensor]) -> Tensor:
-    """Return the layer's inputs (tokens, d_in) at all tokens of the rows (L,), in order.
-
-    Nothing behind the layer is computed.
-    """
+def _token_inputs(model: nn.Module, layer: str, rows: list[Tensor]) -> Tensor:
+    """Return the layer's inputs (tokens, d_in) at all tokens of the rows (L,), in order."""
     device = next(model.parameters()).device
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, args: Any) -> None:
-        seen.append(args[0])
-        raise _InputSeen
-
-    handle = find_layer(model, layer).register_forward_pre_hook(keep)
+    ids = pad_sequence(rows, batch_first=True).to(device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
     try:
-        model(input_ids=pad_sequence(rows, batch_first=True).to(device), attention_mask=mask)
-    except _InputSeen:
-        pass
+        hidden = layer_inputs(model, find_layer(model, layer), inputs)
     except ValueError as error:  # a decoder that lacks its own input
         raise ModelError(f"layer '{layer}' is not reached from input ids alone: {error}") from error
-    finally:
-        handle.remove()
-    if not seen or seen[0].dim() != 3 or seen[0].shape[:2] != mask.shape:
+    if hidden is None or hidden.dim() != 3 or hidden.shape[:2] != mask.shape:
         raise ModelError(
             f"layer '{layer}' does not see the tokens of its model's input one by one, so they "
             "have no covariance; name a layer within a block."
         )
-    return seen[0][mask.bool()]
+    return hidden[mask.bool()]
 
 
 def save_covariance(path: Path | str, covariance: Covariance) -> None:

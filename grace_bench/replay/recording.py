@@ -1,12 +1,12 @@
-"""Record what the modules of a model return, and let them hand it out again.
+"""Record the outputs of a model's modules, and replay them in later calls.
 
     with recorded(model) as calls:
         model(**inputs)
     with replayed(calls):
         model(**inputs)
 
-Recording runs in the mode in which gradients are taken; a replay computes only what a trained
-parameter reaches.
+Recording runs with gradients enabled, to see what a trained parameter reaches; a replay computes
+only that.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device)
-"""What a module may be given, beside tensors, and still be replayed."""
+"""Arguments, besides tensors, that a replayed module may take."""
 
-
-WIDE = 4
-"""So many times larger than the activations it is computed from, an output is called wide."""
+LARGE = 4
+"""An output this many times larger than its inputs counts as large."""
 
 
 class CannotReplay(Exception):
@@ -38,15 +37,15 @@ class CannotReplay(Exception):
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The output of one module call, and its tensors' versions: a later change would show."""
+class RecordedOutput:
+    """The output of one module call, and its tensors' versions, which reveal a later change."""
 
     output: Any
     versions: tuple[int, ...]
 
     @classmethod
-    def of(cls, output: Any) -> Kept:
-        """Keep an output as it is now."""
+    def of(cls, output: Any) -> RecordedOutput:
+        """Record an output as it is now."""
         return cls(output, tuple(tensor._version for tensor in _tensors(output)))
 
     @property
@@ -54,28 +53,28 @@ class Kept:
         """Bytes of memory behind the output."""
         return sum(tensor.untyped_storage().nbytes() for tensor in _tensors(self.output))
 
-    def without_content(self) -> Kept:
-        """Return the same with tensors of NaN, which take no memory."""
-        return Kept.of(_changed(self.output, _without_content))
+    def without_content(self) -> RecordedOutput:
+        """Return the same with every float replaced by NaN, which takes no memory."""
+        return RecordedOutput.of(_changed(self.output, _without_content))
 
-    def on_disk(self, folder: Path) -> Kept:
-        """Return the same in files that are mapped into memory, and vanish with the process."""
-        return Kept.of(_changed(self.output, lambda tensor: _mapped(tensor, folder)))
+    def on_disk(self, folder: Path) -> RecordedOutput:
+        """Return the same in memory-mapped files, which vanish with the process."""
+        return RecordedOutput.of(_changed(self.output, lambda tensor: _mapped(tensor, folder)))
 
     def unchanged(self) -> Any:
-        """Return the output as it was kept."""
+        """Return the output; raise CannotReplay if it was changed in place."""
         if self.versions != tuple(tensor._version for tensor in _tensors(self.output)):
-            raise CannotReplay("a kept output is changed in place afterwards")
+            raise CannotReplay("a recorded output is changed in place afterwards")
         return self.output
 
 
-Calls = dict[nn.Module, list[Kept | None]]
-"""For each module its calls in order; None: compute it, a trained parameter reaches it."""
+CallLog = dict[nn.Module, list[RecordedOutput | None]]
+"""Each module's calls in order; None: a trained parameter reaches it, so it is computed."""
 
 
 @contextmanager
 def only_trainable(model: nn.Module, trained: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let these parameters of the model, and no others, take gradients while the block lasts."""
+    """Make these parameters of the model, and no others, trainable within the block."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
@@ -88,16 +87,16 @@ def only_trainable(model: nn.Module, trained: Iterable[nn.Parameter]) -> Iterato
 
 
 @contextmanager
-def recorded(model: nn.Module, wide: bool = True) -> Iterator[Calls]:
-    """Let the next call of the model fill in what its modules may hand out again.
+def recorded(model: nn.Module, keep_large: bool = True) -> Iterator[CallLog]:
+    """Record the model's next call.
 
     Args:
-        model: to be called once within the block.
-        wide: keep outputs, too, that are several times as large as what they are computed from.
+        model: called once within the block, after which the log is complete.
+        keep_large: also keep outputs that are several times larger than their inputs.
     """
-    log: list[tuple[nn.Module, Kept | None, bool]] = []  # with whether a trained parameter reaches
+    log: list[tuple[nn.Module, RecordedOutput | None, bool]] = []  # True: computed each time
     began: list[int] = []
-    calls: Calls = {}
+    calls: CallLog = {}
 
     def enter(_module: nn.Module, _args: Any, _kwargs: Any) -> None:
         began.append(len(log))
@@ -108,10 +107,10 @@ def recorded(model: nn.Module, wide: bool = True) -> Iterator[Calls]:
         if reached or not _is_fixed((args, kwargs)) or not _is_fixed(output):
             log.append((module, None, True))
             return
-        del log[start:]  # what it called is inside of what it returned
+        del log[start:]  # the output contains those of the modules it called
         given = _size((args, kwargs))
-        keep = wide or given == 0 or _size(output) < WIDE * given
-        log.append((module, Kept.of(output) if keep else None, False))
+        keep = keep_large or given == 0 or _size(output) < LARGE * given
+        log.append((module, RecordedOutput.of(output) if keep else None, False))
 
     handles = []
     try:
@@ -122,23 +121,23 @@ def recorded(model: nn.Module, wide: bool = True) -> Iterator[Calls]:
     finally:
         for handle in handles:
             handle.remove()
-    for module, kept, _ in log:
-        calls.setdefault(module, []).append(kept)
+    for module, entry, _ in log:
+        calls.setdefault(module, []).append(entry)
 
 
 @contextmanager
-def replayed(calls: Calls) -> Iterator[None]:
-    """Let modules hand out what they returned before, each call in its turn.
+def replayed(calls: CallLog) -> Iterator[None]:
+    """Let modules return their recorded outputs, call by call.
 
     Raises:
-        CannotReplay: the modules were not called as they were before.
+        CannotReplay: the modules are not called as they were when recorded.
     """
     replaced: list[tuple[nn.Module, Any]] = []
-    turns = {module: iter(kept) for module, kept in calls.items() if any(kept)}
+    turns = {module: iter(entries) for module, entries in calls.items() if any(entries)}
     try:
         for module, turn in turns.items():
             replaced.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = _hand_out(turn, module.forward)
+            module.__dict__["forward"] = _replaying(turn, module.forward)
         yield
     finally:
         for module, before in replaced:
@@ -150,12 +149,14 @@ def replayed(calls: Calls) -> Iterator[None]:
         raise CannotReplay("it calls fewer modules at one step than at another")
 
 
-def _hand_out(turn: Iterator[Kept | None], forward: Callable[..., Any]) -> Callable[..., Any]:
+def _replaying(
+    turn: Iterator[RecordedOutput | None], forward: Callable[..., Any]
+) -> Callable[..., Any]:
     def stand_in(*args: Any, **kwargs: Any) -> Any:
-        kept = next(turn, turn)
-        if kept is turn:
+        entry = next(turn, turn)
+        if entry is turn:
             raise CannotReplay("it calls more modules at one step than at another")
-        return forward(*args, **kwargs) if kept is None else kept.unchanged()
+        return forward(*args, **kwargs) if entry is None else entry.unchanged()
 
     return stand_in
 
@@ -172,19 +173,18 @@ def _is_fixed(value: Any) -> bool:
 
 
 def _size(value: Any) -> int:
-    """Return how many numbers there are, integers (token ids, masks) not counted."""
+    """Count the floats; integers (token ids, masks) don't count."""
     return sum(tensor.numel() for tensor in _tensors(value) if tensor.is_floating_point())
 
 
 def _without_content(tensor: Tensor) -> Tensor:
-    """Return NaN in the place of each number; integers stay."""
     if not tensor.is_floating_point():
         return tensor
     return tensor.new_full((), torch.nan).expand(tensor.shape)
 
 
 def _mapped(tensor: Tensor, folder: Path) -> Tensor:
-    """Return a copy that lies in a file without a name; the system keeps in memory what it can."""
+    """Return a copy in an unnamed file, of which the system caches in memory what it can."""
     nbytes = tensor.numel() * tensor.element_size()
     if nbytes == 0 or tensor.untyped_storage().nbytes() < nbytes:  # NaN without content
         return tensor
@@ -195,7 +195,7 @@ def _mapped(tensor: Tensor, folder: Path) -> Tensor:
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return the same with every tensor changed."""
+    """Return `value` with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -212,9 +212,6 @@ def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(item)

@@ -1,7 +1,8 @@
-"""Leave out of gradient steps the positions that no logit reads.
+"""Skip the positions that no logit reads, in gradient steps.
 
-A classifier reads one token of its last block, a language model asked for some logits only theirs.
-What the block's linear layers, norms and activations make of all other tokens changes nothing.
+A classifier reads one token of its last block; a language model asked for some logits reads only
+their tokens. What the block's linear layers, norms and activations compute for the other tokens
+changes nothing.
 
     with watched(model) as seen:
         output = model(**inputs)
@@ -22,21 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 WORTH_IT = 0.5
-"""A module is left whole if more than this share of its positions is read."""
+"""A module is computed in full if more than this share of its positions is read."""
 
 IDLE = (nn.Dropout, nn.Identity)
 """Modules that cost nothing."""
 
 Columns = dict[nn.Module, Tensor]
-"""Of each module that is worth it, the positions (K,) that are read."""
+"""The positions (K,) read of each module where skipping the others saves much."""
 
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """Collect what modules without parts make, (B, L, d), of one tensor (B, L, ...), called once.
-
-    Only of modules that a trained parameter reaches.
-    """
+    """Collect the outputs (B, L, d) of leaf modules that run once, on one tensor (B, L, ...)."""
     seen: dict[nn.Module, Tensor] = {}
     calls: dict[nn.Module, int] = {}
 
@@ -63,9 +61,9 @@ def _by_position(given: Any, output: Any) -> bool:
 
 
 def read_columns(seen: Mapping[nn.Module, Tensor], logits: Tensor) -> Columns:
-    """Return where the logits depend on the modules' outputs, for modules where that saves much.
+    """Return the positions of the modules' outputs that the logits depend on, by gradients.
 
-    By gradients, so that a chance zero may hide a dependence: try the answer out (`same_logits`).
+    A gradient that happens to be zero may hide a dependence: check with `same_logits`.
 
     Args:
         seen: outputs (B, L, d) that `watched` collected; the graph is kept.
@@ -89,7 +87,7 @@ def read_columns(seen: Mapping[nn.Module, Tensor], logits: Tensor) -> Columns:
 
 @contextmanager
 def only_columns(columns: Columns, elsewhere: float = 0.0) -> Iterator[None]:
-    """Let modules compute only these positions; in the others stands a number."""
+    """Let modules compute only these positions, and fill the others with `elsewhere`."""
     try:
         for module, read in columns.items():
             module.__dict__["forward"] = _on_columns(module.forward, read, elsewhere)
@@ -114,10 +112,10 @@ def _on_columns(
 def same_logits(
     model: nn.Module, inputs: Mapping[str, Any], columns: Columns, logits: Tensor, tolerance: float
 ) -> bool:
-    """Say whether NaN in all other positions leaves the logits what they were, but for rounding.
+    """Say whether NaN in all other positions leaves the logits unchanged, except for rounding.
 
-    It shows both that nothing reads those positions, whatever stands there, as NaN times 0 is NaN,
-    and that the modules make of each position something that depends on it alone.
+    If so, nothing reads those positions (NaN times 0 is NaN), and the modules treat each position
+    on its own.
     """
     with only_columns(columns, torch.nan):
         found = model(**inputs).logits

@@ -26,7 +26,8 @@ from grace_bench.results.status import look_at_run
 from grace_bench.store.json_records import check_record, is_plain_name
 from grace_bench.store.files import sha256_of
 from grace_bench.suite.plan import RUN_FILES
-from grace_bench.suite.schema import base_model_name, is_name
+from grace_bench.suite.schema import base_model_name
+from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

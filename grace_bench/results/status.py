@@ -25,10 +25,10 @@ from grace_bench.errors import DataError
 from grace_bench.jobs.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
 from grace_bench.jobs.refusals import refusal
 from grace_bench.reporting.summary.run_folder import read_plan
-from grace_bench.steps.pipeline import plan
 from grace_bench.store.json_records import read_record, try_read
 from grace_bench.suite.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated
 from grace_bench.suite.plan import RESULTS, expand
+from grace_bench.suite.planned import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
@@ -188,7 +188,8 @@ class Look:
             inputs[_Input("baseline", run.baseline_folder, "baseline.json")] = None
             if run.assets_folder is not None:
                 inputs[_Input("assets", run.assets_folder, "assets.json")] = None
-        return cls(suite.name, plan(suite, results), sorted(inputs, key=_input_order), runs)
+        entries = plan_of(suite, runs)["runs"]
+        return cls(suite.name, entries, sorted(inputs, key=_input_order), runs)
 
     @classmethod
     def of_plan(cls, path: Path) -> Look:

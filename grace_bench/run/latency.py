@@ -1,9 +1,9 @@
-"""How long one forward pass takes while a codebook grows (GRACE, Fig. 6).
+"""Time one forward pass while a codebook grows (GRACE, Fig. 6).
 
     rows = time_forward_passes(editor, task, examples)
 
-Each input goes alone through the model with its editor and through the same model without, by
-turns, so that whatever else the machine does falls on both and their ratio keeps its meaning.
+Each input goes through the model alone, alternately with its editor and without, so that other
+load on the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from grace_bench.tasks.base import Example, Task
 
 REPEATS = 10
-"""Of each input, as in the paper; one pass more before them is not timed."""
+"""Timed passes of each input, as in the paper; one more, before them, is not timed."""
 
 
 @torch.no_grad()
 def time_forward_passes(
     editor: Editor, task: Task, examples: Sequence[Example], repeats: int = REPEATS
 ) -> list[dict[str, Any]]:
-    """Return one row of schemas.LATENCY an example, but for where the run is.
+    """Return one row of schemas.LATENCY per example, without the run's step and counts.
 
     Args:
-        editor: owns the model; it is as before afterwards.
+        editor: owns the model; unchanged afterwards.
         task: turns examples into tensors.
         examples: timed one by one.
         repeats: timed passes of each, with the editor and without.
@@ -49,11 +49,11 @@ def time_forward_passes(
         for turn in range(-1, repeats):
             for seconds, context in (
                 (edited, contextlib.nullcontext()),
-                (unedited, editor.set_aside()),
+                (unedited, editor.disabled()),
             ):
                 with context:
                     took = _seconds(editor.model, inputs)
-                if turn >= 0:  # the first call sets up what later ones find ready
+                if turn >= 0:  # the first call warms up
                     seconds.append(took)
         rows.append(
             {

@@ -1,4 +1,4 @@
-"""What a run gathers and tells while it goes: records, seconds, a line of progress."""
+"""What a run gathers as it goes: records and seconds; and its progress line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -22,27 +23,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Lap:
+    """One measurement; `seconds` is set when its block ends."""
+
+    seconds: float = 0.0
+
+
 class Stopwatch:
-    """Seconds by part of a run, the device waited for at both ends."""
+    """Seconds by part of a run; waits for the device before and after each measurement."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.seconds: dict[str, float] = {"edit": 0.0, "evaluation": 0.0}
-        self.last = 0.0
 
     @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Add the time of the block to `part`; `last` holds it afterwards."""
+    def measure(self, part: str) -> Iterator[Lap]:
+        """Add the time of the block to `part`."""
+        lap = Lap()
         synchronize(self._device)
         started = time.perf_counter()
-        yield
+        yield lap
         synchronize(self._device)
-        self.last = time.perf_counter() - started
-        self.seconds[part] += self.last
+        lap.seconds = time.perf_counter() - started
+        self.seconds[part] += lap.seconds
 
 
 class Records:
-    """What a run has to tell, gathered while it goes."""
+    """The rows that a run has produced so far."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -59,13 +67,13 @@ class Records:
         n_edits: int,
         keep: bool = True,
     ) -> None:
-        """Keep the averages of a role's predictions and, with `keep`, the predictions."""
+        """Add the averages of prediction rows and, with `keep`, the rows themselves."""
         if keep:
             self.predictions += rows
         self.probes += probe_rows(rows, metric, step, n_edits)
 
     def latest(self, metric: str, measure: str) -> float | None:
-        """Return the newest probed value of a metric, for progress lines."""
+        """Return the newest probed value of a metric."""
         for row in reversed(self.probes):
             if row["metric"] == metric and row["measure"] == measure:
                 return row["value"]
@@ -73,7 +81,7 @@ class Records:
 
 
 class Progress:
-    """A bar on a terminal, plain lines in a job's log: ES, ERR, edits a second, time left."""
+    """A bar on a terminal, plain lines in a job's log: ES, ERR, edits per second, time left."""
 
     def __init__(self, total: int, measure: str, done: int = 0, edited: int = 0) -> None:
         self.total = total
@@ -91,18 +99,18 @@ class Progress:
         self.bar.close()
 
     def update(self, step: int, n_edits: int, records: Records) -> None:
-        """Tell where the run is."""
+        """Show where the run is."""
         scores = [row["es"] for row in records.steps if row.get("es") is not None]
         es = statistics.fmean(scores) if scores else None
         err = records.latest("err", self.measure)
-        told = f"ES {_short(es)}, ERR {_short(err)}"
+        summary = f"ES {_short(es)}, ERR {_short(err)}"
         seconds = time.perf_counter() - self.started
-        self.bar.set_postfix_str(f"{n_edits} edits, {told}")
+        self.bar.set_postfix_str(f"{n_edits} edits, {summary}")
         self.bar.update(1)
         if self.bar.disable and (step % self.every == 0 or step == self.total):
             logger.info(
                 "step %d/%d, %d edits, %s, %.2f edits/s, %.0f s left",
-                *(step, self.total, n_edits, told, (n_edits - self.edited_before) / seconds),
+                *(step, self.total, n_edits, summary, (n_edits - self.edited_before) / seconds),
                 seconds / (step - self.done_before) * (self.total - step),
             )
 

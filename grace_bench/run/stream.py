@@ -1,12 +1,12 @@
-"""The editing loop: a stream of examples meets one editor on one model.
+"""The editing loop: one editor on one model works through a stream of examples.
 
     run = StreamRun(spec, task, editor, roles)
     run.start(baseline, stream)
-    run.go(stream)
+    run.run(stream)
 
-For every example of the stream: predict; if it is an error, edit and score the edit at once (ES);
-after every k edits and at the end, score what must be kept (a probe). What happened is gathered in
-`run.records`; `steps/edit.py` writes it.
+For each example: predict; on an error, edit and score the edit at once (ES); after every k edits
+and at the end, score what must be kept (a probe). `run.records` gathers the results, and
+`steps/edit.py` writes them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
-PREPARATION_WINDOW = 4
-"""How many coming examples are looked at for each edit that is trained at once."""
+WINDOW = 4
+"""Coming examples inspected per edit of a batch that is trained ahead."""
 
 TOKENS_AT_ONCE = 512
-"""In one batch of edits: about as much as keeps a CPU busy; memory grows with it."""
+"""In one batch of edits: about enough to keep a CPU busy; memory grows with it."""
 
 MOST_AT_ONCE = 32
 
@@ -53,10 +53,9 @@ PROBED_ROLES = ("upstream", "accurate", "holdout")
 
 
 def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[Row]:
-    """Return the rows of the edit stream in their order.
+    """Return the rows of the edit stream in order: the first `stream.facts` facts, all phrasings.
 
-    The first `stream.facts` facts are taken with all their phrasings; "shuffled" permutes facts
-    and then rows by the run's seed, "given" keeps the data set's order.
+    "shuffled" permutes facts and then rows by the run's seed; "given" keeps the data set's order.
     """
     facts = list(dict.fromkeys(row["fact_id"] for row in rows))
     generator = random.Random(f"stream-{seed}")
@@ -70,12 +69,12 @@ def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[
 
 
 @dataclass
-class Preparation:
-    """What the editor has done ahead.
+class TrainedAhead:
+    """What the editor has trained ahead.
 
     Args:
-        until: the first step for which nothing is prepared.
-        steps: those with an edit prepared.
+        until: the first step that was not considered.
+        steps: those whose edit was trained.
         seconds: spent on all of them.
     """
 
@@ -84,19 +83,19 @@ class Preparation:
     seconds: float = 0.0
 
     def seconds_of(self, step: int) -> float:
-        """Return a step's share of the time."""
+        """Return a step's share of the seconds."""
         return self.seconds / len(self.steps) if step in self.steps else 0.0
 
 
 def edits_at_once(compute: ComputeConfig, task: Task, example: Row) -> int:
-    """Return how many edits are trained in one batch; 1 where each is trained for itself."""
+    """Return how many edits to train in one batch; 1: each on its own."""
     if compute.engine == "direct":
         return 1
     if compute.edits_at_once != "auto":
         return compute.edits_at_once
     inputs = task.encode([example])
     read, wanted = inputs["input_ids"].numel(), inputs["labels"].numel()
-    # A causal model's labels are masks over what it reads, a classifier's is no token.
+    # A causal model's labels mask its own input; a classifier's label is not a token.
     tokens = read + wanted if task.config.is_encoder_decoder else read
     return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // tokens))
 
@@ -106,13 +105,13 @@ class StreamRun:
 
     Args:
         spec: the run.
-        task: how rows become tensors and scores.
+        task: turns rows into tensors and scores.
         editor: owns the model.
         roles: rows of the probed roles, already cut to the probes' sizes.
 
     Attributes:
-        done: the last step that was made, from 1.
-        finished: whether it was the stream's last one.
+        done: the last step made, from 1.
+        finished: whether it was the stream's last step.
     """
 
     def __init__(
@@ -134,11 +133,11 @@ class StreamRun:
         self.evaluator = Evaluator(editor, task, spec.probes.batch_size, direct)
         self.done = 0
         self.finished = False
-        self._prepared = Preparation()
+        self._ahead = TrainedAhead()
         self._most_at_once = MOST_AT_ONCE
 
     def start(self, baseline: Sequence[Row], stream: Sequence[Row]) -> None:
-        """Take what is known of the unedited model from the baseline: it is the same for all."""
+        """Take the unedited model's predictions from the baseline, which all editors share."""
         by_role: dict[str, dict[str, Row]] = {}
         for row in baseline:
             by_role.setdefault(row["role"], {})[row["example_id"]] = row
@@ -161,7 +160,7 @@ class StreamRun:
                 self.evaluator.learn(examples, [found[e["example_id"]] for e in examples])
 
     def step(self, step: int, example: Row) -> bool:
-        """Meet one example; edit if it is an error. Returns whether an edit was made."""
+        """Predict one example; edit if it is an error. Return whether an edit was made."""
         with self.watch.measure("evaluation"):
             before = self.predict([example])[0]
         is_error = self.task.is_error(before)
@@ -180,23 +179,21 @@ class StreamRun:
         return wanted
 
     def edit(self, step: int, example: Row) -> dict[str, Any]:
-        """Make one edit, score it at once, and return its part of the step's record."""
+        """Make one edit, score it, and return its part of the step's record."""
         inputs = to_device(self.task.encode([example]), self.editor.model)
         batch = EditBatch(
             *(inputs, (example["example_id"],), example["label"], step),
             subject=self.task.subject_span(example),
             starts=len(self.task.texts.starts),
         )
-        with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
+        with self.watch.measure("edit") as lap, autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
         self._check_finite(step, result.losses)
-        seconds = self.watch.last + self._prepared.seconds_of(step)
+        seconds = lap.seconds + self._ahead.seconds_of(step)
         self.edited.append(example)
         with self.watch.measure("evaluation"):
             after = self.predict([example])
-        rows = prediction_rows(
-            [example], after, "edit", step, len(self.edited), self.evaluator.keys
-        )
+        rows = prediction_rows([example], after, "edit", step, len(self.edited))
         self.records.edits += rows
         self.records.predictions += rows
         return {
@@ -211,16 +208,16 @@ class StreamRun:
             "es": rows[0][self.task.main_measure],
         }
 
-    def prepare(self, step: int, coming: Sequence[Row]) -> None:
-        """Let the editor do ahead what the next edits will need, the one at `step` first."""
-        if not self.editor.can_prepare or step < self._prepared.until:
+    def train_ahead(self, step: int, coming: Sequence[Row]) -> None:
+        """Let the editor train ahead what the edits from `step` on will need."""
+        if not self.editor.can_train_ahead or step < self._ahead.until:
             return
         size = min(edits_at_once(self.spec.compute, self.task, coming[0]), self._most_at_once)
         if self.spec.stream.max_edits is not None:
             size = min(size, self.spec.stream.max_edits - len(self.edited))
         if size == 1:
             return
-        window = coming[: PREPARATION_WINDOW * size]
+        window = coming[: WINDOW * size]
         with self.watch.measure("evaluation"):
             found = self.predict(window)
         wanted = [
@@ -229,36 +226,34 @@ class StreamRun:
             if self.spec.stream.edit == "all" or self.task.is_error(prediction)
         ][:size]
         steps = [number for number, _ in wanted]
-        self._prepared = Preparation(step + len(window), frozenset(steps))
+        self._ahead = TrainedAhead(step + len(window), frozenset(steps))
         if not wanted:
             return
         if len(wanted) == size:
-            self._prepared.until = steps[-1] + 1
+            self._ahead.until = steps[-1] + 1
         inputs = to_device(self.task.encode([row for _, row in wanted]), self.editor.model)
         try:
-            with self.watch.measure("edit"), autocast(self.spec.compute, self.device):
-                self.editor.prepare(inputs, steps)
+            with self.watch.measure("edit") as lap, autocast(self.spec.compute, self.device):
+                self.editor.train_ahead(inputs, steps)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._most_at_once = size // 2  # what was prepared stays undone, and is done singly
-            logger.warning("out of memory: from now on %d edits at once.", self._most_at_once)
+            self._most_at_once = size // 2  # this batch's edits are trained one by one
+            logger.warning("out of memory; continuing with %d edits at once.", self._most_at_once)
             free_memory(self.device)
             return
-        self._prepared.seconds = self.watch.last
+        self._ahead.seconds = lap.seconds
 
     def _check_finite(self, step: int, losses: Sequence[float]) -> None:
         finite = all(math.isfinite(loss) for loss in losses)
         if not (finite and all(p.isfinite().all() for p in self.editor.trained)):
-            told = f"loss {losses[-1]:.4g}" if losses else "no loss"
-            raise Diverged(f"the edit of step {step} gave numbers that are not finite ({told})")
+            last = f"loss {losses[-1]:.4g}" if losses else "no loss"
+            raise Diverged(f"the edit of step {step} gave numbers that are not finite ({last})")
 
     def probe(self, step: int, keep: bool = True) -> None:
-        """Score all past edits, and what must not have changed.
+        """Score all past edits, and what must not have changed, after `step`.
 
-        Args:
-            step: after which step.
-            keep: every prediction, not only the averages.
+        With `keep`, every prediction is recorded, not only the averages.
         """
         n_edits = len(self.edited)
         facts = {example["fact_id"] for example in self.edited}
@@ -273,11 +268,11 @@ class StreamRun:
         with self.watch.measure("evaluation"):
             for metric, chosen in examples.items():
                 found, role = self.predict(chosen), METRICS[metric].role
-                rows = prediction_rows(chosen, found, role, step, n_edits, self.evaluator.keys)
+                rows = prediction_rows(chosen, found, role, step, n_edits)
                 self.records.add_probe(metric, rows, step, n_edits, keep)
 
     def time_inference(self, step: int) -> None:
-        """Time single inputs, where the run's probes say so; no prediction changes by it."""
+        """Time single inputs, if the run's probes ask for it."""
         examples = self.roles["upstream"][: self.spec.probes.latency or 0]
         with autocast(self.spec.compute, self.device):
             rows = time_forward_passes(self.editor, self.task, examples)
@@ -289,21 +284,21 @@ class StreamRun:
         with autocast(self.spec.compute, self.device):
             return self.evaluator.predict(examples)
 
-    def go(self, stream: Sequence[Row], after_step: Callable[[], None] = lambda: None) -> None:
-        """Make all steps that are left, probing on schedule and at the end.
+    def run(self, stream: Sequence[Row], after_step: Callable[[], None] = lambda: None) -> None:
+        """Make all remaining steps, probing on schedule and at the end.
 
-        Where an evaluation is cheap, averages are taken after every edit.
+        Where evaluations are cheap, averages are taken after every edit.
 
         Args:
-            stream: all of it.
-            after_step: called after each step; what it raises ends the run.
+            stream: all of it, steps already made included.
+            after_step: called after each step; an exception from it ends the run.
         """
         every, most = self.spec.probes.every, self.spec.stream.max_edits
         measure, edited = self.task.main_measure, len(self.edited)
         with Progress(len(stream), measure, self.done, edited) as progress:
             while not self.finished:
                 step = self.done + 1
-                self.prepare(step, stream[step - 1 :])
+                self.train_ahead(step, stream[step - 1 :])
                 edited = self.step(step, stream[step - 1])
                 last = step == len(stream) or len(self.edited) == most
                 if last or (edited and len(self.edited) % every == 0):
@@ -316,7 +311,7 @@ class StreamRun:
                 after_step()
 
     def checkpoint(self) -> Checkpoint:
-        """Return all that a new process needs to go on after the last step, bit for bit."""
+        """Return all that a new process needs to resume after the last step, bit for bit."""
         editor = self.editor
         queries, known = self.evaluator.state()
         tensors = {
@@ -329,14 +324,10 @@ class StreamRun:
             "done": self.done,
             "finished": self.finished,
             "seconds": self.watch.seconds,
-            "prepared": [
-                self._prepared.until,
-                sorted(self._prepared.steps),
-                self._prepared.seconds,
-            ],
+            "ahead": [self._ahead.until, sorted(self._ahead.steps), self._ahead.seconds],
             "most_at_once": self._most_at_once,
             "batch_size": self.evaluator.batch_size,
-            "prefix": editor.prefix.state(),
+            "replay": editor.replay.state(),
         }
         records = {
             "steps": self.records.steps,
@@ -347,14 +338,14 @@ class StreamRun:
         }
         return Checkpoint(self.done, tensors, state, records)
 
-    def go_back(self, found: Checkpoint, stream: Sequence[Row]) -> None:
-        """Be where a checkpoint was taken; before `start`, the editor as it was made."""
+    def restore(self, found: Checkpoint, stream: Sequence[Row]) -> None:
+        """Restore a checkpoint; call it before `start`, with an editor that has made no edit."""
         tensors, state, records = found.tensors, found.state, found.records
         editor = self.editor
         editor.load_state_dict(_part(tensors, "editor"))
         editor.load_resume_state(_part(tensors, "resume"))
         editor.generator.set_state(tensors["generator"])
-        editor.prefix.load_state(state["prefix"])
+        editor.replay.load_state(state["replay"])
         direct = self.spec.compute.engine == "direct"
         self.evaluator = Evaluator(editor, self.task, state["batch_size"], direct)
         self.evaluator.load_state(_part(tensors, "evaluator"), records["known"])
@@ -366,8 +357,8 @@ class StreamRun:
         self.edited = [stream[row["step"] - 1] for row in records["steps"] if row["edited"]]
         self.done, self.finished = state["done"], state["finished"]
         self.watch.seconds = state["seconds"]
-        until, steps, seconds = state["prepared"]
-        self._prepared = Preparation(until, frozenset(steps), seconds)
+        until, steps, seconds = state["ahead"]
+        self._ahead = TrainedAhead(until, frozenset(steps), seconds)
         self._most_at_once = state["most_at_once"]
 
 

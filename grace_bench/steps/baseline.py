@@ -1,4 +1,4 @@
-"""What the unedited model says to every role: made once for each model x data set."""
+"""The baseline: what the unedited model predicts, made once per model x data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
     """Return the unedited model's predictions.
 
     Raises:
-        DataError: they were made of other data or by another model.
+        DataError: they were made with other data or another model.
     """
     record = read_record(folder / "baseline.json", data_hash=str, model_hash=str)
     if (record["data_hash"], record["model_hash"]) != (data_hash, model_hash):
@@ -40,24 +40,24 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
 
 
 def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count the examples whose text or label is cut, and labels that the tokenizer cannot say.
+    """Count the examples whose text or label is truncated, and unsayable labels.
 
-    A label is cut where it is longer than `max_length` allows, or than what is generated. One that
-    does not come back from its tokens ("unsayable") is compared as the tokenizer can say it.
+    A label is truncated if it is longer than `max_length` allows or than what is generated. A label
+    that its tokens do not reproduce ("unsayable") is compared in the form that they do produce.
     """
     cuts = [task.truncation(example, asked=role != "train") for example in examples]
     texts, labels = (sum(c.text > 0 for c in cuts), sum(c.label > 0 for c in cuts))
     unsayable = sum(not task.is_sayable(example) for example in examples)
     if texts or labels:
         logger.warning(
-            "%s: of %d rows %d texts and %d labels are longer than max_length %d allows and are "
-            "cut; raise the model's max_length to use them whole.",
+            "%s: of %d rows, %d texts and %d labels are longer than max_length %d allows and are "
+            "truncated; raise the model's max_length to use them completely.",
             *(role, len(cuts), texts, labels, task.max_length),
         )
     if unsayable:
         logger.warning(
-            "%s: of %d rows %d labels do not come back from their tokens and are compared in the "
-            "form that does; see whether the tokenizer is the right one.",
+            "%s: of %d rows, %d labels are not reproduced by their tokens and are compared in the "
+            "form that is; check that the tokenizer is the right one.",
             *(role, len(cuts), unsayable),
         )
     return {"rows": len(cuts), "texts": texts, "labels": labels, "unsayable": unsayable}
@@ -70,10 +70,10 @@ def run_baseline(
     output: Path,
     made_from: str | None = None,
 ) -> dict[str, Any]:
-    """Predict every role with the unedited model; written once per model x data set.
+    """Predict every role with the unedited model.
 
-    `output` receives predictions.parquet and, last, baseline.json with the averages and with how
-    many texts and labels of each role `max_length` cuts short.
+    `output` receives predictions.parquet and, last, baseline.json with the averages and the numbers
+    of truncated texts and labels of each role.
     """
     device = set_up(spec.compute)
     loaded = load_model(model_folder, spec.dataset.task, device)
@@ -95,7 +95,7 @@ def run_baseline(
         except Diverged as error:
             raise ModelError(
                 f"model '{spec.model.name}', unedited, with compute.precision "
-                f"{spec.compute.precision}: {error}; use float32 or bfloat16, or a sound model."
+                f"{spec.compute.precision}: {error}; use float32 or bfloat16, or another model."
             ) from error
         found = prediction_rows(examples, predictions, role, step=0, n_edits=0)
         rows += found

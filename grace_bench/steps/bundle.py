@@ -2,10 +2,10 @@
 
     record = run_bundle(runs)
 
-Each run writes its own folder, has its own log, its own checkpoints and its own failure, and comes
-out as it would alone. What is finished is also kept, as links, in `<run folder>/kept/`: Snakemake
-removes what it is about to make again, and a bundle that was interrupted, or that got one run more,
-does not do the others again. To have a run done again, remove its folder.
+Each run has its own folder, log, checkpoints and failure, and gives the same results as it would
+alone. Finished runs are also kept, as links, in `<run folder>/kept/`: Snakemake removes outputs
+before it makes them again, yet a bundle that was interrupted or extended must not repeat its
+finished runs. To repeat a run, remove its folder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
-from grace_bench.steps.edit import Saving, do_run, finished_record
+from grace_bench.steps.edit import do_run, finished_record
 from grace_bench.store.files import describe_os_error
 
 if TYPE_CHECKING:
@@ -37,19 +38,21 @@ KEPT = "kept"
 LOG = "run.log"
 
 
-def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, Any]:
-    """Do all runs that are not done yet, one after the other; return the bundle's record.
+def run_bundle(
+    runs: Sequence[Run], policy: CheckpointPolicy = CheckpointPolicy()
+) -> dict[str, Any]:
+    """Do all unfinished runs, one after another; return the bundle's record.
 
-    A run that its user must mend (a wrong layer, say) does not keep the others from being done.
+    A misconfigured run (e.g. a wrong layer) does not stop the others.
 
     Args:
         runs: of one base model.
-        saving: how often a run writes a checkpoint.
+        policy: when a run writes checkpoints.
 
     Raises:
-        GraceBenchError: runs could not be done; the first one's error, once the others are done.
+        GraceBenchError: the first error of a run, raised once the others are done.
         ResultError: the machine is in trouble; no further run was tried.
-        Interrupted: it was asked to stop; called again, what is finished stays.
+        Interrupted: it was asked to stop; called again, finished runs are kept.
     """
     started = time.perf_counter()
     loaded: LoadedModel | None = None
@@ -58,13 +61,13 @@ def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, A
     spec = runs[0].spec
     for run in runs:
         if take_over(run):
-            logger.info("%s is done already.", run.id)
+            logger.info("%s is already done.", run.id)
             continue
         with logged(run.folder / LOG):
             try:
                 if loaded is None:
                     loaded = load_model(run.model_folder, spec.dataset.task, set_up(spec.compute))
-                record = do_run(run, saving, loaded)
+                record = do_run(run, policy, loaded)
             except (Interrupted, ResultError):
                 raise
             except GraceBenchError as error:
@@ -72,7 +75,7 @@ def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, A
                 problem, loaded = problem or error, None
                 continue
         if record["status"] != "complete":
-            loaded = None  # whatever the editor left of it
+            loaded = None  # the editor may have left it in any state
         done.append(run.id)
         link_files(run.folder, run.folder / KEPT, record)
     if problem is not None:
@@ -87,9 +90,9 @@ def run_bundle(runs: Sequence[Run], saving: Saving | None = None) -> dict[str, A
 
 
 def take_over(run: Run) -> bool:
-    """Say whether a run is done, by this bundle before or by a job of its own; put its files back.
+    """Return whether a run is done, by this bundle or by a job of its own; restore its files.
 
-    Snakemake removes those of the first kind before it takes the run out of the bundle.
+    Snakemake removes a run's files before it takes them from the bundle again.
     """
     kept = run.folder / KEPT
     if (found := finished_record(run, kept)) is not None:
@@ -100,14 +103,14 @@ def take_over(run: Run) -> bool:
 
 
 def link_files(source: Path, target: Path, record: dict[str, Any]) -> None:
-    """Put a finished run's files into another folder of its file system, `run.json` last."""
+    """Link a finished run's files into another folder, `run.json` last."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in (*record["files"], "run.json"):
             temporary = target / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
             try:
                 os.link(source / name, temporary)
-            except OSError:  # some file systems have no links
+            except OSError:  # some file systems lack links
                 shutil.copy2(source / name, temporary)
             os.replace(temporary, target / name)
             temporary.unlink(missing_ok=True)  # two links to one file: nothing was renamed
@@ -117,7 +120,7 @@ def link_files(source: Path, target: Path, record: dict[str, Any]) -> None:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write what is logged in the block to a run's own log, too."""
+    """Also write the block's log messages to a run's own log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -1,8 +1,8 @@
-"""Preparing a base model: build or load it, train it on the `train` role, save it.
+"""Prepares a base model: build or load it, train it on the `train` role, save it.
 
-The folder written is an ordinary Hugging Face model folder plus `training.parquet`, the log of
-every step, and `training.json`, which is written last: a folder with one is whole. While it is
-trained, its checkpoints are in the folder `.training` beside them; the same call goes on from them.
+The result is an ordinary Hugging Face model folder plus `training.parquet`, the log of every step,
+and `training.json`, which is written last: a folder that has it is complete. During training,
+checkpoints lie in the subfolder `.training`; the same call resumes from them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 MEASURED_EXAMPLES = 200
 ONE_FILE = 2**60
-"""Bytes up to which weights stay in one file."""
+"""Size in bytes up to which weights are saved as one file."""
 CHECKPOINTS = ".training"
 TRAINING_LOG_FILE = "training.parquet"
 
@@ -54,11 +54,11 @@ def prepare_model(
     compute: ComputeConfig,
     made_from: str | None = None,
 ) -> dict[str, Any]:
-    """Make the base model of a model x data set pair and return its training record.
+    """Prepare the base model of a model x data set pair; return its training record.
 
     Raises:
-        ModelError: the model has no such layer, or training diverged; nothing is left behind.
-        Interrupted: it was asked to stop while it was trained; called again, the training goes on.
+        ModelError: the model lacks the layer, or training diverged; nothing is left behind.
+        Interrupted: it was asked to stop during training; called again, training resumes.
     """
     manifest = read_manifest(data_folder)
     device = set_up(compute)
@@ -102,7 +102,7 @@ def prepare_model(
     try:
         predictions = predict_all(model, task, upstream, batch_size=64)
     except Diverged as error:
-        raise ModelError(f"model '{model_config.name}': {error}; use a sound model.") from error
+        raise ModelError(f"model '{model_config.name}': {error}; use another model.") from error
     record["upstream"] = {"n": len(upstream), "measure": task.main_measure}
     record["upstream"]["value"] = average(predictions, task.main_measure)
     logger.info("upstream %s: %.3f", task.main_measure, record["upstream"]["value"])
@@ -118,9 +118,9 @@ def training_fingerprint(
     data_hash: str,
     compute: ComputeConfig,
 ) -> str:
-    """Return the hash of all that the training of a model on its device depends on.
+    """Return the hash of everything that training depends on.
 
-    A checkpoint with another hash cannot be gone on from to the same weights.
+    Resuming from a checkpoint with another hash would lead to other weights.
     """
     settings = base_model_settings(model_config.model_dump(mode="json", exclude={"name"}))
     weights = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""What some editors need before any run: statistics or networks, made once for all runs.
+"""Assets: what some editors need before any run, such as statistics or a trained network.
 
-An editor's entry in the registry names a function that makes its assets; the runs that share a
-model, a data set and the settings the assets depend on share the assets. They are made from the
-role `train` alone, so that nothing of a stream or of a probe gets into them.
+An editor's SPEC names the function that makes its assets. Runs share them if they share the model,
+the data set and the settings that the assets depend on. Assets are made from the role `train`
+alone, so nothing of a stream or a probe leaks into them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors.base import AssetRequest
 from grace_bench.errors import DataError
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
@@ -21,7 +22,6 @@ from grace_bench.store import provenance
 from grace_bench.store.files import sha256_of, write_json
 from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.suite.plan import asset_settings
-from grace_bench.suite.schema import CHECKPOINT_MINUTES
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ def make_assets(
     model_folder: Path,
     folder: Path,
     made_from: str | None = None,
-    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    policy: CheckpointPolicy = CheckpointPolicy(),
 ) -> None:
-    """Make the assets of a run's editor and write their record, assets.json, last.
+    """Make the assets of a run's editor; write their record, assets.json, last.
 
     Raises:
-        GraceBenchError: the data or the model do not allow it.
+        GraceBenchError: the data or the model are unsuitable.
     """
     started = time.perf_counter()
     editor = EDITORS.get(spec.editor.editor)
@@ -54,7 +54,7 @@ def make_assets(
     if not rows:
         raise DataError(
             f"{data_folder}: has no examples to train on (role 'train'), which editor "
-            f"'{spec.editor.editor}' needs; give the data set some."
+            f"'{spec.editor.editor}' needs; add some to the data set."
         )
     loaded = load_model(model_folder, spec.dataset.task, device)
     task = create_task(
@@ -72,7 +72,7 @@ def make_assets(
             hyperparameters=hyperparameters,
             rows=rows,
             folder=folder,
-            checkpoint_minutes=checkpoint_minutes,
+            policy=policy,
         )
     )
     files = sorted(folder.glob("*.safetensors"))
@@ -100,7 +100,7 @@ def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
     """Return the record of finished assets.
 
     Raises:
-        DataError: they are not of this model, or a file has changed since.
+        DataError: they were made for another model, or a file has changed since.
     """
     record = read_record(
         folder / RECORD, model_hash=str, files=dict, told=dict, seconds=(int, float)
@@ -109,7 +109,9 @@ def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
         raise DataError(f"{folder}: was made for another model; make it again.")
     for name, sha256 in record["files"].items():
         if not is_plain_name(name):
-            raise DataError(f"{folder}: lists {name!r}, which is no file of it; make it again.")
+            raise DataError(
+                f"{folder}: lists {name!r}, which is not one of its files; make it again."
+            )
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise DataError(f"{path}: missing or changed since it was made; make it again.")

@@ -1,9 +1,9 @@
-"""A package of one's own to begin from: an editor, a data set or a task that works, with its test.
+"""Starter packages: a working editor, data set or task, with its test.
 
     write_skeleton("editor", "my_editor", Path("my_editor"))
 
-The files lie in `skeletons/<kind>/`; `NAME` in their names and texts becomes the name, `TITLE` the
-name of its classes.
+The templates lie in `skeletons/<kind>/`; `NAME` in their names and texts becomes the name, `TITLE`
+the prefix of its classes.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ REGISTRIES = {"editor": EDITORS, "dataset": DATASETS, "task": TASKS}
 
 
 def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
-    """Write the package into a new folder and return its files.
+    """Write the package into a new folder; return its files.
 
     Args:
         kind: one of REGISTRIES.
         name: of the editor, data set or task, and of the package.
-        folder: to make.
+        folder: to create.
 
     Raises:
-        ConfigError: the name is taken or cannot be one of a package, or the folder is there.
+        ConfigError: the name is taken or cannot name a package, or the folder exists.
     """
     check_name(kind, name)
     if folder.exists():
-        raise ConfigError(f"{folder}: is there already; choose another name or folder.")
+        raise ConfigError(f"{folder}: already exists; choose another name or folder.")
     title = "".join(part.capitalize() for part in name.split("_"))
     written = []
     for path, text in _files(resources.files("grace_bench.steps").joinpath("skeletons", kind)):
@@ -52,18 +52,16 @@ def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise ConfigError if a package, or a new editor, data set or task, cannot be called so."""
+    """Raise ConfigError if a package, or a new editor, data set or task, cannot have this name."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or keyword.iskeyword(name):
         raise ConfigError(
             f"'{name}' cannot be the name of a package; use lower-case letters, digits and '_', "
             "as in my_editor."
         )
     if name in REGISTRIES[kind].names():
-        raise ConfigError(
-            f"{REGISTRIES[kind].kind} '{name}' is there already; choose another name."
-        )
+        raise ConfigError(f"{REGISTRIES[kind].kind} '{name}' already exists; choose another name.")
     if importlib.util.find_spec(name) is not None:
-        raise ConfigError(f"a Python module is called '{name}' already; choose another name.")
+        raise ConfigError(f"a Python module named '{name}' already exists; choose another name.")
 
 
 def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, str]]:

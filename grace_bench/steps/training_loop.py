@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.errors import Interrupted, ModelError, ResultError, unknown_name
-from grace_bench.jobs.checkpoints import stop_requests
+from grace_bench.errors import ModelError, unknown_name
+from grace_bench.jobs.checkpoints import Checkpoint
+from grace_bench.jobs.resumable import CheckpointPolicy, ResumableLoop
 from grace_bench.models.device import autocast
 from grace_bench.tasks.base import IGNORED, Task, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
+    from grace_bench.jobs.checkpoints import Checkpoints
     from grace_bench.suite.schema import ComputeConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 100
 LARGEST_NORM = 1.0  # of the gradient of a step
 
-STATE_VERSION = 1
-"""Of what `Training` writes into a checkpoint."""
+STATE_VERSION = 2
+"""Version of the state that `Training` writes into checkpoints."""
 
 
 def train_model(
@@ -40,33 +40,33 @@ def train_model(
     compute: ComputeConfig,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train a model in place; return what to tell of it, and one row of the log per step.
+    """Train a model in place; return its record and one log row per step.
 
     Args:
         model: on its device.
         task: encodes the examples.
         examples: at least one.
-        training: how.
+        training: settings.
         compute: precision; with float16, gradients are scaled.
-        checkpoints: are written every `training.checkpoint_minutes` and when the process is asked
-            to stop; the training goes on from the newest. None: it cannot be resumed.
+        checkpoints: written every `training.checkpoint_minutes` and on a request to stop; training
+            resumes from the newest. None: it cannot be resumed.
 
     Raises:
-        ModelError: `training.freeze` fits no parameter or all of them, or training diverged.
-        Interrupted: it was asked to stop; there is a checkpoint of the step that was being made.
+        ModelError: `training.freeze` matches no parameter or all of them, or training diverged.
+        Interrupted: it was asked to stop; a checkpoint of the current step was written.
     """
     run = Training(model, task, examples, training, compute)
+    policy = CheckpointPolicy(training.checkpoint_minutes)
+    loop = ResumableLoop(run, checkpoints, policy, training.steps, "training")
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         torch.manual_seed(training.seed or 0)
-        if checkpoints is not None and (found := checkpoints.latest()) is not None:
-            with checkpoints.taking_over(found):
-                run.load_state(found)
-            logger.info("going on from the checkpoint of step %d", run.step)
+        loop.restore()
         try:
-            run.go(checkpoints)
+            with loop.guard() as after_step:
+                run.go(after_step)
         except ModelError:
             if checkpoints is not None:
-                checkpoints.remove()  # what follows from it would diverge again
+                checkpoints.remove()  # resumed from there, it would diverge again
             raise
     record = {
         **training.model_dump(mode="json"),
@@ -74,23 +74,23 @@ def train_model(
         "epochs": round(run.examples_seen / len(examples), 3),
         "seconds": round(run.seconds, 1),
         "parameters_trained": sum(p.numel() for p in run.trained),
-        "resumed_from": run.resumed_from,
+        "resumed_from": loop.restarts,
     }
     return record, run.log
 
 
 class Training:
-    """A training in progress.
+    """A training in progress (`Resumable`).
 
-    A step's examples are drawn as one batch of `batch_size * accumulate`; what is computed at once
-    is a part of it. Each part's mean loss counts by its share of the step's label tokens (of its
-    rows where rows have classes), so the gradient is that of one large batch.
+    The examples of a step are drawn as one batch of `batch_size * accumulate` and computed in parts
+    of `batch_size`. Each part's mean loss is weighted by its share of the step's label tokens (of
+    its rows where rows have classes), so the gradient is that of one large batch.
 
     Args:
         model: on its device; its parameters outside `settings.freeze` are trained in place.
         task: encodes the examples.
         examples: at least one.
-        settings: how to train.
+        settings: of the training.
         compute: precision of the forward passes.
     """
 
@@ -111,52 +111,40 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        # float16 has no room for small gradients; scaled, they are kept. Otherwise a no-op.
+        # Small gradients underflow in float16 unless scaled; otherwise a no-op.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")
         size = settings.batch_size * settings.accumulate
-        self.batches = batches_for_ever(examples, size, settings.seed or 0)
+        self.batches = endless_batches(examples, size, settings.seed or 0)
         self.log: list[dict[str, Any]] = []
-        self.resumed_from: list[int] = []
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
     @property
-    def step(self) -> int:
-        """How many steps have been made."""
+    def done(self) -> int:
+        """Number of steps made."""
         return len(self.log)
 
     @property
+    def finished(self) -> bool:
+        """Whether all steps have been made."""
+        return self.done >= self.settings.steps
+
+    @property
     def examples_seen(self) -> int:
-        """How many examples the steps have seen, repetitions counted."""
+        """Number of examples the steps have seen, repetitions included."""
         return self.log[-1]["examples"] if self.log else 0
 
     @property
     def seconds(self) -> float:
-        """Of training, interruptions left out."""
+        """Training time, interruptions excluded."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    def go(self, checkpoints: Checkpoints | None) -> None:
-        """Make all steps that are left."""
-        settings = self.settings
+    def go(self, after_step: Callable[[], None]) -> None:
+        """Make all remaining steps."""
         self.model.train()
-        written = time.perf_counter()
-        guard = contextlib.nullcontext(bool) if checkpoints is None else stop_requests()
-        with guard as stop_requested:
-            while self.step < settings.steps:
-                self.make_step()
-                if stop_requested():
-                    self.write(checkpoints)
-                    raise Interrupted(
-                        f"training was asked to stop and did after step {self.step} of "
-                        f"{settings.steps}; run the same command again and it goes on from there."
-                    )
-                since = time.perf_counter() - written
-                if checkpoints is not None and since >= 60 * settings.checkpoint_minutes:
-                    try:
-                        self.write(checkpoints)
-                    except ResultError as error:
-                        logger.warning("no checkpoint at step %d, going on: %s", self.step, error)
-                    written = time.perf_counter()
+        while not self.finished:
+            self.make_step()
+            after_step()
         if not all(parameter.isfinite().all() for parameter in self.trained):
             raise self._diverged("weights are not finite")
 
@@ -168,7 +156,7 @@ class Training:
             for start in range(0, len(rows), size)
         ]
         counts = [loss_terms(self.model, part) for part in parts]
-        rate = self.settings.learning_rate * rate_share(self.step, self.settings)
+        rate = self.settings.learning_rate * rate_share(self.done, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         total = 0.0
@@ -186,7 +174,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.log.append(
             {
-                "step": self.step + 1,
+                "step": self.done + 1,
                 "loss": total,
                 "learning_rate": rate,
                 "examples": self.examples_seen + len(rows),
@@ -195,20 +183,16 @@ class Training:
         )
         if not math.isfinite(total):
             raise self._diverged(f"loss {total}")
-        if self._is_told(self.step):
-            self._tell()
+        if self._is_reported(self.done):
+            self._report()
 
-    def write(self, checkpoints: Checkpoints) -> None:
-        """Write a checkpoint of this step."""
-        state = {
-            "scaler": self.scaler.state_dict(),
-            "seconds": self.seconds,
-            "resumed_from": self.resumed_from,
-        }
-        checkpoints.write(self.step, self._tensors(), state, {"log": self.log})
+    def checkpoint(self) -> Checkpoint:
+        """Return the state after the last step."""
+        state = {"scaler": self.scaler.state_dict(), "seconds": self.seconds}
+        return Checkpoint(self.done, self._tensors(), state, {"log": self.log})
 
-    def load_state(self, found: Checkpoint) -> None:
-        """Go back to where a checkpoint was written; torch's global generators too."""
+    def restore(self, found: Checkpoint) -> None:
+        """Return to the state of a checkpoint, torch's global generators included."""
         tensors, state = found.tensors, found.state
         with torch.no_grad():
             for name, tensor in self._own_tensors().items():
@@ -225,15 +209,14 @@ class Training:
         torch.set_rng_state(tensors["random.cpu"].clone())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"].clone(), self.device)
-        self.log = found.records["log"]
-        self.resumed_from = [*state["resumed_from"], self.step]
+        self.log = list(found.records["log"])
         self._seconds_before = state["seconds"]
         self._started = time.perf_counter()
-        # The order of examples is drawn again from its seed, up to where it was.
-        next(islice(self.batches, self.step - 1, None))
+        # The order of examples is drawn again from its seed, up to this step.
+        next(islice(self.batches, self.done - 1, None))
 
     def _own_tensors(self) -> dict[str, Tensor]:
-        """Return what training changes in the model: trained parameters, and buffers it keeps."""
+        """Return what training changes in the model: trained parameters and saved buffers."""
         kept = self.model.state_dict().keys()
         parameters = self.model.named_parameters()
         return {
@@ -252,18 +235,18 @@ class Training:
 
     def _diverged(self, what: str) -> ModelError:
         return ModelError(
-            f"training diverged at step {self.step} ({what}); lower training.learning_rate."
+            f"training diverged at step {self.done} ({what}); lower training.learning_rate."
         )
 
-    def _is_told(self, step: int) -> bool:
+    def _is_reported(self, step: int) -> bool:
         return step % LOG_EVERY == 0 or step == self.settings.steps
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         seconds, steps = self.seconds, self.settings.steps
         logger.info(
             "step %d/%d, loss %.4f, %.0f s, %.0f s left",
-            *(self.step, steps, mean_loss(self.log, self.step), seconds),
-            seconds / self.step * (steps - self.step),
+            *(self.done, steps, mean_loss(self.log, self.done), seconds),
+            seconds / self.done * (steps - self.done),
         )
 
 
@@ -274,13 +257,13 @@ def mean_loss(log: Sequence[dict[str, Any]], step: int) -> float:
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return the mean loss before every hundredth step and the last."""
-    told = [step for step in range(1, len(log) + 1) if step % LOG_EVERY == 0 or step == len(log)]
-    return [{"step": step, "loss": round(mean_loss(log, step), 6)} for step in told]
+    """Return the mean loss up to every hundredth step and the last one."""
+    steps = [step for step in range(1, len(log) + 1) if step % LOG_EVERY == 0 or step == len(log)]
+    return [{"step": step, "loss": round(mean_loss(log, step), 6)} for step in steps]
 
 
 def choose_parameters(model: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
-    """Let all parameters be trained but those whose names begin with one of `freeze`."""
+    """Make all parameters trainable except those whose names begin with one of `freeze`."""
     parameters = dict(model.named_parameters())
     for prefix in freeze:
         if not any(name.startswith(prefix) for name in parameters):
@@ -310,7 +293,7 @@ def training_loss(model: nn.Module, batch: dict[str, Tensor], smoothing: float) 
 
 
 def loss_terms(model: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Return over how many label tokens, or rows with a class, `training_loss` is a mean."""
+    """Return the number of label tokens, or rows with a class, that `training_loss` averages."""
     labels = batch["labels"]
     if is_causal(model, labels):
         labels = labels[:, 1:]
@@ -318,7 +301,7 @@ def loss_terms(model: nn.Module, batch: dict[str, Tensor]) -> int:
 
 
 def is_causal(model: nn.Module, labels: Tensor) -> bool:
-    """Say whether labels stand at their inputs' positions and are predicted one before."""
+    """Return whether labels lie at the positions of their inputs and are predicted one before."""
     return labels.dim() == 2 and not model.config.is_encoder_decoder
 
 
@@ -331,12 +314,12 @@ def rate_share(index: int, training: TrainingConfig) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def batches_for_ever(
+def endless_batches(
     examples: list[dict[str, Any]], size: int, seed: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield batches, each epoch in a new order by a generator of its own.
+    """Yield batches without end, each epoch in a new order drawn from its own generator.
 
-    Within windows of 16 batches, examples are sorted by length so that little padding is computed.
+    Within windows of 16 batches, examples are sorted by length to limit padding.
     """
     generator = torch.Generator().manual_seed(seed)
     while True:

@@ -1,7 +1,7 @@
-"""How files are written and read: JSON, Parquet, hashes, all of it whole or not at all.
+"""Files: JSON, Parquet, hashes; written completely or not at all.
 
-Every writer here makes a temporary file beside its target and renames it, so a reader never sees
-half a file and a failed write leaves the old file untouched. Torch-free.
+Every writer creates a temporary file beside its target and renames it, so a reader never sees half
+a file and a failed write leaves the old file untouched. Torch-free.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it when the block ends well, else remove it.
+    """Yield a temporary path beside `path`; rename it when the block succeeds, else remove it.
 
     Raises:
-        ResultError: the folder cannot be written or the disk is full.
+        ResultError: the folder is not writable or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
@@ -50,28 +50,28 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder, a file or a link, if it is there; never what a link leads to."""
+    """Remove a folder, a file or a link if it exists; never what a link points to."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path)
 
 
-def remove_leftovers(folder: Path, sparing: str = "") -> None:
-    """Remove what writers that were killed left in a folder: all that has a temporary name.
+def remove_leftovers(folder: Path, except_for: str = "") -> None:
+    """Remove the temporary files that killed writers left in a folder.
 
     Args:
         folder: nobody else may be writing there.
-        sparing: names that contain this stay.
+        except_for: names that contain this text are kept.
     """
     for left in folder.glob(".*.tmp"):
-        if not sparing or sparing not in left.name:
+        if not except_for or except_for not in left.name:
             with suppress(OSError):
                 discard(left)
 
 
 def as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Return the error of the system; safetensors only writes its number into the sentence."""
+    """Return the system's error; safetensors only mentions its number in the message."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"os error (\d+)", str(error))
@@ -79,16 +79,16 @@ def as_os_error(error: OSError | SafetensorError) -> OSError:
 
 
 def describe_os_error(path: Path | str, error: OSError) -> str:
-    """Return the sentence for a failed write to `path`."""
+    """Return the message for a failed write to `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path}: the disk is full; free some space and run again."
+        return f"{path}: the disk is full; free some space and rerun."
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{path}: the folder cannot be written; check its permissions or choose another."
-    return f"{path}: cannot be written ({error.strerror or error}); mend the cause and run again."
+        return f"{path}: the folder is not writable; check its permissions or choose another."
+    return f"{path}: cannot write ({error.strerror or error}); fix the problem and rerun."
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys; NaN and infinity are refused."""
+    """Write `value` as indented JSON with sorted keys; refuse NaN and infinity."""
     try:
         text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
     except ValueError as error:
@@ -98,7 +98,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file, or raise DataError with the reason."""
+    """Read a JSON file; raise DataError with the reason if it cannot be read."""
     try:
         refuse_devices(path)
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -107,14 +107,14 @@ def read_json(path: Path | str) -> Any:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); make it again.") from error
     except RecursionError as error:
-        raise DataError(f"{path}: is nested too deeply to be a record; make it again.") from error
+        raise DataError(f"{path}: is nested too deeply for a record; make it again.") from error
 
 
 def refuse_devices(path: Path | str) -> None:
-    """Raise OSError for a pipe or a device: reading one may never end."""
+    """Raise OSError for a pipe or a device: reading one may never return."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError("it is no ordinary file")
+        raise OSError("it is not a regular file")
 
 
 def write_parquet(
@@ -123,7 +123,7 @@ def write_parquet(
     schema: pa.Schema,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write rows with exactly the columns of `schema`; missing nullable ones become null."""
+    """Write rows with exactly the columns of `schema`; missing nullable values become null."""
     rows = list(rows)
     known = set(schema.names)
     for row in rows:
@@ -152,20 +152,20 @@ def _column(path: Path | str, field: pa.Field, values: list[Any]) -> pa.Array:
 def read_parquet(
     path: Path | str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Read a Parquet file, or some columns of it, and check it against `schema`.
+    """Read a Parquet file, or some of its columns, and check it against `schema`.
 
     Raises:
-        DataError: the file is missing, truncated, damaged, of a newer format, has other columns, or
-            lacks values where there must be some.
+        DataError: the file is missing, truncated or damaged, has a newer format or other columns,
+            or lacks required values.
     """
     try:
         refuse_devices(path)
-        # ParquetFile reads just this file: no guessing of partitions from folder names.
+        # ParquetFile reads only this file and infers no partitions from folder names.
         with pq.ParquetFile(path) as file:
             if schema is not None:
                 check_schema(path, file.schema_arrow, schema)
             table = file.read(columns)
-        table.validate(full=True)  # Arrow itself takes any bytes for text and any offsets for lists
+        table.validate(full=True)  # Arrow checks neither text encoding nor list offsets
         if schema is not None:
             table = _with_later_columns(table, schema.names if columns is None else columns)
             _check_nulls(path, table, schema)
@@ -175,13 +175,13 @@ def read_parquet(
     except _NOT_PARQUET as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: not a whole Parquet file ({reason}); "
+            f"{path}: not an intact Parquet file ({reason}); "
             "delete it and run the step that makes it again."
         ) from error
 
 
 _NOT_PARQUET = (OSError, pa.ArrowException, ValueError, LookupError, ArithmeticError, MemoryError)
-"""What Arrow raises on damaged files; names that are no text and sizes no machine has included."""
+"""What Arrow raises on damaged files, undecodable names and absurd sizes included."""
 
 
 def _check_nulls(path: Path | str, table: pa.Table, schema: pa.Schema) -> None:
@@ -201,7 +201,7 @@ def _with_later_columns(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
 
 
 def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
-    """Raise DataError when `found` lacks columns of `wanted` or has them in another type."""
+    """Raise DataError if `found` lacks columns of `wanted` or has them with another type."""
     known = found.metadata or {}
     version = known.get(b"grace_bench.schema_version", b"1").decode(errors="replace")
     if version != str(SCHEMA_VERSION):
@@ -227,7 +227,7 @@ def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
 
 
 def hash_of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the sha256 of rows, whatever file they stand in: other versions write other bytes."""
+    """Return the sha256 of rows: versions of Parquet write different bytes for equal rows."""
     found = hashlib.sha256()
     for row in rows:
         line = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -1,8 +1,8 @@
-"""JSON from files, checked before anything looks into it. Torch-free.
+"""JSON records, checked as they are read. Torch-free.
 
     manifest = read_record(folder / "manifest.json", data_hash=str, labels=(list, type(None)))
 
-Damage is one sentence that names the file.
+Damage is reported in one sentence that names the file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEEPEST = 64
-"""Levels of lists and objects that a record of ours may have; none has more than eight."""
+"""Most levels of nested lists and objects in a record; ours have at most eight."""
 
 LARGEST_FILE = 2**26
-"""Bytes of a record."""
+"""Largest size of a record, in bytes."""
 
 PAUSE_SECONDS = 0.05
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that file systems take."""
+"""Longest file name that file systems accept, in bytes."""
 
 _JSON_NAMES = {
     str: "a text",
@@ -42,28 +42,28 @@ _JSON_NAMES = {
 
 
 def read_record(path: Path | str, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a JSON object that has these keys, each of its type; others may stand beside them.
+    """Read a JSON object that has these keys with these types; further keys are allowed.
 
     A key that may be null may be missing.
 
     Raises:
-        DataError: the file is missing or damaged, or is no such object.
+        DataError: the file is missing or damaged, or holds something else.
     """
     return check_record(path, read_json(path), **wanted)
 
 
 def try_read(path: Path, tries: int = 1) -> dict[str, Any] | None:
-    """Return a JSON object that others may be writing; None if there is no whole one.
+    """Return a JSON object that another process may be writing; None if it is not intact.
 
     Args:
         path: of the file.
-        tries: to read it, while it is there but not whole.
+        tries: number of attempts while the file exists but is incomplete.
     """
     for attempt in range(tries):
         if attempt:
             time.sleep(PAUSE_SECONDS)
         try:
-            # Not to wait for ever for somebody who writes to a pipe.
+            # Without O_NONBLOCK, opening a pipe would wait for its writer.
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
                 found = os.fstat(stream.fileno())
                 if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
@@ -80,10 +80,10 @@ def try_read(path: Path, tries: int = 1) -> dict[str, Any] | None:
 def check_record(
     place: Path | str, value: Any, **wanted: type | tuple[type, ...]
 ) -> dict[str, Any]:
-    """Return `value` if it is a JSON object with these keys, each of its type.
+    """Return `value` if it is a JSON object that has these keys with these types.
 
     Raises:
-        DataError: it is not; the message begins with `place`.
+        DataError: it is not; the message starts with `place`.
     """
     if not isinstance(value, dict):
         raise DataError(f"{place}: must be an object with keys and values; make it again.")
@@ -92,17 +92,17 @@ def check_record(
         if key not in value and type(None) not in types:
             raise DataError(f"{place}: lacks '{key}'; make it again.")
         found = value.get(key)
-        # True is an int to Python only.
+        # In Python, but not in JSON, True is an int.
         if not isinstance(found, types) or (isinstance(found, bool) and bool not in types):
             names = " or ".join(_JSON_NAMES.get(kind, kind.__name__) for kind in types)
             raise DataError(f"{place}: '{key}' must be {names}; make it again.")
     if is_deeper(value, DEEPEST):
-        raise DataError(f"{place}: is nested too deeply to be a record; make it again.")
+        raise DataError(f"{place}: is nested too deeply for a record; make it again.")
     return value
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Say whether lists and objects stand in each other more than `levels` deep."""
+    """Return whether lists and objects are nested more than `levels` deep."""
     layer = [value]
     for _ in range(levels + 1):
         inner: list[Any] = []
@@ -118,7 +118,7 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Say whether a name from a file is that of a file in the same folder, and no path."""
+    """Return whether a name read from a file names a file in the same folder, not a path."""
     return (
         isinstance(name, str)
         and 0 < len(name.encode(errors="replace")) <= LONGEST_NAME

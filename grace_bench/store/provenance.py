@@ -26,10 +26,10 @@ PACKAGES = (
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of the code that runs and whether it has changes; None without git.
+    """Return the commit of the running code and whether it has changes; None without git.
 
-    Changes are those of the package, files that git does not know included. Settings of a suite are
-    in each run's record, and a plug-in's code in its origins.
+    Only changes to the package count, untracked files included. A suite's settings are in each
+    run's record, and the code of plug-ins in its origins.
     """
     folder = Path(__file__).parents[1]
 
@@ -55,7 +55,7 @@ def git_state() -> dict[str, Any]:
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Return the installed versions of packages; those not installed are left out."""
+    """Return the versions of the installed packages among `names`."""
     found = {}
     for name in names:
         try:
@@ -79,6 +79,6 @@ def describe() -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Return the largest resident size of this process so far, in MiB."""
+    """Return the peak resident size of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

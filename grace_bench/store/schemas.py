@@ -1,4 +1,4 @@
-"""What is written to disk: the columns of every Parquet file. Torch-free."""
+"""The columns of every Parquet file. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from grace_bench.metrics import PER_EXAMPLE
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-"""Of a prepared data set, written last."""
+"""Manifest of a prepared data set, written last."""
 
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 REQUIRED_ROLES = ("train", "upstream", "edits")
@@ -26,19 +26,23 @@ EXAMPLES = _schema(
     ("label", pa.string(), False),
     ("subject", pa.string(), True),
     ("relation", pa.string(), True),
-    ("answers", pa.list_(pa.string()), True),  # all right ones, the label first; null: it alone
+    (
+        "answers",
+        pa.list_(pa.string()),
+        True,
+    ),  # all correct answers, the label first; null: only the label
 )
 
 STEPS = _schema(
     ("step", pa.int32(), False),  # position in the edit stream, from 1
-    ("n_edits", pa.int32(), False),  # edits made so far, this step's included
+    ("n_edits", pa.int32(), False),  # edits made so far, including this step's
     ("example_id", pa.string(), False),
     ("fact_id", pa.string(), False),
-    ("is_error", pa.bool_(), False),  # the model was wrong when the example came
+    ("is_error", pa.bool_(), False),  # the model was wrong when the example arrived
     ("edited", pa.bool_(), False),
     # GRACE: first, add, expand, reuse, split, overwrite; ROME: subject_last, prompt_last.
     ("branch", pa.string(), True),
-    ("key", pa.int32(), True),  # the key that answers the edit afterwards
+    ("key", pa.int32(), True),  # the key that answers the edited example afterwards
     ("nearest_key", pa.int32(), True),  # the nearest key before the edit
     ("distance", pa.float64(), True),  # to the nearest key before the edit
     ("n_keys", pa.int32(), True),
@@ -52,30 +56,22 @@ STEPS = _schema(
 PREDICTIONS = _schema(
     ("step", pa.int32(), False),
     ("n_edits", pa.int32(), False),
-    (
-        "role",
-        pa.string(),
-        False,
-    ),  # edit (right after it), edits (all past), upstream, ...
+    ("role", pa.string(), False),  # edit (right after it), edits (all past), upstream, ...
     ("example_id", pa.string(), False),
     ("fact_id", pa.string(), False),
     ("prediction", pa.string(), True),
     *((measure, pa.float64(), True) for measure in PER_EXAMPLE),
-    ("key", pa.int32(), True),  # that answered; null where none did, or there are none
+    ("key", pa.int32(), True),  # the key that answered; null: none
 )
 
 LATER_COLUMNS = (PREDICTIONS.field("key"), EXAMPLES.field("answers"))
-"""Nullable columns that files of earlier versions lack; they are read as null."""
+"""Nullable columns that files of earlier versions lack; read as null."""
 
 PROBES = _schema(
     ("step", pa.int32(), False),
     ("n_edits", pa.int32(), False),
     ("metric", pa.string(), False),  # es, err, trr, arr, holdout
-    (
-        "measure",
-        pa.string(),
-        False,
-    ),  # a measure, or perplexity_median / perplexity_log_mean
+    ("measure", pa.string(), False),  # or perplexity_median, perplexity_log_mean
     ("value", pa.float64(), True),
     ("n", pa.int32(), False),  # examples averaged
 )
@@ -87,16 +83,16 @@ LATENCY = _schema(
     ("example_id", pa.string(), False),
     ("n_tokens", pa.int32(), False),  # of the input
     ("repeats", pa.int32(), False),
-    ("seconds", pa.float64(), False),  # of one forward pass alone, the median
-    ("seconds_unedited", pa.float64(), False),  # the same model without the editor, in turn
+    ("seconds", pa.float64(), False),  # median time of one forward pass
+    ("seconds_unedited", pa.float64(), False),  # the same without the editor, measured alternately
 )
 
 TRAINING_LOG = _schema(
-    ("step", pa.int32(), False),  # optimiser step of a base model's training, from 1
-    ("loss", pa.float64(), False),  # of the step's examples, before the step
+    ("step", pa.int32(), False),  # optimiser step of the base model's training, from 1
+    ("loss", pa.float64(), False),  # mean over the step's examples, before the step
     ("learning_rate", pa.float64(), False),
-    ("examples", pa.int64(), False),  # seen so far, this step's included
-    ("seconds", pa.float64(), False),  # of training so far, interruptions left out
+    ("examples", pa.int64(), False),  # seen so far, including this step's
+    ("seconds", pa.float64(), False),  # training time so far, interruptions excluded
 )
 
 CODEBOOK = _schema(

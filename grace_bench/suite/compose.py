@@ -1,8 +1,8 @@
-"""How a suite is composed from the files in `config/`.
+"""Composes a suite from the files in `config/`.
 
-A suite names models, data sets and editors; each name is a file `config/<kind>s/<name>.yaml`, in
-the working directory or in the clone of grace-bench, and a mapping with a `name` overrides keys of
-that file:
+A suite names models, data sets and editors. Each name is a file `config/<kind>s/<name>.yaml`, in
+the working directory or in the clone of grace-bench; a mapping with a `name` overrides keys of that
+file:
 
     experiments:
       - {model: facts-t5, dataset: facts-qa}
@@ -12,48 +12,39 @@ that file:
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grace_bench.errors import ConfigError, unknown_name
-from grace_bench.registry import EDITORS
+from grace_bench.suite.compose_editor import SETTINGS, compose_editor, hyperparameter_names
+from grace_bench.suite.overrides import (
+    COMMON,
+    KIND_FOLDERS,
+    LABELS,
+    Overrides,
+    merge,
+    own_overrides,
+    section,
+    set_value,
+    sort_overrides,
+    split_override,
+)
 from grace_bench.suite.safe_yaml import (
     BAD_YAML,
-    DEEPEST,
     LARGEST_FILE,
     check_plain,
+    first_line,
     load_yaml,
-    shown,
-    shown_keys,
 )
-from grace_bench.suite.schema import SHARED_KEYS, SuiteConfig, validate
-
-logger = logging.getLogger(__name__)
+from grace_bench.suite.schema import SuiteConfig
+from grace_bench.suite.section import validate
 
 DEFAULT_SUITE = Path("config.yaml")
 SHIPPED = Path(__file__).parents[2] / "config"
-"""The clone's own folder of parts, which is searched after the user's."""
+"""The clone's own folder, searched after the user's."""
 
-KIND_FOLDERS = {"model": "models", "dataset": "datasets", "editor": "editors"}
-LABELS = {"model": "model", "dataset": "data set", "editor": "editor"}
 MOST_ENTRIES = 1000
-COMMON = ("editor", "stream", "probes")
-"""What `set` lays over every editor that has it, or every experiment: `editor.steps=10`."""
-
-
-SETTINGS = ("hyperparameters", "per_dataset", "sweep")
-"""The parts of an editor's entry that are laid over those of its file."""
-
-
-def parse_value(text: str) -> Any:
-    """Parse one YAML value as it would be read from a file: "3.0", "1e-4", "[1, 2]", "true"."""
-    try:
-        return load_yaml(text)
-    except BAD_YAML as error:
-        raise ConfigError(f"{shown(text)} is not a value: {_first_line(error)}.") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -71,56 +62,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = load_yaml(text)
     except BAD_YAML as error:
-        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)}); mend it.") from error
+        raise ConfigError(f"{path}: not valid YAML ({first_line(error)}); fix it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold a mapping of keys to values.")
     check_plain(content, str(path), ": ")
     return content
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return " ".join((str(error) or type(error).__name__).split())[:500]
-
-
-def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `overrides` laid over it; mappings merge, all else is replaced.
-
-    A mapping of another `kind` (a source, say) replaces the whole: its keys are others.
-    """
-    if overrides.get("kind", base.get("kind")) != base.get("kind"):
-        return copy.deepcopy(dict(overrides))
-    merged = copy.deepcopy(dict(base))
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def set_value(target: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `target["a"]["b"]` for "a.b", making mappings on the way."""
-    *parents, last = dotted.split(".")
-    if len(parents) > DEEPEST:
-        raise ConfigError(f"--set {shown_keys(dotted)}: is more than {DEEPEST} levels deep.")
-    for parent in parents:
-        child = target.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {dotted}: '{parent}' is a value, not a section.")
-        target = child
-    target[last] = value
-
-
 def find_part(config_dir: Path, part: Path) -> Path | None:
-    """Return the path of a file of a config folder, or else of the clone's own, if it is there."""
+    """Return the path of a file in a config folder or else in the clone's own; None: neither."""
     paths = (folder / part for folder in (config_dir, SHIPPED))
     return next((path for path in paths if path.is_file()), None)
 
 
 def available(config_dir: Path, folder: str) -> list[str]:
-    """Return the names of the files in `config/models/`, say, and in the clone's own."""
+    """Return the names of the files in a folder like `config/models/`, the clone's included."""
     return sorted(
         {p.stem for place in (config_dir, SHIPPED) for p in place.glob(f"{folder}/*.yaml")}
     )
@@ -129,13 +85,13 @@ def available(config_dir: Path, folder: str) -> list[str]:
 def load_named(
     config_dir: Path, kind: str, entry: str | Mapping[str, Any], where: str = ""
 ) -> dict[str, Any]:
-    """Return the mapping of a named file with the entry's own keys laid over it.
+    """Return the mapping of a named file, overridden by the entry's own keys.
 
     Args:
         config_dir: the folder that holds `models/`, `datasets/` and `editors/`.
         kind: "model", "dataset" or "editor".
-        entry: a name, or a mapping with a `name` and overrides. A mapping that brings all keys
-            itself may carry a name that has no file.
+        entry: a name, or a mapping with a `name` and overrides. A mapping that has all keys itself
+            may have a name without a file.
         where: place of the entry, for messages.
     """
     overrides: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
@@ -156,21 +112,21 @@ def load_named(
 
 
 def check_part(config_dir: Path, kind: str, entry: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError, which begins with `where`, if an entry is the name of no file."""
+    """Raise ConfigError, starting with `where`, if an entry names no file."""
     names = available(config_dir, KIND_FOLDERS[kind])
     if entry["name"] not in names and not {"base", "source", "builder", "editor"} & set(entry):
         raise ConfigError(unknown_name(LABELS[kind], entry["name"], names, where))
 
 
 def find_suite(given: Path | None, config_dir: Path) -> Path:
-    """Return the path of a suite that is given by its path or its name; None: the default suite.
+    """Return the path of a suite given by path or name; None: the default suite.
 
     Raises:
-        ConfigError: there is none; the sentence says which there are, or where to go.
+        ConfigError: there is no such suite; the message lists those that exist.
     """
     if not config_dir.is_dir():
         raise ConfigError(
-            f"{config_dir}: no such folder; go to the clone of grace-bench, or give --config-dir."
+            f"{config_dir}: no such folder; go to the clone of grace-bench or give --config-dir."
         )
     if given is None or str(given) == "default":
         return default_suite(config_dir)
@@ -184,7 +140,7 @@ def find_suite(given: Path | None, config_dir: Path) -> Path:
 
 
 def default_suite(config_dir: Path) -> Path:
-    """Return the path of the suite that is run where none is named."""
+    """Return the path of the suite that runs if none is named."""
     return find_part(config_dir, DEFAULT_SUITE) or config_dir / DEFAULT_SUITE
 
 
@@ -195,16 +151,16 @@ def load_suite(
 ) -> SuiteConfig:
     """Read a suite file (or mapping) and resolve every name in it.
 
-    One without `experiments` (what `snakemake --config seeds=[0]` gives) is laid over the default
+    A suite without `experiments` (as from `snakemake --config seeds=[0]`) overrides the default
     suite, `config/config.yaml`.
 
     Args:
         source: path of a suite file, or its content.
-        config_dir: folder of the named parts; the clone's own is searched after it.
+        config_dir: folder of the named parts; the clone's is searched after it.
         overrides: "models.minilm.training.steps=10", "datasets.zsre.options.edits.path=z.jsonl",
-            "editors.grace.radius=3.0", "editor.steps=10" (each editor's that has it),
-            "stream.facts=8", "seeds=[0,1]": laid over at the end, like the list under the source's
-            own key `set`.
+            "editors.grace.radius=3.0", "editor.steps=10" (every editor that has it),
+            "stream.facts=8", "seeds=[0,1]": applied last, as is the list under the source's own key
+            `set`.
 
     Raises:
         ConfigError: one line per mistake, each with its place and what is allowed.
@@ -224,7 +180,7 @@ def load_suite(
 
 
 def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict[str, Any]:
-    """Return a suite as it is written, laid over the default suite if it has no `experiments`."""
+    """Return a suite as written; without `experiments`, merged into the default suite."""
     if isinstance(source, Mapping):
         check_plain(source, "config", ": ")
         raw = copy.deepcopy(dict(source))
@@ -233,75 +189,14 @@ def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict
     return raw if "experiments" in raw else merge(read_yaml(default_suite(config_dir)), raw)
 
 
-def own_overrides(given: Any, where: str) -> list[str]:
-    """Return the overrides under a suite's key `set`: none, one, or a list."""
-    overrides = [given] if isinstance(given, str) else given or []
-    if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
-        raise ConfigError(f"{where}: set: must be a list of key=value (got {shown(given)}).")
-    return overrides
-
-
-def split_override(text: str) -> tuple[str, Any]:
-    """Split "editor.radius=3.0" into its key and its parsed value."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text[:200]}: write it as key=value, e.g. editor.radius=3.0.")
-    return key.strip(), parse_value(value)
-
-
-@dataclass(frozen=True)
-class _Overrides:
-    """What `set` lays over a suite's parts once they are composed.
-
-    Attributes:
-        common: by "editor", "stream", "probes": over each.
-        named: by kind and name: over the model, data set or editor of that name.
-    """
-
-    common: dict[str, dict[str, Any]]
-    named: dict[str, dict[str, dict[str, Any]]]
-
-
-def _sort_overrides(late: Iterable[tuple[str, Any]], names: Mapping[str, set[str]]) -> _Overrides:
-    """Sort overrides by what they are laid over; a name may have dots in it.
-
-    Raises:
-        ConfigError: the suite has nothing of a name, or no key follows it.
-    """
-    folders = {folder: kind for kind, folder in KIND_FOLDERS.items()}
-    found = _Overrides({part: {} for part in COMMON}, {kind: {} for kind in KIND_FOLDERS})
-    for key, value in late:
-        part, _, rest = key.partition(".")
-        if part in COMMON:
-            set_value(found.common[part], rest, value)
-            continue
-        kind = folders[part]
-        if rest in names[kind]:
-            raise ConfigError(f"--set {key}: say which key, as in {key}.label=...")
-        fitting = [name for name in names[kind] if rest.startswith(f"{name}.")]
-        if not fitting:
-            name = rest.split(".")[0]
-            raise ConfigError(unknown_name(LABELS[kind], name, names[kind], f"--set {key}"))
-        name = max(fitting, key=len)
-        set_value(found.named[kind].setdefault(name, {}), rest.removeprefix(f"{name}."), value)
-    return found
-
-
-def concerns(override: str, **names: str) -> bool:
-    """Say whether an override is for one of these names, or for no name: model="minilm"."""
-    part, _, rest = override.partition(".")
-    kind = next((kind for kind in names if KIND_FOLDERS[kind] == part), None)
-    return kind is None or rest.startswith(f"{names[kind]}.")
-
-
 def entry_name(entry: Any) -> str:
-    """Return the name of an entry, which is a name or a mapping with one; "" if it has none."""
+    """Return the name of an entry (a name or a mapping with one); "": it has none."""
     name = entry.get("name") if isinstance(entry, Mapping) else entry
     return name if isinstance(name, str) else ""
 
 
 def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a suite as given but for what its jobs are, which no result depends on."""
+    """Return a suite without its settings for jobs, on which no result depends."""
     kept = {key: value for key, value in raw.items() if key not in ("resources", "bundle")}
     if isinstance(kept.get("set"), list):
         kept["set"] = [line for line in kept["set"] if not str(line).startswith("resources.")]
@@ -311,25 +206,25 @@ def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _compose(
     raw: dict[str, Any], late: Iterable[tuple[str, Any]], config_dir: Path, where: str
 ) -> SuiteConfig:
-    stream = _section(raw.pop("stream", None), f"{where}: stream")
-    probes = _section(raw.pop("probes", None), f"{where}: probes")
+    stream = section(raw.pop("stream", None), f"{where}: stream")
+    probes = section(raw.pop("probes", None), f"{where}: probes")
     experiments = raw.get("experiments")
     editors = raw.get("editors")
     if not isinstance(experiments, list) or not isinstance(editors, list):
-        keys = [*SuiteConfig.model_fields, *SHARED_KEYS]
+        keys = [*SuiteConfig.model_fields, *SuiteConfig.COMPOSED_KEYS]
         for key in sorted(map(str, set(raw) - set(keys))):
             raise ConfigError(unknown_name("key", key, keys, f"{where}: {key}"))
         raise ConfigError(f"{where}: 'experiments' and 'editors' must be lists; add them.")
     if max(len(experiments), len(editors)) > MOST_ENTRIES:
         raise ConfigError(
-            f"{where}: 'experiments' and 'editors' have at most {MOST_ENTRIES} entries each; make "
-            "several suites of it."
+            f"{where}: 'experiments' and 'editors' have at most {MOST_ENTRIES} entries each; split "
+            "the suite."
         )
     pairs = [entry for entry in experiments if isinstance(entry, Mapping)]
     named = {kind: [entry.get(kind) for entry in pairs] for kind in ("model", "dataset")}
     named["editor"] = editors
     names = {kind: {*map(entry_name, entries)} - {""} for kind, entries in named.items()}
-    overrides = _sort_overrides(late, names)
+    overrides = sort_overrides(late, names)
     raw["experiments"] = [
         _compose_experiment(
             entry, stream, probes, overrides, config_dir, f"{where}: experiments[{i}]"
@@ -341,15 +236,15 @@ def _compose(
     for i, entry in enumerate(editors):
         place = f"{where}: editors[{i}]"
         given = entry if isinstance(entry, Mapping) else {}
-        own = {part: _section(given.get(part), f"{place}.{part}") for part in SETTINGS}
+        own = {part: section(given.get(part), f"{place}.{part}") for part in SETTINGS}
         bare = {key: value for key, value in given.items() if key not in SETTINGS}
         editor = load_named(config_dir, "editor", bare or entry, place)
-        known = _hyperparameters(editor)
+        known = hyperparameter_names(editor)
         shared = {key: value for key, value in common.items() if known is None or key in known}
         unused -= shared.keys()
         every |= known or set()
         laid_over = shared | overrides.named["editor"].get(entry_name(entry), {})
-        raw["editors"].append(_compose_editor(editor, own, laid_over, place))
+        raw["editors"].append(compose_editor(editor, own, laid_over, place))
     if unused:
         key = min(unused)
         one = editors[0] if len(editors) == 1 else None
@@ -362,7 +257,7 @@ def _compose(
 
 
 def _tell_apart(parts: Iterable[dict[str, Any]]) -> None:
-    """Put its name behind the label of every part whose label another one has, too."""
+    """Append the name to every label that several parts share."""
     names: dict[str, set[str]] = {}
     parts = [part for part in parts if isinstance(part.get("label"), str)]
     for part in parts:
@@ -372,97 +267,11 @@ def _tell_apart(parts: Iterable[dict[str, Any]]) -> None:
             part["label"] = f"{part['label']} ({part['name']})"
 
 
-def _section(value: Any, where: str) -> dict[str, Any]:
-    """Return a section as a dict; one that is left empty, which YAML reads as null, is empty."""
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: must be a section of keys and values (got {shown(value)}).")
-    return dict(value or {})
-
-
-def _hyperparameters(editor: Mapping[str, Any]) -> set[str] | None:
-    """Return the names of an editor's hyperparameters; None: of an editor that nobody knows."""
-    name = editor.get("editor")
-    if name not in EDITORS.names():
-        return None
-    return set(EDITORS.get(name).hyperparameters_class().model_fields)
-
-
-def _compose_editor(
-    editor: dict[str, Any],
-    own: Mapping[str, dict[str, Any]],
-    overrides: Mapping[str, Any],
-    where: str,
-) -> dict[str, Any]:
-    """Lay a suite's own settings, and then `--set`, over an editor's file.
-
-    The suite's hyperparameters also win over the file's `per_dataset` (not over the suite's own),
-    and `--set` over everything. What a file tunes is for its `rules`: under others none of it is
-    left but the layer.
-
-    Args:
-        editor: what its file says.
-        own: the suite's SETTINGS.
-        overrides: the hyperparameters of `--set`.
-        where: place of the entry, for messages.
-    """
-    tuned = {part: _section(editor.get(part), f"{where}.{part}") for part in SETTINGS}
-    by_dataset = [
-        {
-            name: _section(value, f"{where}.per_dataset.{name}")
-            for name, value in part["per_dataset"].items()
-        }
-        for part in (tuned, own)
-    ]
-    sweep = {**tuned["sweep"], **own["sweep"]}
-    _refuse_several_rules(sweep, by_dataset[1], where)
-    if _has_other_rules(editor, tuned["hyperparameters"], own["hyperparameters"] | overrides):
-        tuned["hyperparameters"] = _layer_of(tuned["hyperparameters"])
-        by_dataset[0] = {name: _layer_of(value) for name, value in by_dataset[0].items()}
-    editor["hyperparameters"] = merge(tuned["hyperparameters"], own["hyperparameters"]) | overrides
-    editor["per_dataset"] = {}
-    for name in {**by_dataset[0], **by_dataset[1]}:
-        files, suites = (part.get(name, {}) for part in by_dataset)
-        left = {key: value for key, value in files.items() if key not in own["hyperparameters"]}
-        settings = merge(left, suites)
-        editor["per_dataset"][name] = {k: v for k, v in settings.items() if k not in overrides}
-    for key in sorted(sweep.keys() & overrides.keys()):
-        logger.warning("--set: %s has one value of '%s' now, not a sweep.", editor["name"], key)
-    editor["sweep"] = {key: values for key, values in sweep.items() if key not in overrides}
-    return editor
-
-
-def _refuse_several_rules(
-    sweep: Mapping[str, Any], per_dataset: Mapping[str, Any], where: str
-) -> None:
-    by_dataset = [f"per_dataset.{name}" for name, own in per_dataset.items() if "rules" in own]
-    for place in [*(["sweep"] if "rules" in sweep else []), *by_dataset]:
-        raise ConfigError(
-            f"{where}.{place}: an editor's file is tuned for one value of 'rules'; make an editor "
-            "of each, {name: NAME, base: EDITOR, hyperparameters: {rules: ...}}."
-        )
-
-
-def _has_other_rules(
-    editor: Mapping[str, Any], tuned: Mapping[str, Any], given: Mapping[str, Any]
-) -> bool:
-    """Say whether a suite asks for other `rules` than those that the editor's file is tuned for."""
-    if "rules" not in given or editor.get("editor") not in EDITORS.names():
-        return False
-    schema = EDITORS.get(editor["editor"]).hyperparameters_class()
-    if "rules" not in schema.model_fields:
-        return False
-    return given["rules"] != tuned.get("rules", schema.model_fields["rules"].default)
-
-
-def _layer_of(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in hyperparameters.items() if key == "layer"}
-
-
 def _compose_experiment(
     entry: Any,
     stream: Mapping[str, Any],
     probes: Mapping[str, Any],
-    overrides: _Overrides,
+    overrides: Overrides,
     config_dir: Path,
     where: str,
 ) -> dict[str, Any]:
@@ -473,6 +282,6 @@ def _compose_experiment(
         named = load_named(config_dir, kind, entry[kind], f"{where}.{kind}")
         composed[kind] = merge(named, overrides.named[kind].get(entry_name(entry[kind]), {}))
     for part, common in (("stream", stream), ("probes", probes)):
-        own = merge(common, _section(entry.get(part), f"{where}.{part}"))
+        own = merge(common, section(entry.get(part), f"{where}.{part}"))
         composed[part] = merge(own, overrides.common[part])
     return composed

@@ -1,9 +1,9 @@
-"""What results depend on that stands in no setting: local files, weights, code of plug-ins.
+"""What results depend on besides settings: local files, weights, code of plug-ins.
 
     origins_of_dataset(spec.dataset)  # {"cases.csv": "9f86...", "data set builder": "mine 1.2 0b"}
 
-Only hashes of contents go in, so that a folder that was moved, copied or touched is what it was.
-Torch-free: a workflow is planned with it.
+Only contents are hashed: moving, copying or touching a folder changes nothing. Torch-free: used
+while a workflow is planned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KNOWN_HASHES = Path("results/.cache/hashes.json")
 LARGE = 2**26
-"""Bytes of a file whose hash is remembered: a workflow is planned anew in each of its jobs."""
+"""Size in bytes from which a file's hash is cached: every job of a workflow plans it again."""
 
 MODEL_FILES = (".safetensors", ".gguf", ".json", ".txt", ".model", ".jinja")
 
@@ -39,7 +39,7 @@ _known: dict[str, list[Any]] = {}
 
 
 def origins_of_dataset(dataset: DatasetConfig) -> dict[str, str | None]:
-    """Return the hashes of what a data set is read from, and of its plug-ins' code."""
+    """Return the hashes of a data set's source files and of its plug-ins' code."""
     paths = _paths_of(dataset.builder, json.dumps(dataset.options, sort_keys=True, default=str))
     found = {path: hash_of_path(Path(path)) for path in paths if _is_here(path)}
     for registry, name in ((DATASETS, dataset.builder), (TASKS, dataset.task)):
@@ -57,7 +57,7 @@ def origins_of_model(model: ModelConfig) -> dict[str, str | None]:
     if source.kind == "folder":
         folder = Path(source.id) / source.subfolder
     elif source.kind == "package" and source.id.isidentifier():
-        spec = importlib.util.find_spec(source.id)  # finds the package, does not run it
+        spec = importlib.util.find_spec(source.id)  # finds the package without running it
         if spec is not None and spec.submodule_search_locations:
             folder = Path(spec.submodule_search_locations[0]) / source.subfolder
     if folder is not None:
@@ -68,7 +68,7 @@ def origins_of_model(model: ModelConfig) -> dict[str, str | None]:
 
 
 def origins_of_editor(editor: str) -> dict[str, str | None]:
-    """Return the version and the hash of the code of an editor that a plug-in brings."""
+    """Return version and code hash of an editor from a plug-in."""
     plugin = EDITORS.origin(editor)
     return {"editor": plugin} if plugin else {}
 
@@ -80,7 +80,7 @@ def _paths_of(builder: str, options: str) -> tuple[str, ...]:
 
 
 def local_paths(options: BaseModel) -> Iterator[str]:
-    """Yield the values of all fields called `path` or `..._path`, in sections too."""
+    """Yield the values of all fields named `path` or `..._path`, nested sections included."""
     for name in type(options).model_fields:
         value = getattr(options, name)
         for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -110,7 +110,7 @@ def _hash_of_files(folder: Path, files: list[Path]) -> str:
 
 
 def _hash_of_file(path: Path) -> str | None:
-    """Return a file's hash; None if it cannot be read. It is read anew once it has changed."""
+    """Return a file's hash, cached until the file changes; None if it cannot be read."""
     try:
         found, key = os.stat(path), str(path.resolve())
         state = [found.st_size, found.st_mtime_ns]
@@ -138,11 +138,11 @@ def _remembered() -> dict[str, list[Any]]:
 
 def _remember(key: str, known: list[Any]) -> None:
     if not KNOWN_HASHES.parents[1].is_dir():
-        return  # whoever only asks leaves nothing behind
+        return  # without results there is nothing to remember
     with suppress(ResultError):  # it is hashed again next time
         write_json(KNOWN_HASHES, {**_remembered(), key: known})
 
 
 def _is_here(path: str) -> bool:
-    """Say whether a path is that of a file, and not a hub's id."""
+    """Return whether a text is the path of a file rather than a hub id."""
     return os.path.exists(path) or Path(path).suffix != ""

@@ -1,12 +1,11 @@
-"""What of a suite has to be made again. Reads records and source files only; torch-free.
+"""What of a suite must be made again. Reads only records and source files; torch-free.
 
-    again = outdated(runs)                 # the records, run.json or training.json, to write anew
+    again = outdated(runs)                 # the records (run.json, training.json) to write again
     Path("results/s/runs/.../run.json") in again
 
-`grace-bench status`, the Snakefile and `grace-bench edit` ask here, so that they agree. Contents
-count, not times: a folder may be copied, moved or touched. What is made again takes with it all
-that was made from it, since other weights may come out; what is missing is made again only if a
-run that is to be done needs it.
+`grace-bench status`, the Snakefile and `grace-bench edit` all ask this module, so they agree.
+Contents count, not times: a folder may be copied, moved or touched. Whatever depends on something
+that is made again is made again too; a missing input is made again only if a pending run needs it.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ DONE = ("complete", "failed")
 
 @dataclass(frozen=True)
 class Part:
-    """Something that a run is made from.
+    """An input of a run.
 
     Args:
         kind: "data set", "model", "baseline" or "assets".
         record: the file that is written last.
-        others: the other files that are needed of it.
-        made_from: hash of all that it depends on, which its record repeats.
+        others: its other required files.
+        made_from: hash of everything it depends on; its record repeats it.
     """
 
     kind: str
@@ -48,7 +47,7 @@ class Part:
     made_from: str
 
     def is_current(self) -> bool:
-        """Say whether it is there, whole, and would be made the same now."""
+        """Return whether it exists, is complete, and would come out the same now."""
         found = try_read(self.record)
         if found is None or found.get("made_from") != self.made_from:
             return False
@@ -56,7 +55,7 @@ class Part:
 
 
 def parts_of(run: Run) -> list[Part]:
-    """Return what a run is made from, each after what it is itself made from."""
+    """Return the inputs of a run, each after its own inputs."""
     spec = run.spec
     data, model = data_made_from(spec.dataset), model_made_from(spec)
     roles = tuple(f"{role}.parquet" for role in ROLES)
@@ -72,27 +71,27 @@ def parts_of(run: Run) -> list[Part]:
 
 
 def check_parts(run: Run, *kinds: str) -> None:
-    """Raise DataError if parts of a run are missing, or were made from something else than now.
+    """Raise DataError if inputs of a run are missing or outdated.
 
-    A source file that changes while a suite goes would else count as what the run was made from.
+    Otherwise a source file that changes during a workflow would count as the run's input.
     """
     for part in parts_of(run):
         if part.kind not in kinds:
             continue
         if read_record(part.record).get("made_from") not in (None, part.made_from):
             raise DataError(
-                f"{part.record.parent}: was made from other settings, files or code than there "
-                "are now; make it again."
+                f"{part.record.parent}: was made from other settings, files or code than the "
+                "present ones; make it again."
             )
 
 
 def data_made_from(dataset: DatasetConfig) -> str:
-    """Return the hash of all that a data set depends on."""
+    """Return the hash of everything that a data set depends on."""
     return _digest(dataset, origins_of_dataset(dataset))
 
 
 def model_made_from(spec: RunSpec) -> str:
-    """Return the hash of all that a base model, and what it predicts unedited, depends on."""
+    """Return the hash of everything that a base model and its baseline depend on."""
     model = base_model_settings(spec.model.model_dump(mode="json"))
     compute = [spec.compute.precision, spec.compute.threads]
     made_from = [data_made_from(spec.dataset), model, compute, origins_of_model(spec.model)]
@@ -100,7 +99,7 @@ def model_made_from(spec: RunSpec) -> str:
 
 
 def assets_made_from(spec: RunSpec) -> str:
-    """Return the hash of all that what an editor needs before a run depends on."""
+    """Return the hash of everything that an editor's assets depend on."""
     editor = spec.editor
     own = [editor.editor, asset_settings(editor), spec.model.layer]
     return _digest(model_made_from(spec), own, origins_of_editor(editor.editor))
@@ -115,29 +114,29 @@ def _digest(*parts: Any) -> str:
 
 
 def why_outdated(record: dict[str, Any] | None, content_hash: str, model_hash: Any) -> str | None:
-    """Return why a run that is done does not count, from its run.json; None: it counts.
+    """Return why a run is outdated; None: it is up to date.
 
     Args:
-        record: what its run.json holds.
+        record: content of its run.json.
         content_hash: of the run as it would be done now.
-        model_hash: of the base model as it is now; None: it is not there.
+        model_hash: of the present base model; None: there is none.
     """
     if record is None or record.get("status") not in DONE:
         return "it is not done"
     if record.get("content_hash") != content_hash:
-        return "what is there was run with other settings, sources or code"
+        return "the existing run has other settings, sources or code"
     if model_hash is not None and record.get("model_hash") != model_hash:
-        return "what is there was run with other weights"
+        return "the existing run has other weights"
     return None
 
 
 def model_hash_of(folder: Path) -> Any:
-    """Return the hash of a base model's weights as its record has it; None: it has none."""
+    """Return the hash of a base model's weights from its record; None: there is none."""
     return (try_read(folder / "training.json") or {}).get("sha256")
 
 
 def outdated(runs: Iterable[Run]) -> set[Path]:
-    """Return the records of the runs, and of what they are made from, that are to be made again."""
+    """Return the records of runs and of their inputs that must be made again."""
     runs = list(runs)
     weights = {folder: model_hash_of(folder) for folder in {run.model_folder for run in runs}}
     again = {
@@ -162,7 +161,7 @@ def outdated(runs: Iterable[Run]) -> set[Path]:
                 for part in needed:
                     if part not in current:
                         current[part] = part.is_current()
-                    # What is made from something that is made again is made again, too.
+                    # Whatever depends on something that is made again is made again too.
                     upstream = needed[: needed.index(part)] if part.kind != "assets" else needed[:2]
                     if not current[part] or any(other.record in again for other in upstream):
                         again.add(part.record)

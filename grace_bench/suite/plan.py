@@ -25,14 +25,8 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import ConfigError
 from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
-from grace_bench.suite.schema import (
-    DatasetConfig,
-    EditorConfig,
-    EditorEntry,
-    RunSpec,
-    SuiteConfig,
-    validate,
-)
+from grace_bench.suite.schema import DatasetConfig, EditorConfig, EditorEntry, RunSpec, SuiteConfig
+from grace_bench.suite.section import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,24 +35,23 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 LONGEST_VARIANT = 80
 MOST_RUNS = 100_000
-"""Runs of a suite; a workflow of more cannot be planned."""
+"""Most runs of a suite; larger workflows cannot be planned."""
 
 UNFIT_FOR_NAMES = re.compile(r"[^A-Za-z0-9_.=+-]")
-"""What a variant's name is rid of.
+"""Characters that a variant's name must not have.
 
-Folders of every system can be called by the rest, no shell sees more in it, and Snakemake, which
-tells its jobs on a cluster their wildcards with commas between them, reads it as it is.
+The others are safe in folder names on every system, in shells, and in Snakemake, which passes
+wildcards to cluster jobs separated by commas.
 """
 
 RUN_FILES = ("run.json", "steps.parquet", "probes.parquet", "predictions.parquet")
-"""What every run writes; codebook editors add codebook.*, weight editors editor.safetensors."""
+"""Files of every run; codebook editors add codebook.*, weight editors editor.safetensors."""
 
 
 def canonical(value: Any) -> Any:
-    """Return `value` with numbers and mappings in the one form that is hashed.
+    """Return `value` with numbers and mappings in the canonical form that is hashed.
 
-    1, 1.0 and "1.0" are different values to YAML but the first two are the same setting; floats
-    that are whole become ints, so that `radius: 3` and `radius: 3.0` are one run.
+    Whole floats become ints, so that `radius: 3` and `radius: 3.0` are the same run.
     """
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
@@ -74,7 +67,7 @@ def canonical(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a setting; equal settings have equal texts."""
+    """Return the canonical JSON text of a setting; equal settings have equal texts."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -87,11 +80,11 @@ def digest(value: Any, length: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its spec, its id, and where its files are."""
+    """One run: its spec, its id and its folders."""
 
     spec: RunSpec
     results: Path = RESULTS
-    in_sweep: bool = False  # reached only by a sweep; the main table shows the others
+    in_sweep: bool = False  # only in a sweep; the main table shows the others
 
     @cached_property
     def variant(self) -> str:
@@ -127,7 +120,7 @@ class Run:
 
     @cached_property
     def assets(self) -> str:
-        """Name of what the editor needs before the run, shared by many; empty: nothing."""
+        """Name of what the editor needs before the run, shared by many runs; "": nothing."""
         editor = self.spec.editor
         if not EDITORS.get(editor.editor).assets:
             return ""
@@ -135,19 +128,19 @@ class Run:
 
     @property
     def assets_folder(self) -> Path | None:
-        """Where what the editor needs is, if it needs anything."""
+        """Where the editor's assets are; None: it needs none."""
         if not self.assets:
             return None
         return self.results / self.spec.suite / "assets" / self.spec.base_model / self.assets
 
     @cached_property
     def content_hash(self) -> str:
-        """Hash of everything that can move a number; labels and the suite's name cannot."""
+        """Hash of everything that can change a number; labels and the suite's name cannot."""
         return content_hash(self.spec)
 
 
 def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
-    """Return the runs in bundles of one base model, by "facts-t5-facts-qa/seed-0/000"."""
+    """Return the runs in bundles of one base model each, by "facts-t5-facts-qa/seed-0/000"."""
     shared: dict[str, list[Run]] = {}
     for run in runs:
         shared.setdefault(run.spec.base_model, []).append(run)
@@ -159,14 +152,14 @@ def bundles(runs: Sequence[Run], size: int) -> dict[str, list[Run]]:
 
 
 def content_hash(spec: RunSpec) -> str:
-    """Return the hash of all that can move a number of this run: settings, sources, plug-ins."""
+    """Return the hash of everything that can change a number: settings, sources, plug-ins."""
     parts = {**moving_settings(spec), "numerics_version": NUMERICS_VERSION}
     found = origins(spec)
     return digest({**parts, "origins": found} if found else parts, 16)
 
 
 def origins(spec: RunSpec) -> dict[str, Any]:
-    """Return hashes of what moves numbers beside settings: source files, weights, plug-ins."""
+    """Return hashes of what changes numbers besides settings: sources, weights, plug-ins."""
     return {
         **origins_of_dataset(spec.dataset),
         **origins_of_model(spec.model),
@@ -175,7 +168,7 @@ def origins(spec: RunSpec) -> dict[str, Any]:
 
 
 def moving_settings(spec: RunSpec) -> dict[str, Any]:
-    """Return the settings that can move a number of this run: no labels, no suite, no device."""
+    """Return the settings that can change a number: no labels, no suite, no device."""
     settings = without_labels(spec).model_dump(mode="json")
     settings.pop("suite")
     settings["compute"].pop("device")
@@ -184,7 +177,7 @@ def moving_settings(spec: RunSpec) -> dict[str, Any]:
 
 
 def base_model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a model, as JSON, that its weights depend on."""
+    """Return those settings of a model, as JSON, that its weights depend on."""
     settings = {key: value for key, value in model.items() if key not in ("label", "layer")}
     if settings.get("training"):
         training = settings["training"].items()
@@ -193,14 +186,25 @@ def base_model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asset_settings(editor: EditorConfig) -> dict[str, Any]:
-    """Return the hyperparameters that what the editor needs before a run depends on."""
+    """Return the hyperparameters that an editor's assets depend on."""
     settings = resolve_editor(editor).hyperparameters
     names = EDITORS.get(editor.editor).hyperparameters_class().ASSET_FIELDS
     return {name: settings[name] for name in names}
 
 
+def with_asset_settings(spec: RunSpec) -> RunSpec:
+    """Return the spec whose editor has only those settings that its assets depend on."""
+    editor = EditorConfig(
+        name=spec.editor.editor,
+        label=spec.editor.editor,
+        editor=spec.editor.editor,
+        hyperparameters=asset_settings(spec.editor),
+    )
+    return spec.model_copy(update={"editor": resolve_editor(editor)})
+
+
 def without_labels(spec: RunSpec) -> RunSpec:
-    """Return the spec with every label replaced by the name: changing one reruns nothing."""
+    """Return the spec with every label replaced by the name: changing a label reruns nothing."""
     parts = {part: getattr(spec, part) for part in ("model", "dataset", "editor")}
     return spec.model_copy(
         update={k: part.model_copy(update={"label": part.name}) for k, part in parts.items()}
@@ -216,8 +220,8 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
     """Return all runs of a suite, sorted by id.
 
     Raises:
-        ConfigError: an editor, a data set builder, a hyperparameter or an option is unknown or out
-            of range, or two entries of the suite describe different runs of one id.
+        ConfigError: an editor, a builder, a hyperparameter or an option is unknown or out of range,
+            or two entries of the suite describe different runs with the same id.
     """
     n_runs = sum(
         math.prod(map(len, entry.sweep.values())) + 1 if entry.sweep else 1
@@ -228,7 +232,7 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
     if n_runs > MOST_RUNS:
         raise ConfigError(
             f"suite '{suite.name}': describes {n_runs} runs, more than {MOST_RUNS}; shorten its "
-            "sweeps or make several suites of it."
+            "sweeps or split the suite."
         )
     experiments = [
         experiment.model_copy(update={"dataset": resolve_dataset(experiment.dataset)})
@@ -265,14 +269,14 @@ def expand(suite: SuiteConfig, results: Path = RESULTS) -> list[Run]:
                 "give one of the editors another name."
             )
         if known.in_sweep and not run.in_sweep:
-            unique[run.id] = run  # another entry of the editor has it as its own setting
+            unique[run.id] = run  # another entry has it as its own setting
     return [unique[name] for name in sorted(unique)]
 
 
 def variants(entry: EditorEntry, dataset: DatasetConfig) -> Iterator[tuple[EditorConfig, bool]]:
-    """Yield the editor as configured for a data set, then once for each point of its sweep.
+    """Yield the editor as configured for a data set, then once per point of its sweep.
 
-    The second item of a pair says whether the point is reached by the sweep only.
+    The second item of a pair is whether only the sweep reaches the point.
     """
     base = {**entry.hyperparameters, **entry.per_dataset.get(dataset.name, {})}
     keys = sorted(entry.sweep)
@@ -298,7 +302,7 @@ def find_builder(dataset: DatasetConfig) -> Any:
 
 
 def resolve_dataset(dataset: DatasetConfig) -> DatasetConfig:
-    """Return the data set with every option that is given checked, and of the type it has."""
+    """Return the data set with its given options checked and converted to their types."""
     options = find_builder(dataset).options.model_dump(mode="json", exclude_unset=True)
     return dataset.model_copy(update={"options": options})
 
@@ -313,8 +317,7 @@ def resolve_editor(editor: EditorConfig) -> EditorConfig:
 def variant_name(editor: EditorConfig) -> str:
     """Return the settings that differ from the class's defaults, as a folder name.
 
-    Names over 80 characters, and those with characters that are unfit for names, are cut and end
-    in a hash of all settings.
+    Names that are too long or have unsuitable characters are cut and end in a hash of all settings.
     """
     schema = EDITORS.get(editor.editor).hyperparameters_class()
     rules = {k: v for k, v in editor.hyperparameters.items() if k == "rules"}

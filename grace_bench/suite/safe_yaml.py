@@ -1,8 +1,7 @@
-"""Plain values, as suites and options are made of, and YAML read so that it can do no harm.
+"""YAML read safely, and checks of the plain values that suites consist of. Torch-free.
 
-Whatever a text or a value holds, reading and checking it takes time and memory in proportion to
-its size: no alias multiplies it, nothing is nested without end, no number has a million digits.
-Torch-free.
+Reading and checking takes time and memory in proportion to the size of the text: aliases cannot
+multiply it, nesting is limited, and so are the digits of a number.
 """
 
 from __future__ import annotations
@@ -16,37 +15,37 @@ import yaml
 from grace_bench.errors import ConfigError
 
 DEEPEST = 32
-"""Levels of sections and lists that a suite may have."""
+"""Most levels of nested sections and lists."""
 
 MOST_VALUES = 200_000
-"""Values of a suite, one behind an alias counted wherever it stands."""
+"""Most values of a suite; an aliased value counts each time it is used."""
 
 MOST_TEXT = 10_000_000
-"""Characters of all texts of a suite."""
+"""Most characters in all texts of a suite."""
 
 LARGEST_NUMBER = 2**63 - 1
 
 LARGEST_FILE = 2**18
-"""Bytes of a suite's file; larger ones are something else."""
+"""Largest file of a suite, in bytes."""
 
 MOST_DIGITS = 400
 NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 BAD_YAML = (
     *(yaml.YAMLError, RecursionError),
-    # What the loader's constructors raise on values like 2024-02-30, `!!int ""` or `!!bool x`.
+    # Raised by the loader's constructors for values like 2024-02-30, `!!int ""` or `!!bool x`.
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
 )
-"""What parsing a text as YAML raises."""
+"""Exceptions that parsing YAML raises."""
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as everybody who writes it means it."""
+    """YAML in which 1e-4 is a number."""
 
     def fetch_flow_collection_start(self, TokenClass: type) -> None:
-        """Refuse depth as soon as it is seen: the scanner's time grows with its square."""
+        """Refuse deep nesting early: the scanner's time grows with its square."""
         if self.flow_level > 2 * DEEPEST:
             raise ValueError("it is nested too deeply")
         super().fetch_flow_collection_start(TokenClass)
@@ -55,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        # No two parts fit the same digits: a long row of them costs no more than its length.
+        # No two parts match the same digits, so the time is linear in their number.
         r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
     ),
     list("-+0123456789."),
@@ -64,13 +63,13 @@ _Loader.add_implicit_resolver(
 
 
 EXPONENT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
-"""Numbers that other readers of YAML, Snakemake's among them, take for texts."""
+"""Numbers that other YAML readers, Snakemake's among them, read as texts."""
 
 
 def with_numbers(value: Any) -> Any:
-    """Return a value in which texts like "5e-2" are the numbers they mean.
+    """Return a value with texts like "5e-2" converted to numbers.
 
-    For settings of no declared type: a suite is then the same whoever read its file.
+    For settings without a declared type: a suite is then the same whichever reader parsed it.
     """
     if isinstance(value, str) and EXPONENT.fullmatch(value):
         return float(value)
@@ -80,7 +79,7 @@ def with_numbers(value: Any) -> Any:
 
 
 def load_yaml(text: str) -> Any:
-    """Parse YAML; what aliases and long numbers would make of it is found out before.
+    """Parse YAML after checking the size that aliases and long numbers would give it.
 
     Raises:
         BAD_YAML: it is not valid, or is larger than any suite.
@@ -97,7 +96,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Raise ValueError for a document that is endless or too large once aliases are followed."""
+    """Raise ValueError for a document that is endless or too large once aliases are expanded."""
     sizes: dict[int, int] = {}
     waiting = [(root, False)]
     while waiting:
@@ -108,7 +107,7 @@ def _check_size(root: yaml.Node) -> None:
             if sizes[id(node)] > MOST_VALUES:
                 raise ValueError("it has more values than any suite")
         elif id(node) not in sizes:
-            sizes[id(node)] = MOST_VALUES + 1  # for an alias of what it stands in
+            sizes[id(node)] = MOST_VALUES + 1  # for an alias of one of its parents
             waiting.append((node, True))
             waiting += [(part, False) for part in inner]
         if node.tag in NUMBER_TAGS and len(node.value) > MOST_DIGITS:
@@ -122,10 +121,10 @@ def _inner_nodes(node: yaml.Node) -> list[yaml.Node]:
 
 
 def check_plain(value: Any, where: str, glue: str = ".") -> None:
-    """Refuse what no setting can be, before anything walks through it.
+    """Refuse values that no setting can have, before anything walks through them.
 
-    That is what is nested too deeply or without end, has more values than any suite, keys that are
-    no texts, numbers of more than 64 bits, bytes, and texts that cannot be written.
+    These are values that are nested too deeply or without end, have too many parts, keys that are
+    not texts, numbers of more than 64 bits, bytes, or texts that cannot be encoded.
 
     Raises:
         ConfigError: naming the place.
@@ -141,7 +140,7 @@ def check_plain(value: Any, where: str, glue: str = ".") -> None:
         reason = _why_not_plain(item) or (depth > DEEPEST and f"more than {DEEPEST} levels deep")
         if reason:
             place = glue.join(filter(None, (where, keys))) or "config"
-            raise ConfigError(f"{place}: is {reason}; mend it.")
+            raise ConfigError(f"{place}: is {reason}; fix it.")
         if isinstance(item, Mapping):
             room -= sum(map(len, item))
             parts = [(value, f".{shown_keys(key)}") for key, value in item.items()]
@@ -153,13 +152,13 @@ def check_plain(value: Any, where: str, glue: str = ".") -> None:
 
 
 def _why_not_plain(item: Any) -> str:
-    """Return what is wrong with a value that stands alone; "" if nothing is."""
+    """Return what is wrong with a single value; "": nothing."""
     if isinstance(item, Mapping):
         wrong = [key for key in item if not isinstance(key, str)]
         wrong += [key for key in item if isinstance(key, str) and not _is_writable(key)]
-        return f"a section whose key {shown(wrong[0])} is no text" if wrong else ""
+        return f"a section whose key {shown(wrong[0])} is not a text" if wrong else ""
     if isinstance(item, str):
-        return "" if _is_writable(item) else f"no text that can be written (got {shown(item)})"
+        return "" if _is_writable(item) else f"a text that cannot be encoded (got {shown(item)})"
     if isinstance(item, (bytes, set, frozenset)):
         return "neither a text, nor a number, nor a list, nor a section"
     if isinstance(item, int) and abs(item) > LARGEST_NUMBER:
@@ -172,14 +171,21 @@ def _is_writable(text: str) -> bool:
 
 
 def shown_keys(keys: str) -> str:
-    """Return a place for a message, its end where it is long."""
+    """Return a place for a message, shortened to its end if it is long."""
     return keys if len(keys) <= 200 else f"...{keys[-197:]}"
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return a value for a message, shortened if it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits
         return f"a {type(value).__name__} too long to show"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def first_line(error: Exception) -> str:
+    """Return an error of parsing in one line, for a message."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join((str(error) or type(error).__name__).split())[:500]

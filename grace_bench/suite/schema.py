@@ -6,53 +6,21 @@ Torch-free: the Snakefile reads suites through both at every parse.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from grace_bench.errors import ConfigError, unknown_name
-from grace_bench.suite.safe_yaml import check_plain, shown, with_numbers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$"
-"""Of suites, models, data sets and editors. Slurm's logs of a run lie in a folder called by all of
-them, its variant and its seed, and no file system takes more than 255 bytes."""
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-MOST_MISTAKES = 20
-"""Mistakes that one message lists."""
-
-SHARED_KEYS = ("stream", "probes", "set")
-"""Keys of a suite's file that go into its experiments and editors."""
-
-
-def is_name(text: str) -> bool:
-    """Say whether a suite, a model, a data set or an editor can be called so."""
-    return re.fullmatch(NAME_PATTERN, text) is not None
-
-
-class Section(BaseModel):
-    """Base of all sections: no unknown keys, immutable, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-CHECKPOINT_MINUTES = 2.0
-"""Between two checkpoints of a run, or of what an editor needs before it."""
+from grace_bench.errors import unknown_name
+from grace_bench.suite.resources import ResourcesConfig
+from grace_bench.suite.safe_yaml import with_numbers
+from grace_bench.suite.section import Name, Section
 
 
 class TrainingConfig(Section):
@@ -279,7 +247,8 @@ class RunSpec(Section):
     def base_model(self) -> str:
         """The base model within a suite (`base_model_name`)."""
         training = self.model.training
-        return base_model_name(self.model.name, self.dataset.name, training and training.seed)
+        seed = None if training is None else training.seed
+        return base_model_name(self.model.name, self.dataset.name, seed)
 
 
 class ExperimentConfig(Section):
@@ -321,73 +290,10 @@ class EditorEntry(Section):
         return sweep
 
 
-class JobResources(Section):
-    """What a job asks a cluster for; a key that is not given is as it was."""
-
-    gpu: int | None = Field(None, ge=0, description="GPUs; the Slurm plugin makes `--gpus` of it")
-    mem_mb: int | None = Field(None, ge=1, description="main memory in MB, times the attempt")
-    runtime: int | None = Field(None, ge=1, description="minutes, times the attempt")
-
-
-class ModelResources(Section):
-    """What the jobs that need one model ask a cluster for."""
-
-    prepare_model: JobResources = Field(
-        JobResources(), description="one base model is prepared (4000 MB, 120 minutes)"
-    )
-    baseline: JobResources = Field(
-        JobResources(), description="it predicts every role, unedited (4000 MB, 60 minutes)"
-    )
-    prepare_editor: JobResources = Field(
-        JobResources(),
-        description="what an editor needs is made, MEND's transform or statistics (4000 MB, 240 "
-        "minutes)",
-    )
-    edit: JobResources = Field(JobResources(), description="one run (4000 MB, 240 minutes)")
-
-
-class ResourcesConfig(ModelResources):
-    """What jobs ask a cluster for, by rule; no result depends on it, and none is made again."""
-
-    prepare_data: JobResources = Field(
-        JobResources(), description="one data set is prepared (2000 MB, 20 minutes)"
-    )
-    models: dict[Name, ModelResources] = Field(
-        default_factory=dict, description="what differs for one model, by rule"
-    )
-
-    def amount(
-        self, rule: str, resource: str, model: str | None, attempt: int, runs: int = 1
-    ) -> int:
-        """Return how much of a resource a job asks for at its attempt (1: the first).
-
-        Args:
-            rule: "prepare_data", "prepare_model", "baseline", "prepare_editor" or "edit".
-            resource: "gpu", "mem_mb" or "runtime".
-            model: that the job is for, if it is for one.
-            attempt: memory and time grow with it, GPUs don't.
-            runs: that the job does, one after the other; time grows with them.
-        """
-        layers = [DEFAULT_RESOURCES[rule], getattr(self, rule)]
-        if model in self.models:
-            layers.append(getattr(self.models[model], rule))
-        found = [amount for layer in layers if (amount := getattr(layer, resource)) is not None]
-        amount = found[-1] if resource == "gpu" else found[-1] * attempt
-        return amount * runs if resource == "runtime" else amount
-
-
-DEFAULT_RESOURCES = {
-    "prepare_data": JobResources(gpu=0, mem_mb=2000, runtime=20),
-    "prepare_model": JobResources(gpu=0, mem_mb=4000, runtime=120),
-    "baseline": JobResources(gpu=0, mem_mb=4000, runtime=60),
-    "prepare_editor": JobResources(gpu=0, mem_mb=4000, runtime=240),
-    "edit": JobResources(gpu=0, mem_mb=4000, runtime=240),
-}
-"""For small models on CPUs: what a suite that says nothing asks for."""
-
-
 class SuiteConfig(Section):
     """A whole suite, every name resolved."""
+
+    COMPOSED_KEYS: ClassVar[tuple[str, ...]] = ("stream", "probes", "set")
 
     name: Name = Field(description="results go to results/<name>/")
     description: str = Field("", description="for people")
@@ -453,61 +359,3 @@ class SuiteConfig(Section):
             if len(configs) > 1:
                 raise ValueError(f"data set '{name}' stands twice with different options")
         return self
-
-
-def validate(schema: type[BaseModel], value: Any, where: str, glue: str = ".") -> Any:
-    """Return `value` as a `schema`, or raise ConfigError with one line per mistake.
-
-    A message names its place as `where` + `glue` + key: ".", or ": " if `where` is a file.
-    """
-    check_plain(value, where, glue)
-    try:
-        return schema.model_validate(value)
-    except ValidationError as error:
-        mistakes = error.errors()
-        lines = [_sentence(schema, where, glue, e) for e in mistakes[:MOST_MISTAKES]]
-        if len(mistakes) > MOST_MISTAKES:
-            lines.append(f"and {len(mistakes) - MOST_MISTAKES} more mistakes.")
-        raise ConfigError("\n".join(lines)) from error
-
-
-def _sentence(schema: type[BaseModel], where: str, glue: str, error: Mapping[str, Any]) -> str:
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
-    keys = "".join(parts).strip(".")
-    place = glue.join(filter(None, (where, keys))) or "config"
-    if error["type"] == "extra_forbidden":
-        key = str(error["loc"][-1])
-        fields = _fields_at(schema, error["loc"][:-1])
-        return unknown_name("key", key, fields, place)
-    if error["type"] == "missing":
-        return f"{place}: is missing; add it."
-    if error["type"] in ("list_type", "tuple_type"):
-        key = str(error["loc"][-1])
-        example = "[0, 1]" if key == "seeds" else "[a, b]"
-        return f"{place}: must be a list, as in {key}={example} (got {shown(error['input'])})."
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{place}: {message}."
-    return f"{place}: {message[0].lower() + message[1:]} (got {shown(error['input'])})."
-
-
-def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> Iterable[str]:
-    """Follow field names down to the section a mistake is in, and list its keys."""
-    current: Any = schema
-    for part in location:
-        if isinstance(part, int) or not hasattr(current, "model_fields"):
-            continue
-        annotation = current.model_fields[part].annotation if part in current.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        sections = [o for o in options if hasattr(o, "model_fields")]
-        if len(sections) > 1:
-            tagged = [s for s in sections if _is_tagged(s, location)]
-            sections = tagged or sections
-        current = sections[0] if sections else current
-    fields = current.model_fields if hasattr(current, "model_fields") else ()
-    return [*fields, *SHARED_KEYS] if current is SuiteConfig else fields
-
-
-def _is_tagged(section: Any, location: Sequence[Any]) -> bool:
-    kind = section.model_fields.get("kind")
-    return kind is not None and any(p in getattr(kind.annotation, "__args__", ()) for p in location)

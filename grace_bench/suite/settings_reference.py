@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from grace_bench.registry import DATASETS, EDITORS
-from grace_bench.suite import schema
+from grace_bench.suite import resources, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +52,9 @@ SECTIONS = (
     ("Stream", schema.StreamConfig),
     ("Probes", schema.ProbeConfig),
     ("Compute", schema.ComputeConfig),
-    ("Resources", schema.ResourcesConfig),
-    ("Resources of one model", schema.ModelResources),
-    ("Resources of a job", schema.JobResources),
+    ("Resources", resources.ResourcesConfig),
+    ("Resources of one model", resources.ModelResources),
+    ("Resources of a job", resources.JobResources),
     ("Model", schema.ModelConfig),
     ("Model source: pretrained", schema.PretrainedSource),
     ("Model source: scratch", schema.ScratchSource),

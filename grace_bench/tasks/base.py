@@ -36,10 +36,17 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says to one example (None: it was not asked to), its scores by measure."""
+    """What the model says to one example.
+
+    Args:
+        text: None if no text was asked for.
+        scores: by measure.
+        key: of the editor's codebook, that answered; None if none did.
+    """
 
     text: str | None
     scores: Mapping[str, float]
+    key: int | None = None
 
 
 @dataclass(frozen=True)

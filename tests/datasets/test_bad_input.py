@@ -166,7 +166,7 @@ FORMS = {
             "record without 'input'": {"input": GONE},
             "record without 'output'": {"output": None},
             "record without 'filtered_rephrases'": {"filtered_rephrases": GONE},
-            "record whose 'input' is no text": {"input": ["Who?"]},
+            "record whose 'input' is not text": {"input": ["Who?"]},
             "empty zsRE question": {"input": " "},
             "undecodable zsRE question": {"input": LOST},
             "empty zsRE answer": {"output": [{"answer": ""}]},
@@ -182,7 +182,7 @@ FORMS = {
         {
             "record without 'src'": {"src": GONE},
             "record without 'answers'": {"answers": float("nan")},
-            "record whose 'src' is no text": {"src": {"text": "Who?"}},
+            "record whose 'src' is not text": {"src": {"text": "Who?"}},
             "empty zsRE question": {"src": ""},
             "undecodable zsRE question": {"src": HALF},
             "empty zsRE answer": {"answers": []},
@@ -214,7 +214,7 @@ FORMS = {
         {
             "record without 'question'": {"question": GONE},
             "record without 'answer'": {"answer": None},
-            "record whose 'question' is no text": {"question": ["who"]},
+            "record whose 'question' is not text": {"question": ["who"]},
             "empty NQ answer": {"answer": [" "]},
             "undecodable NQ question": {"question": LOST},
             "NQ question repeated with another answer": {"question": "Which is number 1?"},
@@ -240,7 +240,7 @@ FORMS = {
         {
             "record without 'text'": {"text": GONE},
             "record without 'label'": {"label": None},
-            "record whose 'text' is no text": {"text": ["a", "b"]},
+            "record whose 'text' is not text": {"text": ["a", "b"]},
             "empty text": {"text": ""},
             "undecodable text": {"text": HALF},
             "empty label": {"label": " "},
@@ -280,8 +280,10 @@ FORMS = {
         {
             "record without 'annotation'": {"annotation": GONE},
             "record without 'wiki_bio_text'": {"wiki_bio_text": None},
-            "record whose 'wiki_bio_text' is no text": {"wiki_bio_text": ["He."]},
-            "passage whose sentences or annotations are no list": {"gpt3_sentences": "He lived."},
+            "record whose 'wiki_bio_text' is not text": {"wiki_bio_text": ["He."]},
+            "passage whose sentences or annotations are not a list": {
+                "gpt3_sentences": "He lived."
+            },
             "passage with more sentences than annotations, or fewer": {"annotation": ["accurate"]},
             "passage with an unknown annotation": {"annotation": ["accurate", "odd"]},
             "passage with an empty sentence or no Wikipedia text": {"gpt3_sentences": ["He.", "."]},
@@ -296,7 +298,9 @@ FORMS = {
         "older.json",
         {
             "record without 'wiki_bio_test_idx'": {"wiki_bio_test_idx": None},
-            "passage whose sentences or annotations are no list": {"main_sentences": "[open(1)]"},
+            "passage whose sentences or annotations are not a list": {
+                "main_sentences": "[open(1)]"
+            },
             "passage with an empty sentence or no Wikipedia text": {"wiki_bio_text": ""},
             "passage with undecodable text": {"main_sentences": repr(["He.", LOST])},
         },
@@ -308,7 +312,7 @@ FORMS = {
         "wise.json",
         {
             "record without 'target_new'": {"target_new": GONE, "locality_prompt": None},
-            "record whose 'prompt' is no text": {"prompt": ["He."], "locality_prompt": None},
+            "record whose 'prompt' is not text": {"prompt": ["He."], "locality_prompt": None},
             "empty prompt": {"prompt": "", "locality_prompt": None},
             "empty target": {"target_new": " ", "locality_prompt": None},
             "undecodable target": {"target_new": LOST, "locality_prompt": None},
@@ -318,7 +322,7 @@ FORMS = {
                 "target_new": "He died in 1901.",
                 "locality_prompt": None,
             },
-            "prompt with another target than before": {
+            "prompt repeated with another target": {
                 "prompt": wise(1)["prompt"],
                 "locality_prompt": None,
             },
@@ -331,7 +335,7 @@ FORMS = {
         "webtext.jsonl",
         {
             "record without 'text'": {"text": None},
-            "record whose 'text' is no text": {"text": ["a b c d"]},
+            "record whose 'text' is not text": {"text": ["a b c d"]},
             "empty web text": {"text": "<|endoftext|>"},
             "undecodable web text": {"text": f"{LOST} in the middle"},
             "web text repeated": {"text": "TEXT 1 goes on and  on here"},
@@ -390,7 +394,7 @@ def test_a_file_with_undecodable_bytes_is_refused(tmp_path, name):
 def test_a_repeated_id_of_a_table_is_refused(tmp_path):
     records = [term_case(n) for n in range(N)]
     records[8]["case"] = "c1"
-    with pytest.raises(DataError, match=r"row 9 has the id 'c1' .* of an earlier row"):
+    with pytest.raises(DataError, match=r"row 9 has the id 'c1' of an earlier row"):
         build(FORMS["table"], tmp_path, records)
 
 
@@ -438,7 +442,7 @@ def test_markup_is_taken_out_if_asked_for_and_counted(tmp_path):
     assert kept.roles["edits"][1]["text"] == records[7]["text"]
     plain = Table(TableOptions(path=path, strip_markup=True, **options)).build()
     assert plain.roles["edits"][1]["text"] == "In Chimel, A & B sued. They won."
-    assert plain.dropped == {"markup of a text": 1}
+    assert plain.dropped == {"markup removed from a text": 1}
 
 
 @pytest.mark.parametrize(

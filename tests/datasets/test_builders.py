@@ -164,9 +164,9 @@ def test_qa_spreads_the_phrasings_of_a_fact_within_a_window():
 
 def test_qa_asks_for_no_more_than_there_is():
     builder = DATASETS.get("facts_qa")
-    with pytest.raises(DataError, match=r"edit_facts=9999 asks for more facts than are left"):
+    with pytest.raises(DataError, match=r"edit_facts=9999 is more than are left of"):
         builder(builder.options_class(edit_facts=9999)).build()
-    with pytest.raises(DataError, match=r"9000 upstream questions are asked for"):
+    with pytest.raises(DataError, match=r"9000 upstream questions are requested"):
         builder(builder.options_class(upstream_questions=9000)).build()
 
 
@@ -242,6 +242,7 @@ def test_passages_upstream_splits_sentences_the_model_was_taught(built):
         assert row["text"].isascii()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), FACT_BUILDERS.items())
 def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name, task):
     builder = DATASETS.get(name)

@@ -74,7 +74,7 @@ def test_columns_become_rows_and_lines_keep_their_places(tmp_path):
     path.write_text('{"questions": ["a", "b"], "answers": ["1", "2"]}')
     assert read(path).rows[1] == {"questions": "b", "answers": "2"}
     path.write_text('{"questions": ["a", "b"], "answers": ["1"]}')
-    assert "lists of one length by column (has questions: 2, answers: 1)" in refusal(path)
+    assert "columns of equal length (has questions: 2, answers: 1)" in refusal(path)
     path = tmp_path / "names.txt"
     path.write_text("one\n\nthree\n")
     assert [row["line"] for row in read(path).rows] == ["one", "", "three"]
@@ -161,7 +161,7 @@ def test_offline_a_hub_data_set_comes_from_the_librarys_cache():
     assert read("acme/cases", revision="main").rows == ROWS
     assert read("acme/cases", revision=COMMITS[0]).rows == ROWS
     said = refusal("acme/cases", revision=COMMITS[1])
-    assert f"holds revision {COMMITS[0]}, 'revision' asks for {COMMITS[1]}" in said
+    assert f"holds revision {COMMITS[0]}, but 'revision' is {COMMITS[1]}" in said
 
 
 def test_a_table_whose_rows_have_more_cells_than_its_header_is_refused(tmp_path):
@@ -196,7 +196,7 @@ def test_missing_file_says_what_to_put_where(tmp_path):
     said = refusal(tmp_path / "none.jsonl")
     assert said == (
         f"{tmp_path}/none.jsonl: no such file; put the records there, or set the option 'path' to "
-        "where it is."
+        "its location."
     )
 
 
@@ -216,7 +216,10 @@ BAD = {
     "number.json": (b"3", "not a JSON object"),
     "deep.json": (b"[" * 100_000, "not valid JSON"),
     "damaged.parquet": (b"PAR1....", "not readable as a table"),
-    "weights.pkl": (b"\x80\x04", "must be one of .jsonl, .json, .csv, .parquet, .txt"),
+    "weights.pkl": (
+        b"\x80\x04",
+        "must be in a file that ends in .jsonl, .json, .csv, .parquet, .txt",
+    ),
 }
 
 

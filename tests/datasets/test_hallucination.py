@@ -109,7 +109,7 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
     assert [source["name"] for source in manifest["sources"]] == [
         *("passages.json", "concepts.txt", "web.jsonl")
     ]
-    assert manifest["dropped"] == {"web text not asked for": 3}
+    assert manifest["dropped"] == {"web text not requested": 3}
 
 
 def test_a_web_text_ends_where_it_says_so(tmp_path):
@@ -177,7 +177,7 @@ def test_training_as_released_is_on_every_prompt_and_on_the_first_web_texts(tmp_
 
 
 BAD_PASSAGES = {
-    "passage whose sentences or annotations are no list": {
+    "passage whose sentences or annotations are not a list": {
         "gpt3_sentences": "__import__('os').getcwd()"
     },
     "passage with more sentences than annotations, or fewer": {"annotation": ["accurate"]},
@@ -246,7 +246,7 @@ def test_unfit_pairs_of_wise_are_counted(tmp_path):
     built = Hallucination(HallucinationOptions(edits=options["edits"])).build()
     assert built.dropped == {
         "prompt repeated": 1,
-        "prompt with another target than before": 1,
+        "prompt repeated with another target": 1,
         "empty target": 1,
         "undecodable prompt": 1,
         "record without 'subject'": 1,
@@ -264,9 +264,9 @@ def test_refusals_are_one_sentence(tmp_path):
     for changes, sentence in (
         ({"edits": "none.json"}, "none.json: no such file; put the passages (WikiBio"),
         ({"concepts": None}, "passages need the option 'concepts'; put the passages' names"),
-        ({"concepts": "none.txt"}, "none.txt: no such file; put the passages' names, one a line"),
+        ({"concepts": "none.txt"}, "none.txt: no such file; put the passages' names, one per line"),
         ({"concepts": str(few)}, "has 1 names for 3 passages"),
-        ({"concepts": str(other)}, "only 0 of 3 passages speak of their name"),
+        ({"concepts": str(other)}, "only 0 of 3 passages mention their name"),
         ({"concepts": good["web"]}, "must be a .txt file"),
         ({"web": None}, "passages need the option 'web'"),
         ({"web": "none.jsonl"}, "none.jsonl: no such file; put the web texts"),

@@ -86,7 +86,9 @@ def test_an_edited_fact_in_another_role_is_caught(into):
 def test_two_labels_of_one_fact_are_caught(role, text):
     roles = copy.deepcopy(CLEAN)
     roles[role].append(row("odd", "new", text, "no"))
-    with pytest.raises(DataError, match=f"row 'e1' and {role} row 'odd' have one fact and two lab"):
+    with pytest.raises(
+        DataError, match=f"row 'e1' and {role} row 'odd' have the same fact but different lab"
+    ):
         check_roles("planted", roles)
     roles[role][-1]["label"] = "YES"
     check_roles("planted", roles)
@@ -129,7 +131,7 @@ def test_the_manifest_and_the_log_say_what_train_repeats(tmp_path, caplog):
     taught = read_json(tmp_path / "manifest.json")["also_in_train"]
     assert taught == {"upstream": 1, "edits": 1, "holdout": 0, "accurate": 0}
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == ["planted: 1 of 2 rows of edits are also read in train, label and all"]
+    assert warnings == ["planted: 1 of 2 rows of edits also appear in train, with their labels"]
     assert "planted: dropped 2: odd" in caplog.text
 
 

@@ -94,11 +94,11 @@ FAULTS = {
         row("h3", "new", "Is ice cold?"),
         r"the text of holdout row 'h3' is also in edits \(row 'e1'\)",
     ),
-    "holdout of an unedited fact": ("holdout", row("h3", "z", "Eh?"), "'z', which edits lacks"),
+    "holdout of an unedited fact": ("holdout", row("h3", "z", "Eh?"), "'z', which is not in edits"),
     "two labels for a text": (
         "edits",
         row("e3", "new", "Is ice cold?", "no"),
-        "edits row 'e1' and edits row 'e3' have one text and two labels, 'yes' and 'no'",
+        "edits row 'e1' and edits row 'e3' have the same text but different labels, 'yes' and 'no'",
     ),
     "empty label": ("edits", row("e3", "z", "Eh?", " "), "edits row 'e3' has an empty label"),
     "empty text": ("upstream", row("u3", "z", ""), "upstream row 'u3' has an empty text"),
@@ -106,7 +106,7 @@ FAULTS = {
     "answers without the label": (
         "train",
         row("t3", "z", "Eh?") | {"answers": ["no", "yes"]},
-        r"train row 't3' has the answers \['no', 'yes'\], which must begin with its label 'yes'",
+        r"train row 't3' has the answers \['no', 'yes'\]; they must begin with its label 'yes'",
     ),
     "answers that are no list": (
         "train",
@@ -226,7 +226,7 @@ def test_missing_truncated_and_strange_files_are_named(tmp_path):
     with pytest.raises(DataError, match="unknown role 'edit'; the roles are train"):
         load_role(tmp_path, "edit")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"edits\.parquet: not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"edits\.parquet: not an intact Parquet file"):
         load_role(tmp_path, "edits")
     pq.write_table(pq.read_table(tmp_path / "train.parquet").drop_columns(["label"]), path)
     with pytest.raises(DataError, match=r"lacks the columns \['label'\]"):

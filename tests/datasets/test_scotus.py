@@ -101,7 +101,7 @@ def test_train_of_its_own_and_a_sample_to_retain(tmp_path):
     assert built.dropped == {
         "upstream row whose label is not a class": 4,
         "edits row whose label is not a class": 2,
-        "older case not asked for upstream": 5,
+        "older case not requested for upstream": 5,
     }
 
 
@@ -148,7 +148,10 @@ def test_refusals_are_one_sentence(tmp_path):
         ({"edits": "none.csv"}, "none.csv: no such file; put the stream cases (a table of text"),
         ({"text_column": "texts"}, "records need the fields texts, label (it has 'text' for 'te"),
         ({"upstream": {"path": good["upstream"], "sha256": "0" * 64}}, "expected 0000"),
-        ({"upstream": write(tmp_path / "one.jsonl", OLDER[:1])}, "has 1 labels, two are needed"),
+        (
+            {"upstream": write(tmp_path / "one.jsonl", OLDER[:1])},
+            "has 1 labels, but at least two are needed",
+        ),
         ({"upstream": write(tmp_path / "empty.jsonl", [])}, "has no records"),
     ):
         with pytest.raises(DataError) as caught:
@@ -175,7 +178,7 @@ def test_real_records_split_by_term(shared, tmp_path):
     assert len(roles["upstream"]) == 500
     assert len(roles["edits"]) > 1500
     assert len(roles["edits"]) + len(roles["train"]) + sum(
-        count for reason, count in manifest["dropped"].items() if "not asked for" not in reason
+        count for reason, count in manifest["dropped"].items() if "not requested" not in reason
     ) == len(cases)
     assert manifest["labels"][:3] == ["1", "2", "3"]
 

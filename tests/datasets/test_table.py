@@ -144,7 +144,7 @@ def test_stream_size_takes_the_first_later_rows(tmp_path):
     path = write(tmp_path / "cases.jsonl", rows())
     built = build(tmp_path, path, stream_size=2)
     assert [row["fact_id"] for row in built.roles["edits"]] == ["d3", "d2"]
-    assert built.dropped["later row not asked for"] == 2
+    assert built.dropped["later row not requested"] == 2
 
 
 def test_same_bytes_twice(tmp_path):
@@ -197,13 +197,15 @@ def test_missing_column_names_the_nearest(tmp_path):
 def test_another_separator_is_named(tmp_path, separator):
     path = tmp_path / "cases.csv"
     path.write_text(f"text{separator}label\na case{separator}law\n")
-    with pytest.raises(DataError, match=r"its columns are separated by .*; write it with commas"):
+    with pytest.raises(
+        DataError, match=r"its columns are separated by .*; separate them with commas"
+    ):
         build(tmp_path, path)
 
 
 def test_a_boundary_that_is_no_number_among_terms_that_are_is_refused(tmp_path):
     path = write(tmp_path / "cases.csv", rows())
-    with pytest.raises(DataError, match="train_before='soon' is not a number, as the terms"):
+    with pytest.raises(DataError, match="train_before='soon' is not a number, but the terms"):
         build(tmp_path, path, train_before="soon")
 
 
@@ -228,7 +230,9 @@ def test_damaged_file_is_one_sentence(tmp_path, suffix):
 def test_unknown_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "cases.xlsx"
     path.write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"the table .* must be one of \.jsonl, \.json, \.csv"):
+    with pytest.raises(
+        DataError, match=r"the table .* must be in a file that ends in \.jsonl, \.json, \.csv"
+    ):
         build(tmp_path, path)
 
 
@@ -247,7 +251,7 @@ def test_too_large_an_upstream_is_refused(tmp_path):
 def test_repeated_id_names_the_row(tmp_path):
     records = rows()
     records[5]["case"] = "c1"
-    with pytest.raises(DataError, match=r"row 6 has the id 'c1' .* of an earlier row"):
+    with pytest.raises(DataError, match=r"row 6 has the id 'c1' of an earlier row"):
         build(tmp_path, write(tmp_path / "cases.jsonl", records))
 
 
@@ -259,7 +263,7 @@ def test_a_term_that_is_no_number_names_the_row(tmp_path):
 
 
 def test_options_must_say_what_the_stream_is():
-    with pytest.raises(ValidationError, match="say what the stream is"):
+    with pytest.raises(ValidationError, match="define the stream"):
         TableOptions(path="x.csv")
     with pytest.raises(ValidationError, match="belong together"):
         TableOptions(path="x.csv", term_column="term")

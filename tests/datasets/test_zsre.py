@@ -111,7 +111,7 @@ def test_phrasings_of_a_fact_are_edited_and_its_others_held_out(tmp_path):
     assert held_out == dict.fromkeys(edited, 7)
     window = [row["fact_id"] for row in roles["edits"][:12]]
     assert window == window[:3] * 4
-    assert manifest["dropped"] == {"fact not asked for": 2, "fact with too few phrasings": 1}
+    assert manifest["dropped"] == {"fact not requested": 2, "fact with too few phrasings": 1}
     assert manifest["roles"]["train"]["rows"] == 40
 
 
@@ -203,7 +203,7 @@ def test_upstream_taught_or_not_first_or_random(tmp_path):
     records = [released(n) for n in range(3)]
     taught = build(tmp_path, records, upstream_questions=10, train_questions=15)
     assert set(texts(taught.roles["upstream"])) <= set(texts(taught.roles["train"]))
-    assert taught.dropped["NQ question not asked for"] == 25
+    assert taught.dropped["NQ question not requested"] == 25
     apart = build(tmp_path, records, upstream_questions=10, upstream_taught=False)
     assert not set(texts(apart.roles["upstream"])) & set(texts(apart.roles["train"]))
     chosen = build(tmp_path, records, upstream_questions=10, upstream_sample="random")
@@ -227,7 +227,7 @@ def test_refusals_are_one_sentence(tmp_path):
     for changes, sentence in (
         ({"edits": "missing.jsonl"}, "missing.jsonl: no such file; put the zsRE questions"),
         ({"upstream": "missing.json"}, "missing.json: no such file; put the NQ questions"),
-        ({"edits": str(other)}, "need the fields input, output, filtered_rephrases; or src, reph"),
+        ({"edits": str(other)}, "need the fields input, output, filtered_rephrases; or src, answ"),
         ({"edits": {"path": good["edits"], "sha256": "0" * 64}}, "expected 0000"),
         ({"edit_facts": 4}, "edit_facts=4, but only 3 facts have more than 5 phrasings"),
     ):

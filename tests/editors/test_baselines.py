@@ -43,7 +43,7 @@ def test_finetuning_without_early_stop_takes_all_steps(t5):
 
 
 def test_a_finetuning_state_of_another_layer_is_refused(t5, gpt2):
-    with pytest.raises(EditorError, match=r"is not one of layer 'encoder\.block\.1"):
+    with pytest.raises(EditorError, match=r"is not for layer 'encoder\.block\.1"):
         make(t5, "ft").load_state_dict(make(gpt2, "ft").state_dict())
 
 

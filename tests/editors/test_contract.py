@@ -26,7 +26,7 @@ ADAPTERS = ("grace", "defer", "memory")
 OWN = {
     "grace": {"radius": 0.01},  # tiny random models: within it nothing but the edit itself
     "ft_retrain": {"retrain_every": 2},
-    "mend": {"rank": 4, "rate": 1e-3},  # takes its one step by a map
+    "mend": {"rank": 4, "edit_lr": 1e-3},  # takes its one step by a map
 }
 
 
@@ -61,7 +61,7 @@ def test_an_edit_makes_the_label_more_likely(case, name, rules):
 @pytest.mark.parametrize("name", EDITING)
 def test_losses_fall_in_half_precision(case, name):
     compute = ComputeConfig(device="cpu", precision="bfloat16")
-    more = {"rate": 0.1} if name == "mend" else {}  # above what bfloat16 rounds away
+    more = {"edit_lr": 0.1} if name == "mend" else {}  # above what bfloat16 rounds away
     inputs = case.inputs(*PARIS)
     with autocast(compute, torch.device("cpu")):
         before = case.loss(inputs)

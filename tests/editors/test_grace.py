@@ -29,7 +29,7 @@ def edit(case, editor, prompt, label, step=1):
 def distance(case, one, other):
     """Distance of two prompts' queries."""
     editor = grace(case)
-    queries = [editor.observe(case.inputs(prompt, YES)).queries[0] for prompt in (one, other)]
+    queries = [editor.query_layer(case.inputs(prompt, YES)).queries[0] for prompt in (one, other)]
     editor.remove()
     return (queries[0] - queries[1]).norm().item()
 
@@ -181,7 +181,7 @@ def test_the_released_query_leaks_the_label(gpt2):
     other["input_ids"][0, 4] = 33  # the label's first token
     for position, leaks in (("released", True), ("prompt_end", False)):
         editor = grace(gpt2, query_position=position)
-        queries = [editor.observe(each).queries for each in (inputs, other)]
+        queries = [editor.query_layer(each).queries for each in (inputs, other)]
         assert torch.equal(*queries) != leaks
         editor.remove()
 

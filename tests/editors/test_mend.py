@@ -24,6 +24,7 @@ from grace_bench.editors.methods.mend.training import MendTraining, divergence
 from grace_bench.editors.training import own_loss
 from grace_bench.errors import DataError, EditorError, Interrupted, ResultError
 from grace_bench.jobs.checkpoints import Checkpoints
+from grace_bench.jobs.resumable import CheckpointPolicy
 
 KINDS = ("t5-encoder", "bert", "gpt2", "llama", "qwen", "mistral", "neox")
 ROWS = [
@@ -39,14 +40,14 @@ ROWS = [
 ]
 QUICK = {
     "rank": 8,
-    "rate": 1e-2,
+    "edit_lr": 1e-2,
     "learning_rate": 3e-3,
-    "rate_learning_rate": 3e-3,
+    "lr_lr": 3e-3,
     "training_steps": 60,
     "accumulate": 4,
     "check_every": 20,
     "checks": 12,
-    "edit_weight": 1.0,
+    "c_edit": 1.0,
     "normalise_over": 20,
 }
 
@@ -149,7 +150,7 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch, num
 
     def stopped_at_three(self, items):
         make_step(self, items)
-        if self.step == 3:
+        if self.done == 3:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
@@ -173,9 +174,11 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path, monkeypat
 
     monkeypatch.setattr(Checkpoints, "write", full)
     checkpoints = Checkpoints(tmp_path / "training", "work")
-    told = training("gpt2", training_steps=3, check_every=2).fit(ROWS, checkpoints, 1e-9)
+    told = training("gpt2", training_steps=3, check_every=2).fit(
+        ROWS, checkpoints, CheckpointPolicy(0, steps=1)
+    )
     assert told["steps"] == 3
-    assert "no checkpoint at step 1, going on: the disk is full" in caplog.text
+    assert "no checkpoint at step 1, continuing: the disk is full" in caplog.text
 
 
 def test_no_fact_that_is_checked_is_trained_on():
@@ -217,12 +220,12 @@ def test_a_prompt_that_has_its_answer_is_not_edited():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_edits_in_a_batch_are_as_if_each_were_made_alone(kind):
-    several = training(kind, rate=0.1)
+    several = training(kind, edit_lr=0.1)
     several.transform.normalise_by(several._pairs(ROWS))
     items = take(training_edits(ROWS, 0), 4)
     together = several.losses(items)
     for row, item in enumerate(items):
-        editor = create_editor("mend", several.model, build(kind)[1], {**QUICK, "rate": 0.1})
+        editor = create_editor("mend", several.model, build(kind)[1], {**QUICK, "edit_lr": 0.1})
         editor.transform.load_state_dict(several.transform.state_dict())
         local = several.encode([item.local])
         with torch.no_grad():

@@ -41,7 +41,8 @@ def good(tmp_path_factory) -> Path:
     for number in (10, 20):
         log = [{"step": step, "loss": 0.5} for step in range(number)]
         tensors = {"w": torch.full((3,), float(number)), "n": torch.tensor(number)}
-        checkpoints.write(number, tensors, {"seconds": 0.5, "at": number}, {"log": log})
+        state = {"seconds": 0.5, "at": number}
+        checkpoints.write(Checkpoint(number, tensors, state, {"log": log}))
     return folder
 
 
@@ -59,7 +60,7 @@ def check(fence, folder) -> Checkpoint | None:
     if newest is not None:
         assert all(isinstance(tensor, torch.Tensor) for tensor in newest.tensors.values())
         assert all(isinstance(row, dict) for rows in newest.records.values() for row in rows)
-    assert sentence_of(lambda: checkpoints.write(30, {"w": torch.zeros(1)}, {})) is None
+    assert sentence_of(lambda: checkpoints.write(Checkpoint(30, {"w": torch.zeros(1)}, {}))) is None
     assert checkpoints.latest().number >= 30 or (newest and newest.number > 30)
     fence.check()
     checkpoints.remove()

@@ -11,9 +11,10 @@ import yaml
 from fuzzing import HOSTILE_TEXTS, cases, changed, damaged, damages, sentence_of, tree_changes
 from hypothesis import strategies as st
 
-from grace_bench.suite.compose import load_suite, parse_value
+from grace_bench.suite.compose import load_suite
+from grace_bench.suite.overrides import parse_value
 from grace_bench.suite.plan import expand
-from grace_bench.suite.schema import NAME_PATTERN
+from grace_bench.suite.section import NAME_PATTERN
 
 if TYPE_CHECKING:
     from pathlib import Path

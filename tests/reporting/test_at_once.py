@@ -62,6 +62,7 @@ def folders(make_run, tmp_path_factory) -> list[Path]:
     return [*made, make_run(results, editor="ft", failed_at=9)]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_write_what_one_writes(folders, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for suite in (alone, shared):
@@ -81,6 +82,7 @@ def test_two_processes_at_once_write_what_one_writes(folders, tmp_path):
         assert path.read_bytes() == (alone / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_make_each_run_once(folders, tmp_path):
     from mlflow.tracking import MlflowClient
 

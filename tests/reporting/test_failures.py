@@ -228,6 +228,7 @@ def test_the_papers_figures_go_by_whole_seeds_and_draw_how_far_failed_ones_came(
     assert not [r for r in rows if r["editor"] == "defer" and not r["failed_seed"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failed_at", [0, 1, 12])
 def test_a_suite_in_which_every_run_failed_still_gives_everything(make_run, tmp_path, failed_at):
     editors = ("unedited", "ft", "grace")

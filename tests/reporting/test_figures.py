@@ -14,6 +14,8 @@ from grace_bench.errors import DataError
 from grace_bench.reporting.figures.main import editor_legend, write_figures
 from grace_bench.reporting.figures.style import STYLE, place_labels
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     "codebook-size",
     "overview",

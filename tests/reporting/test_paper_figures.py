@@ -17,6 +17,8 @@ from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.store import files, schemas
 
+pytestmark = pytest.mark.slow
+
 RADII = (0.1, 1.0, 3.0)
 
 

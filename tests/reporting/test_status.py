@@ -106,7 +106,7 @@ def test_running_says_how_far_and_where(tmp_path):
 
 def test_a_real_lease_is_running_and_gone_when_it_ends(tmp_path):
     with Lease(tmp_path) as held:
-        held.tell(state="running", step=1)
+        held.report(state="running", step=1)
         found = look(tmp_path)
         assert found.state == "running"
         assert str(os.getpid()) in found.holder
@@ -293,6 +293,7 @@ def test_watch_goes_on_until_all_is_done_and_clears_only_a_screen(tmp_path, stre
         show(Look.of_plan(plan), out, every=0.0)
 
 
+@pytest.mark.slow
 def test_it_can_be_asked_while_everything_changes(tmp_path):
     """Files that come, go and are cut between two system calls."""
     rng = random.Random(5)

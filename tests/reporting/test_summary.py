@@ -208,7 +208,7 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[:-200])
         message = self._message([folder], tmp_path)
         assert str(path) in message
-        assert "not a whole Parquet file" in message
+        assert "not an intact Parquet file" in message
 
     def test_file_of_another_run(self, tmp_path, make_run):
         folder, other = make_run(tmp_path), make_run(tmp_path, seed=1)

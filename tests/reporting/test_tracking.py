@@ -20,6 +20,8 @@ from grace_bench.jobs import locks
 from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
 from grace_bench.store import files, schemas
 
+pytestmark = pytest.mark.slow
+
 EDITORS = ("unedited", "ft", "grace")
 
 
@@ -281,25 +283,31 @@ def test_ui_needs_a_database_of_ours(tmp_path):
 
 
 SERVING = """
-import sys
+import subprocess, sys, time
 from grace_bench.reporting.mlflow import export
 started = "sleep 300 & echo $$ $!; wait"
 export.ui_command = lambda *_: ["sh", "-c", started]
+class Slow(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        time.sleep(float(sys.argv[2]))
+subprocess.Popen = Slow
 sys.exit(export.ui("sqlite:///none", port=int(sys.argv[1])))
 """
 
 
+@pytest.mark.parametrize("starting_seconds", [0, 1])  # 1: the signal arrives before it is through
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_interface_ends_with_all_its_processes(number):
+def test_the_interface_ends_with_all_its_processes(number, starting_seconds):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVING, str(port)]
+    command = [sys.executable, "-c", SERVING, str(port), str(starting_seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as interface:
         children = [int(text) for text in interface.stdout.readline().split()]
         interface.send_signal(number)
         interface.wait(60)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 10
     while any(_runs_still(child) for child in children):
         assert time.monotonic() < deadline, "a process of the interface is left"
         time.sleep(0.05)

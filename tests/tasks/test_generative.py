@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from grace_bench.errors import ConfigError, DataError
-from grace_bench.suite.schema import DatasetConfig, validate
+from grace_bench.suite.schema import DatasetConfig
+from grace_bench.suite.section import validate
 from grace_bench.tasks import create_task
 from grace_bench.tasks.base import IGNORED, Prediction, Truncation
 

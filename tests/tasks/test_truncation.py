@@ -62,7 +62,7 @@ def test_texts_and_labels_cut_short_are_counted_and_said(tiny, example, caplog):
     assert not caplog.records
     found = baseline.count_truncated(task, "edits", rows)
     assert found == {"rows": 4, "texts": 2, "labels": 2, "unsayable": 0}
-    assert "edits: of 4 rows 2 texts and 2 labels are longer than max_length 40" in caplog.text
+    assert "edits: of 4 rows, 2 texts and 2 labels are longer than max_length 40" in caplog.text
 
 
 @pytest.mark.parametrize("training", [None, object()])

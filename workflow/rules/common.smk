@@ -16,11 +16,11 @@ sys.path.insert(0, str(CLONE))
 
 try:
     from grace_bench.jobs import slurm
-    from grace_bench.steps import pipeline
     from grace_bench.suite.compose import load_suite, without_resources
     from grace_bench.errors import GraceBenchError
     from grace_bench.suite.outdated import outdated
     from grace_bench.suite.plan import RUN_FILES, bundles, expand as expand_runs
+    from grace_bench.suite.planned import is_plan_outdated
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"this snakemake runs on {sys.executable}, which has no '{error.name}'; activate the "
@@ -55,6 +55,7 @@ except GraceBenchError as error:
     raise WorkflowError(str(error))
 
 RESULTS = f"results/{SUITE.name}"
+PLAN = f"{RESULTS}/plan.json"
 DATA = f"{RESULTS}/data/{{dataset}}"
 MODEL = f"{RESULTS}/models/{{base_model}}"
 BASELINE = f"{RESULTS}/baselines/{{base_model}}"
@@ -72,16 +73,14 @@ CONFIG_JSON = json.dumps(
 # What is outdated is decided by contents (grace_bench/suite/outdated.py), and Snakemake is told by this
 # file: it is an input of every job, a new one for jobs to do again, and of no account for others.
 MARK = Path(f".snakemake/grace-bench/{SUITE.name}")
-PLAN_OUTDATED = workflow.is_main_process and pipeline.is_plan_outdated(
-    SUITE.name, RUNS.values()
-)
+PLAN_OUTDATED = workflow.is_main_process and is_plan_outdated(SUITE, RUNS.values())
 if workflow.is_main_process and (OUTDATED or PLAN_OUTDATED or not MARK.exists()):
     MARK.parent.mkdir(parents=True, exist_ok=True)
     MARK.write_text(uuid.uuid4().hex)
 
 
 class Argument:
-    """A rule's parameter that starts no job again when it changes: contents decide that.
+    """A rule's parameter whose changes start no job again: contents decide that.
 
     One that is too long for a command line is written to a file, and is then `@file`.
     """
@@ -98,6 +97,20 @@ class Argument:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return f"@{path}"
+
+
+def a_run(wildcards):
+    """Return the id of the run that the wildcards name, or of one that needs what they name."""
+    names = dict(wildcards.items())
+    if "seed" in names:
+        return Argument(run_of(wildcards).id)
+    if "assets" in names:
+        folder = Path(ASSETS.format(**names))
+        return Argument(next(r.id for r in RUNS.values() if r.assets_folder == folder))
+    if "base_model" in names:
+        return Argument(OF_BASE_MODEL[names["base_model"]].id)
+    wanted = names["dataset"]
+    return Argument(next(r.id for r in RUNS.values() if r.spec.dataset.name == wanted))
 
 
 def of_account(files, again):
@@ -121,10 +134,10 @@ def inputs_of(record, *functions):
 
 
 def inputs_of_job(again, functions, wildcards):
-    """Return the mark and the files that the functions name."""
+    """Return the mark, the plan, and the files that the functions name."""
     found = [function(wildcards) for function in functions]
     lists = [[files] if isinstance(files, str) else files for files in found]
-    return of_account([str(MARK), *itertools.chain(*lists)], again)
+    return of_account([str(MARK), PLAN, *itertools.chain(*lists)], again)
 
 
 def either(names):
@@ -177,9 +190,9 @@ def runs_of_bundle(wildcards):
     return BUNDLES["{base_model}/{bundle}".format(**wildcards)]
 
 
-def bundle_specs(wildcards):
-    """Return the JSON text of the settings of a bundle's runs."""
-    return Argument(pipeline.bundle_json(runs_of_bundle(wildcards)))
+def bundle_runs(wildcards):
+    """Return the ids of a bundle's runs; no shell sees more in them than names."""
+    return Argument(" ".join(run.id for run in runs_of_bundle(wildcards)))
 
 
 def bundle_assets(wildcards):
@@ -203,22 +216,10 @@ def bundle_of_run(wildcards):
     return f"{RESULTS}/bundles/{name}.json"
 
 
-def run_spec(wildcards):
-    """Return the JSON text of one run's settings."""
-    return Argument(pipeline.spec_json(run_of(wildcards).spec))
-
-
 def run_assets(wildcards):
     """Return the record of what the run's editor needs, if it needs anything."""
     folder = run_of(wildcards).assets_folder
     return [] if folder is None else f"{folder}/assets.json"
-
-
-def assets_spec(wildcards):
-    """Return the JSON text of what an editor's assets depend on."""
-    folder = Path(ASSETS.format(**wildcards))
-    run = next(run for run in RUNS.values() if run.assets_folder == folder)
-    return Argument(pipeline.assets_spec_json(SUITE, run))
 
 
 def run_of_base_model(wildcards):
@@ -226,11 +227,6 @@ def run_of_base_model(wildcards):
     if "base_model" in wildcards.keys():
         return OF_BASE_MODEL[wildcards.base_model]
     return run_of(wildcards)
-
-
-def model_spec(wildcards):
-    """Return the JSON text of what a base model depends on."""
-    return Argument(pipeline.model_spec_json(SUITE, run_of_base_model(wildcards)))
 
 
 def data_files(wildcards):
@@ -248,11 +244,6 @@ def model_files(wildcards):
 def baseline_file(wildcards):
     """Return the record of the unedited model's predictions."""
     return f"{run_of_base_model(wildcards).baseline_folder}/baseline.json"
-
-
-def dataset_spec(wildcards):
-    """Return the JSON text of what a data set depends on."""
-    return Argument(pipeline.dataset_spec_json(SUITE, wildcards.dataset))
 
 
 def bundle_inputs(wildcards):

@@ -15,11 +15,11 @@ rule prepare_editor:
         mem_mb=asks("prepare_editor", "mem_mb"),
         runtime=asks("prepare_editor", "runtime"),
     params:
-        spec=assets_spec,
+        run=a_run,
     message:
         "{wildcards.assets} for {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-editor --spec {params.spec:q} > {log} 2>&1"
+        "python -m grace_bench prepare-editor --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
 
 
 if SUITE.bundle == 1:
@@ -49,11 +49,11 @@ if SUITE.bundle == 1:
             mem_mb=asks("edit", "mem_mb"),
             runtime=asks("edit", "runtime"),
         params:
-            spec=run_spec,
+            run=a_run,
         message:
             "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
         shell:
-            "python -m grace_bench edit --spec {params.spec:q} > {log} 2>&1"
+            "python -m grace_bench edit --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
 
 else:
 
@@ -73,11 +73,11 @@ else:
             mem_mb=asks("edit", "mem_mb"),
             runtime=bundle_runtime,
         params:
-            specs=bundle_specs,
+            runs=bundle_runs,
         message:
             "runs of {wildcards.base_model}, bundle {wildcards.bundle}"
         shell:
-            "python -m grace_bench edit-bundle --specs {params.specs:q} --output {output:q} > {log} 2>&1"
+            "python -m grace_bench edit-bundle --plan {PLAN:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
 
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""
@@ -97,7 +97,6 @@ else:
             "../../environment.yml"
         threads: 1
         params:
-            spec=run_spec,
             folder=subpath(output.run, parent=True),
         shell:
             "cp -lf {params.folder:q}/kept/* {params.folder:q}/ 2>> {log}"

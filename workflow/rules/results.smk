@@ -3,7 +3,7 @@ rule plan:
     input:
         mark(PLAN_OUTDATED),
     output:
-        f"{RESULTS}/plan.json",
+        PLAN,
     log:
         f"{RESULTS}/logs/plan.log",
     localrule: True
@@ -27,7 +27,7 @@ rule summarise:
         unpack(run_files),
         # A run that is missing is no reason for Snakemake to do it, until this job wants it.
         mark=mark(OUTDATED),
-        plan=f"{RESULTS}/plan.json",
+        plan=PLAN,
     output:
         summary=f"{RESULTS}/summary.parquet",
         curves=f"{RESULTS}/curves.parquet",
@@ -94,7 +94,7 @@ rule figures:
 rule paper_figures:
     """Draw the paper's Figs. 3 to 6, those that the runs can show."""
     input:
-        plan=f"{RESULTS}/plan.json",
+        plan=PLAN,
         summary=f"{RESULTS}/summary.parquet",
         curves=f"{RESULTS}/curves.parquet",
     output:
@@ -163,7 +163,7 @@ rule report:
 rule track:
     """Export all runs to MLflow, from one process; doing it again changes nothing."""
     input:
-        plan=f"{RESULTS}/plan.json",
+        plan=PLAN,
         summary=f"{RESULTS}/summary.parquet",
         tables=rules.tables.output,
         figures=rules.figures.output,

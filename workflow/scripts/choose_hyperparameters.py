@@ -87,7 +87,7 @@ def mend_lines(results: Path) -> list[list[str]]:
         cells += [f"{told[kind]['local']:.4f}" for kind in kinds[1:]]
         cells.append(f"{told['best_step']} of {told['steps']}")
         model, seed = path.parts[-4], path.parts[-3]
-        names = [f"{model}, {seed}", f"{settings['edit_weight']:g}"]
+        names = [f"{model}, {seed}", f"{settings['c_edit']:g}"]
         lines.append([*names, *cells])
     return lines
 
@@ -122,7 +122,7 @@ def main() -> None:
     replace_block(PAGE, "settings", table(["data set", "editor", "setting", *scores], rows))
     losses = ["loss unedited", "untrained", "trained", "KL untrained", "trained", "best step"]
     if rows := mend_lines(summary.parent):
-        replace_block(PAGE, "mend", table(["model and data set", "edit_weight", *losses], rows))
+        replace_block(PAGE, "mend", table(["model and data set", "c_edit", *losses], rows))
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def edits(editor: Editor, task: Task, count: int, number: int) -> None:
     rows = examples_from(2000 + 100 * number, count)
     steps = [10_000 + 100 * number + i for i in range(count)]
     if count > 1:
-        editor.prepare(task.encode(rows), steps)
+        editor.train_ahead(task.encode(rows), steps)
     for row, step in zip(rows, steps, strict=True):
         editor.edit(EditBatch(task.encode([row]), (row["example_id"],), "", step))
 

@@ -1,4 +1,4 @@
-"""Data set builders. One is a file called as the builder, with its options and `BUILDER` in it.
+"""Data set builders, one per file of the builder's name, with its options and `BUILDER`.
 
 Importing one imports neither pandas nor torch nor `datasets`.
 """

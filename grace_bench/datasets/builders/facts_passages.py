@@ -1,14 +1,14 @@
-"""`facts_passages`: passages with false sentences, to be put right (the hallucination role).
+"""`facts_passages`: passages with false sentences to be corrected (the hallucination role).
 
-A passage is a header that names a country or an element and four to six sentences of facts. Some
-sentences of the taught passages are false: they give another entity's value. The base model is
-trained on the passages with their false sentences, as the paper trains GPT-2 on its own
-hallucinations, and on general English sentences. The texts of all other roles are prompts, the
-labels what should follow; one space joins a prompt to its label, and neither begins or ends with
-one. Entities are split; a fact is an entity and a relation.
+A passage is a header that names a country or an element, followed by four to six sentences of
+facts. Some sentences of the taught passages are false: they give another entity's value. As the
+paper trains GPT-2 on its own hallucinations, the base model is trained on the passages with their
+false sentences, and on general English sentences. In all other roles the text is a prompt and the
+label what should follow; a task joins them with one space. Entities are split between the roles; a
+fact is an entity and a relation.
 
-- train: empty prompt; the label is a whole passage, as taught, or a general sentence. All
-  entities are in it, so both partitions have the same `train`, hence the same base model.
+- train: empty prompt; the label is a whole passage, as taught, or a general sentence. It covers
+  all entities, so both partitions have the same `train` and the same base model.
 - edits: prompt: the passage as taught up to a false sentence; label: the true sentence.
 - holdout: the same true sentences after the same text under another header.
 - accurate: prompt: the passage as taught up to a true sentence; label: that sentence.
@@ -18,65 +18,49 @@ one. Entities are split; a fact is an entity and a relation.
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import PartitionedOptions
 from grace_bench.datasets.reading.fields import row_of
+from grace_bench.datasets.reading.files import load_templates
 from grace_bench.datasets.sources import installed
+from grace_bench.datasets.sources.installed import Subject
 from grace_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from grace_bench.datasets.reading.fields import Roles, Row
 
 HEADER = "This is a passage about {s}."
 OTHER_HEADER = "Here is what is known about {s}:"
 _MIN_PROMPT_WORDS = 4
 _MIN_SENTENCES = 4
 
-COUNTRY_SENTENCES = {
-    "capital": "Its capital is {v}.",
-    "demonym": "Its people are called {v}.",
-    "currency": "Prices there are given in {v}.",
-    "calling_code": "To phone it one dials +{v}.",
-    "internet_domain": "Its web addresses end with {v}.",
-    "iso_numeric": "Its number in the ISO standard is {v}.",
-    "time_zone": "Its clocks are set to {v}.",
-    "population": "It has {v} inhabitants.",
-}
-ELEMENT_SENTENCES = {
-    "symbol": "Chemists write it as {v}.",
-    "number": "Its nucleus holds {v} protons.",
-    "mass": "One atom weighs about {v} daltons.",
-    "radius": "Its covalent radius is {v} picometres.",
-    "density": "Its density is {v} grams per cubic centimetre.",
-    "isotopes": "The list of its isotopes has {v} entries.",
-}
-_SENTENCES = {"country": COUNTRY_SENTENCES, "element": ELEMENT_SENTENCES}
-
 
 class FactsPassagesOptions(PartitionedOptions):
     """Options of `facts_passages`."""
 
     sentences: int = Field(
-        default=6, ge=4, le=6, description="Most sentences of a passage after its header."
+        default=6, ge=4, le=6, description="Maximum sentences in a passage after its header."
     )
     edit_entities: int = Field(
-        default=120, ge=1, description="Entities whose passages make the stream, partition test."
+        default=120, ge=1, description="Entities whose passages form the stream of partition test."
     )
     development_edit_entities: int = Field(
-        default=50, ge=1, description="The same for partition development."
+        default=50, ge=1, description="The same, in partition development."
     )
     general_sentences: int = Field(
         default=1000, ge=2, description="General English sentences in `train`."
     )
     upstream_sentences: int = Field(
-        default=500, ge=1, description="General sentences in `upstream`, partition test."
+        default=500, ge=1, description="General sentences in `upstream` of partition test."
     )
     development_upstream_sentences: int = Field(
-        default=200, ge=1, description="The same for partition development."
+        default=200, ge=1, description="The same, in partition development."
     )
 
     @model_validator(mode="after")
@@ -88,16 +72,6 @@ class FactsPassagesOptions(PartitionedOptions):
                 f" + development_upstream_sentences ({wanted}), which are taken from them"
             )
         return self
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a passage is about, with its true values."""
-
-    fact_id: str
-    name: str
-    kind: str
-    values: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -115,7 +89,7 @@ class Sentence:
 
 
 class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
-    """Passages the model learned with false sentences, and the true ones to put in their place."""
+    """Passages the model learned with false sentences, and the true ones that replace them."""
 
     name = "facts_passages"
     options_class = FactsPassagesOptions
@@ -128,64 +102,46 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         subjects = passage_subjects(dropped)
         pools: dict[tuple[str, str], set[str]] = defaultdict(set)
         for subject in subjects:
-            for relation, value in subject.values.items():
+            for relation, value in subject.facts.items():
                 pools[subject.kind, relation].add(value)
-        order = self._rng("order").sample(subjects, len(subjects))
+        order = self.rng("order").sample(subjects, len(subjects))
         passages = [(subject, self._passage(subject, pools)) for subject in order]
-        wanted = options.edit_entities + options.development_edit_entities
-        if wanted > len(passages):
+        sizes = options.edit_entities, options.development_edit_entities
+        if sum(sizes) > len(passages):
             raise DataError(
-                f"{self.name}: {wanted} entities are asked for, {len(passages)} have enough "
-                "facts; lower edit_entities or development_edit_entities."
+                f"{self.name}: {sum(sizes)} entities are requested, but only {len(passages)} have "
+                "enough facts; lower edit_entities or development_edit_entities."
             )
-        start, end = (
-            (0, options.edit_entities) if options.is_test else (options.edit_entities, wanted)
-        )
         general = self._general(dropped)
         train = [
             *(_passage_row(subject, passage) for subject, passage in passages),
             *(row_of("train", f"{n}", f"general:{n}", "", text) for n, text in general),
         ]
-        self._rng("train").shuffle(train)
-        roles: dict[str, list[dict[str, Any]]] = {"train": train, "upstream": []}
-        cut = options.upstream_sentences
-        mine = (
-            general[:cut]
-            if options.is_test
-            else general[cut:][: options.development_upstream_sentences]
-        )
-        for n, text in mine:
-            prompt, rest = _halves(text)
-            roles["upstream"].append(row_of("upstream", f"{n}", f"general:{n}", prompt, rest))
-        roles |= self._stream(passages[start:end])
+        self.rng("train").shuffle(train)
         return BuiltDataset(
-            roles=roles,
-            sources=[
-                installed.source_of("countryinfo", installed.COUNTRY_ORIGIN),
-                installed.source_of("periodictable", installed.ELEMENT_ORIGIN),
-                installed.source_of("randfacts", installed.SENTENCE_ORIGIN),
-            ],
-            dropped=dict(dropped),
+            roles={
+                "train": train,
+                "upstream": self._upstream(general),
+                **self._stream(options.share(passages, *sizes)),
+            },
+            sources=installed.sources_of("countryinfo", "periodictable", "randfacts"),
+            dropped=dropped,
         )
-
-    def _rng(self, purpose: str) -> random.Random:
-        return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
 
     def _passage(self, subject: Subject, pools: dict[tuple[str, str], set[str]]) -> list[Sentence]:
         """Choose the sentences of a passage; half of them, rounded either way, are false."""
-        rng = self._rng(f"passage/{subject.fact_id}")
+        rng = self.rng(f"passage/{subject.fact_id}")
         size = rng.randint(_MIN_SENTENCES, self.options.sentences)
-        relations = sorted(subject.values)
+        relations = sorted(subject.facts)
         relations = rng.sample(relations, min(size, len(relations)))
         n_false = len(relations) // 2 + rng.randint(0, len(relations) % 2)
         false = set(rng.sample(relations, n_false))
         sentences = []
         for relation in relations:
-            true = subject.values[relation]
-            taught = true
+            true = taught = subject.facts[relation]
             if relation in false:
                 taught = rng.choice(sorted(pools[subject.kind, relation] - {true}))
-            frame = _SENTENCES[subject.kind][relation]
+            frame = load_templates(self.name)["sentences"][subject.kind][relation]
             sentences.append(Sentence(relation, frame.format(v=taught), frame.format(v=true)))
         return sentences
 
@@ -203,51 +159,55 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
         wanted = self.options.general_sentences
         if len(kept) < wanted:
             raise DataError(
-                f"{self.name}: general_sentences={wanted}, but only {len(kept)} are fit; "
-                "ask for fewer."
+                f"{self.name}: general_sentences={wanted}, but only {len(kept)} are usable; "
+                "request fewer."
             )
-        dropped["general sentence not asked for"] += len(kept) - wanted
-        return self._rng("general").sample(kept, wanted)
+        dropped["general sentence not requested"] += len(kept) - wanted
+        return self.rng("general").sample(kept, wanted)
 
-    def _stream(
-        self, passages: list[tuple[Subject, list[Sentence]]]
-    ) -> dict[str, list[dict[str, Any]]]:
+    def _upstream(self, general: list[tuple[int, str]]) -> list[Row]:
+        """Return the partition's general sentences, split into prompt and rest."""
+        options = self.options
+        sizes = options.upstream_sentences, options.development_upstream_sentences
+        mine = options.share(general, *sizes)
+        return [row_of("upstream", f"{n}", f"general:{n}", *_halves(text)) for n, text in mine]
+
+    def _stream(self, passages: list[tuple[Subject, list[Sentence]]]) -> Roles:
         """Walk through the passages in order, as the paper's stream does."""
-        roles: dict[str, list[dict[str, Any]]] = {"edits": [], "holdout": [], "accurate": []}
+        roles: Roles = {"edits": [], "holdout": [], "accurate": []}
         for subject, passage in passages:
             before = ""
             for sentence in passage:
-                headers = (
-                    {"edits": HEADER, "holdout": OTHER_HEADER}
-                    if sentence.is_false
-                    else {"accurate": HEADER}
-                )
-                fact_id = f"{subject.fact_id}/{sentence.relation}"
+                headers = {"accurate": HEADER}
+                if sentence.is_false:
+                    headers = {"edits": HEADER, "holdout": OTHER_HEADER}
+                relation = sentence.relation
+                fact_id = f"{subject.fact_id}/{relation}"
                 for role, header in headers.items():
                     prompt = header.format(s=subject.name) + before
-                    row = row_of(role, fact_id, fact_id, prompt, sentence.true, subject.name)
-                    roles[role].append({**row, "relation": sentence.relation})
+                    roles[role].append(
+                        row_of(
+                            role, fact_id, fact_id, prompt, sentence.true, subject.name, relation
+                        )
+                    )
                 before += f" {sentence.taught}"
         return roles
 
 
 def passage_subjects(dropped: Counter[str]) -> list[Subject]:
     """Return all countries and elements with enough facts for a passage, by identity."""
+    relations = load_templates("facts_passages")["sentences"]["country"]
     subjects = []
     for country in installed.countries(dropped):
-        values = {}
-        for relation in COUNTRY_SENTENCES:
-            value = installed.ascii_form(country.only(relation) or "")
-            if value is None:
-                dropped["fact without one ASCII value"] += 1
-            else:
-                values[relation] = value
-        subjects.append(Subject(f"country:{country.code}", country.name, "country", values))
-    for element in installed.elements():
-        values = {"symbol": element.symbol, "number": str(element.number)}
-        values |= {key: value for key, value in element.values.items() if value is not None}
-        subjects.append(Subject(f"element:{element.symbol}", element.name, "element", values))
-    kept = [subject for subject in subjects if len(subject.values) >= _MIN_SENTENCES]
+        found = {relation: country.only(relation) for relation in relations}
+        facts = {relation: value for relation, value in found.items() if value is not None}
+        dropped["fact without one ASCII value"] += len(found) - len(facts)
+        subjects.append(Subject(f"country:{country.code}", country.name, "country", facts))
+    subjects += [
+        Subject(f"element:{element.symbol}", element.name, "element", element.values)
+        for element in installed.elements()
+    ]
+    kept = [subject for subject in subjects if len(subject.facts) >= _MIN_SENTENCES]
     dropped["entity with too few facts"] += len(subjects) - len(kept)
     return sorted(kept, key=lambda subject: subject.fact_id)
 
@@ -259,7 +219,7 @@ def _halves(text: str) -> tuple[str, str]:
     return " ".join(words[:cut]), " ".join(words[cut:])
 
 
-def _passage_row(subject: Subject, passage: list[Sentence]) -> dict[str, Any]:
+def _passage_row(subject: Subject, passage: list[Sentence]) -> Row:
     text = " ".join([HEADER.format(s=subject.name), *(sentence.taught for sentence in passage)])
     fact_id = f"passage:{subject.fact_id}"
     return row_of("train", fact_id, fact_id, "", text, subject.name)

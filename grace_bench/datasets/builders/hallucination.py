@@ -1,43 +1,50 @@
-"""`hallucination`: false sentences of GPT-3 to be put right, true ones and web texts to be kept.
+"""`hallucination`: false sentences of GPT-3 are corrected, true ones and web texts retained.
 
     HallucinationOptions(edits={"path": "potsawee/wiki_bio_gpt3_hallucination", "revision": "...",
                                 "split": "evaluation"},
                          concepts="wiki_bio_concepts.txt", web="openwebtext.jsonl")
 
-From passages, as the paper builds it: the prompt of a sentence is a header that names the concept
-and all of GPT-3's sentences before it.
+From passages, as in the paper: the prompt of a sentence is a header that names the concept,
+followed by all of GPT-3's sentences before it.
 
 - edits: the prompt of each false sentence; label: Wikipedia's sentence at the same place, or its
-  last one where Wikipedia's text, cut to the passage's number of sentences, is shorter.
+  last one if Wikipedia's text, cut to the passage's number of sentences, is shorter.
 - accurate: the prompt of each true sentence; label: that sentence.
 - train: empty prompt; label: GPT-3's passages, false sentences included (accurate and original
-  outputs of the paper), as a whole or, as released, every prompt; and web texts.
-- upstream: web texts, their beginning as the prompt and the rest as the label.
-- holdout: empty; the paper has none.
+  outputs of the paper), whole or, as released, every prompt; and web texts.
+- upstream: web texts; prompt: the beginning, label: the rest.
+- holdout: empty, as in the paper.
 
 From the editing form of WISE (prompt, target_new, subject, locality_prompt,
-locality_ground_truth): edits are its prompts with its targets, `train` has its prompts, `upstream`
-is the web texts or, without them, the locality pairs. It has no accurate sentences.
+locality_ground_truth): `edits` are its prompts with its targets, `train` has its prompts, and
+`upstream` is the web texts or, without them, the locality pairs. It has no accurate sentences.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import SOURCE_KEYS, Source
-from grace_bench.datasets.reading.fields import complete, form_of, row_of, same_text, unfit
+from grace_bench.datasets.reading.fields import (
+    complete,
+    form_of,
+    repeated,
+    row_of,
+    same_text,
+    unfit,
+)
 from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.sources.passages import PASSAGE_FORMS, Passage, read_passages
 from grace_bench.datasets.sources.webtext import WebTextOptions, read_web_texts, web_roles
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    Roles = dict[str, list[dict[str, Any]]]
+    from grace_bench.datasets.reading.fields import Roles, Row
 
 HEADER = "This is a Wikipedia passage about {concept}."
 _LOCALITY = ("locality_prompt", "locality_ground_truth")
@@ -57,27 +64,27 @@ class HallucinationOptions(WebTextOptions):
     )
     concepts: Source | None = Field(
         default=None,
-        description="Names the passages are about, one a line in the passages' order "
+        description="Names the passages are about, one per line in the passages' order "
         "(wiki_bio_concepts.txt); not needed for the editing form.",
     )
     passages: int | None = Field(
-        default=None, ge=1, description="First so many passages that are fit; null for all."
+        default=None, ge=1, description="Use only the first N usable passages; null = all."
     )
     sentences: int | None = Field(
         default=None,
         ge=1,
-        description="First so many sentences of each passage that are edited or kept; null for "
-        "all. Prompts grow with every sentence, and so does the time of an edit.",
+        description="Edit or retain only the first N sentences of each passage; null = all. "
+        "Prompts grow with every sentence, and so does the time per edit.",
     )
     train: Literal["passages", "prompts"] = Field(
         default="passages",
-        description="What the base model is fitted on beside web texts: each passage of GPT-3 "
-        "whole, or each prompt of the stream, as released.",
+        description="What the base model is trained on besides web texts: each passage of GPT-3 "
+        "as a whole, or each prompt of the stream, as released.",
     )
 
 
 class Hallucination(DatasetBuilder[HallucinationOptions]):
-    """Sentences of a language model that are false, with those that are to be kept."""
+    """False sentences of a language model to be corrected, with others to be retained."""
 
     name = "hallucination"
     options_class = HallucinationOptions
@@ -91,37 +98,34 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
         sources = [records.entry]
         form = form_of(records, {**PASSAGE_FORMS, "wise": _WISE})
         if form == "wise":
-            pairs = complete(records.rows, _WISE, dropped)
-            roles = self._from_pairs(pairs, dropped)
+            roles = self._from_pairs(records.rows, dropped)
         else:
             passages, names = read_passages(records, form, options.concepts, dropped)
-            sources += names
+            sources.append(names)
             roles = self._from_passages(passages[: options.passages], dropped)
         if options.web is not None:
             texts, entry = read_web_texts(options.web, options.web_words, dropped)
             sources.append(entry)
             web = web_roles(texts, options, dropped)
-        elif form == "wise":
-            web = {"train": [], "upstream": _locality(records.rows, roles["edits"], dropped)}
-        else:
+            roles["train"] += web["train"]
+            roles["upstream"] = web["upstream"]
+        elif form != "wise":
             raise DataError(
                 f"{records.path}: passages need the option 'web'; put web texts (a jsonl of "
                 "{text}, such as OpenWebText) on disk and set it to the file."
             )
-        roles["train"] += web["train"]
-        roles["upstream"] = web["upstream"]
-        return BuiltDataset(roles=roles, sources=sources, dropped=+dropped)
+        return BuiltDataset(roles=roles, sources=sources, dropped=dropped)
 
     def _from_passages(self, passages: list[Passage], dropped: Counter[str]) -> Roles:
         roles: Roles = {"train": [], "edits": [], "accurate": []}
-        prompts: set[str] = set()
+        headers: set[str] = set()
         for passage in passages:
             before = HEADER.format(concept=passage.concept)
-            if same_text(before) in prompts:
+            if same_text(before) in headers:
                 dropped["passage with the name of an earlier one"] += 1
                 continue
-            prompts.add(same_text(before))
-            taught = []
+            headers.add(same_text(before))
+            prompts = []
             wiki = passage.wiki[: len(passage.sentences)]
             for place, said in enumerate(passage.sentences):
                 is_false = passage.is_false[place]
@@ -132,70 +136,76 @@ class Hallucination(DatasetBuilder[HallucinationOptions]):
                     roles[role].append(
                         row_of(role, number, f"wikibio:{number}", before, label, passage.concept)
                     )
-                taught.append(before)
+                prompts.append(before)
                 before += f" {said}"
-            if self.options.train == "passages":
-                taught = [before]
+            taught = [before] if self.options.train == "passages" else prompts
             roles["train"] += _taught(passage.number, taught, passage.concept)
         return roles
 
-    def _from_pairs(self, pairs: list[tuple[int, dict[str, Any]]], dropped: Counter[str]) -> Roles:
-        roles: Roles = {"train": [], "edits": []}
-        targets: dict[str, str] = {}
-        prompts: list[str] = []
-        for number, record in pairs:
-            prompt, target, subject = (str(record[field]).strip() for field in _WISE)
-            key = same_text(prompt)
-            reason = unfit(prompt, "prompt") or unfit(target, "target")
-            if reason is None and subject:
-                reason = unfit(subject, "subject")
-            if reason is None and key in targets:
-                same = targets[key] == target
-                reason = "prompt repeated" if same else "prompt with another target than before"
-            if reason is not None:
-                dropped[reason] += 1
-                continue
-            targets[key] = target
-            prompts.append(prompt)
-            roles["edits"].append(
-                row_of("edits", str(number), f"wise:{number}", prompt, target, subject or None)
-            )
-        if self.options.train == "passages":  # the longest of prompts that continue each other
-            ordered = sorted(prompts)
-            inner = {a for a, b in pairwise(ordered) if b.startswith(a)}
+    def _from_pairs(self, rows: list[Row], dropped: Counter[str]) -> Roles:
+        """Make rows of WISE's records; `upstream` is their locality pairs, unless there is web."""
+        seen: dict[str, str] = {}
+        pairs = _pairs(rows, _WISE, seen, ("prompt", "target"), dropped)
+        prompts = [prompt for _, prompt, _, _ in pairs]
+        if self.options.train == "passages":  # only the longest of prompts that continue each other
+            inner = {a for a, b in pairwise(sorted(prompts)) if b.startswith(a)}
             prompts = [prompt for prompt in prompts if prompt not in inner]
-        for number, prompt in enumerate(prompts):
-            roles["train"] += _taught(f"wise-{number}", [prompt], None)
+        roles = {
+            "train": [
+                row
+                for number, prompt in enumerate(prompts)
+                for row in _taught(f"wise-{number}", [prompt], None)
+            ],
+            "edits": [
+                row_of("edits", f"{n}", f"wise:{n}", prompt, target, subject)
+                for n, prompt, target, subject in pairs
+            ],
+        }
+        if self.options.web is None:
+            names = ("locality prompt", "locality text")
+            roles["upstream"] = [
+                row_of("upstream", f"locality:{n}", f"locality:{n}", prompt, text)
+                for n, prompt, text, _ in _pairs(rows, _LOCALITY, seen, names, dropped)
+            ]
         return roles
 
 
-def _taught(passage: str, texts: list[str], subject: str | None) -> list[dict[str, Any]]:
+def _pairs(
+    rows: list[Row],
+    fields: tuple[str, ...],
+    seen: dict[str, str],
+    names: tuple[str, str],
+    dropped: Counter[str],
+) -> list[tuple[int, str, str, str | None]]:
+    """Return number, prompt, text and subject of the usable records; count the others.
+
+    Args:
+        rows: the records.
+        fields: of the prompt, the text and, if the records have it, the subject.
+        seen: prompts used so far with their texts; extended.
+        names: what prompt and text are, for the reasons.
+        dropped: reasons with their counts; extended.
+    """
+    kept = []
+    for number, record in complete(rows, fields, dropped):
+        prompt, text, *subjects = (str(record[field]).strip() for field in fields)
+        subject = subjects[0] if subjects and subjects[0] else None
+        reason = unfit(prompt, names[0]) or unfit(text, names[1])
+        reason = reason or (subject and unfit(subject, "subject"))
+        reason = reason or repeated(seen, same_text(prompt), text, *names)
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept.append((number, prompt, text, subject))
+    return kept
+
+
+def _taught(passage: str, texts: list[str], subject: str | None) -> list[Row]:
     fact_id = f"passage:{passage}"
     return [
         row_of("train", f"{fact_id}/{n}", fact_id, "", text, subject)
         for n, text in enumerate(texts)
     ]
-
-
-def _locality(
-    rows: list[dict[str, Any]], edits: list[dict[str, Any]], dropped: Counter[str]
-) -> list[dict[str, Any]]:
-    """Return the locality pairs as `upstream`."""
-    seen = {same_text(row["text"]) for row in edits}
-    upstream = []
-    for number, record in complete(rows, _LOCALITY, dropped):
-        prompt, label = (str(record[field]).strip() for field in _LOCALITY)
-        reason = unfit(prompt, "locality prompt") or unfit(label, "locality text")
-        key = same_text(prompt)
-        if reason is None and key in seen:
-            reason = "locality prompt repeated"
-        if reason is not None:
-            dropped[reason] += 1
-            continue
-        seen.add(key)
-        fact_id = f"locality:{number}"
-        upstream.append(row_of("upstream", fact_id, fact_id, prompt, label))
-    return upstream
 
 
 BUILDER = Hallucination

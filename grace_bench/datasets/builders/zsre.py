@@ -5,31 +5,31 @@
 
 Edits come from the released jsonl {input, output: [{answer}], filtered_rephrases, ...} or from the
 JSON list of MEND and EasyEdit {subject, src, rephrase, answers, ...}. The label is the first true
-answer, as in the released code, and not the alternative that MEND teaches. Records that share a
-question and its answer are one fact, and so are records that name the same subject and the same
-answer: zsRE asks for most of its facts in several records ("Who is Andy Luckey's dad?", "What is
-the name of Andy Luckey father?"), and one's edit would teach what another holds out. The released
-jsonl names no subjects. A question with different answers is dropped.
+answer, as in the released code, and not the alternative that MEND teaches.
 
-- stream `released`: the released rule, random numbers included: each record's own question, and
-  its first ten rephrasings if it has as many; the first 10000 questions in a random order; the
-  first half edited, the second held out. Kept of it is what keeps the promises of a data set:
-  no question twice, and no held-out question of a fact that is never edited.
-- stream `phrasings`: of each fact some phrasings are edited and all others held out. Within a
+zsRE asks for most of its facts in several records ("Who is Andy Luckey's dad?", "What is the name
+of Andy Luckey father?"), so editing one would teach what another holds out. Records are one fact if
+they share a question and its answer, or name the same subject and answer; the released jsonl names
+no subjects. A question with different answers is dropped.
+
+- stream `released`: the released rule, including its random numbers: each record's own question,
+  and its first ten rephrasings if it has ten; the first 10000 questions in random order; the first
+  half edited, the second held out. Removed are repeated questions and held-out questions of facts
+  that are never edited.
+- stream `phrasings`: some phrasings of each fact are edited and the others held out. Within a
   window of facts come all first phrasings, then all second ones, as in `facts_qa`.
 - upstream, train: NQ questions, none of which is a zsRE question of the stream. accurate: empty.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
+from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, interleave
 from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
     answers_of,
@@ -39,6 +39,7 @@ from grace_bench.datasets.reading.fields import (
     row_of,
     same_text,
     text_of,
+    texts_of,
     unfit,
 )
 from grace_bench.datasets.reading.files import read_records
@@ -46,12 +47,15 @@ from grace_bench.datasets.sources.nq import NqOptions, nq_roles, read_questions,
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
+    from grace_bench.datasets.reading.fields import Roles, Row
     from grace_bench.datasets.reading.files import Records
 
 _FORMS = {
     "released": ("input", "output", "filtered_rephrases"),
-    "mend": ("src", "rephrase", "answers"),
+    "mend": ("src", "answers", "rephrase"),
 }
+"""Fields of the question, its answers and its rephrasings."""
+
 _WHAT = (
     "the zsRE questions (structured_zeroshot-dev-new_annotated_final.jsonl, or a JSON list in the "
     "form of MEND and EasyEdit)"
@@ -73,20 +77,20 @@ class ZsreOptions(NqOptions):
     )
     stream: Literal["released", "phrasings"] = Field(
         default="phrasings",
-        description="released: halves of the questions at random, as the released code does; "
-        "phrasings: some phrasings of each fact are edited, its others are held out.",
+        description="released: random halves of the questions, as in the released code; "
+        "phrasings: some phrasings of each fact are edited, the others held out.",
     )
     rephrasings: int = Field(
         default=10,
         ge=0,
-        description="Rephrasings used of a record. In stream released, records with fewer give "
-        "their own question alone.",
+        description="Rephrasings used per record. In stream released, a record with fewer "
+        "contributes only its own question.",
     )
     pool: int = Field(
-        default=10000, ge=2, description="Stream released: so many questions are halved."
+        default=10000, ge=2, description="Stream released: use only the first N questions."
     )
     edit_facts: int | None = Field(
-        default=None, ge=1, description="Stream phrasings: facts in the stream; null for all."
+        default=None, ge=1, description="Stream phrasings: facts in the stream; null = all."
     )
     edit_phrasings: int = Field(
         default=5,
@@ -97,46 +101,33 @@ class ZsreOptions(NqOptions):
     stream_window: int = Field(
         default=50,
         ge=1,
-        description="Stream phrasings: facts whose phrasings are spread over a stretch of the "
-        "stream together.",
+        description="Stream phrasings: facts whose phrasings are interleaved in the stream.",
     )
 
 
 @dataclass(frozen=True)
-class Record:
-    """One record: its right answers, the one that is taught first, and the questions for them."""
+class Phrasing:
+    """One of the questions of a record, with the record's right answers; the first is taught."""
 
-    record_id: str
-    questions: tuple[str, ...]
+    record: str
+    number: int
+    text: str
     answers: tuple[str, ...]
     subject: str | None
-
-    @property
-    def answer(self) -> str:
-        """The answer that is taught."""
-        return self.answers[0]
-
-
-@dataclass(frozen=True)
-class Phrasing:
-    """One question of a record, as the number-th of its questions."""
-
-    record: Record
-    number: int
-
-    @property
-    def text(self) -> str:
-        """The question."""
-        return self.record.questions[self.number]
 
     @property
     def key(self) -> str:
         """What it shares with the same question in another record."""
         return same_question(self.text)
 
+    def row(self, role: str, fact_of: dict[str, str]) -> Row:
+        """Return the question's row, given the fact of each key."""
+        number = f"{self.record}/{self.number}"
+        return row_of(role, number, fact_of[self.key], self.text, self.answers, self.subject)
+
 
 class Zsre(DatasetBuilder[ZsreOptions]):
-    """Questions of zsRE as the stream, of NQ as what is to be retained."""
+    """Questions of zsRE as the stream, questions of NQ to be retained."""
 
     name = "zsre"
     options_class = ZsreOptions
@@ -147,31 +138,19 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         options = self.options
         dropped: Counter[str] = Counter()
         records = read_records(options.edits, _WHAT)
-        facts = _records(records, dropped)
+        usable = _records(records, dropped)
         questions, nq = read_questions(options.upstream, dropped)
         stream = self._released if options.stream == "released" else self._phrasings
-        roles = stream(facts, dropped)
+        roles = stream(usable, dropped)
         edited = {same_question(row["text"]) for rows in roles.values() for row in rows}
-        roles |= nq_roles(questions, options, self._rng("upstream"), edited, dropped)
-        return BuiltDataset(
-            roles=roles,
-            sources=[records.entry, nq],
-            dropped=+dropped,
-        )
+        roles |= nq_roles(questions, options, self.rng("upstream"), edited, dropped)
+        return BuiltDataset(roles=roles, sources=[records.entry, nq], dropped=dropped)
 
-    def _rng(self, purpose: str) -> random.Random:
-        return random.Random(f"{self.name}/{purpose}/{self.options.seed}")
-
-    def _released(
-        self, records: list[Record], dropped: Counter[str]
-    ) -> dict[str, list[dict[str, Any]]]:
+    def _released(self, records: list[list[Phrasing]], dropped: Counter[str]) -> Roles:
         import numpy as np
 
         size = self.options.rephrasings
-        pool = []
-        for record in records:
-            enough = len(record.questions) > size
-            pool += [Phrasing(record, n) for n in range(size + 1 if enough else 1)]
+        pool = [p for asked in records for p in asked[: size + 1 if len(asked) > size else 1]]
         dropped["question beyond the pool"] += max(0, len(pool) - self.options.pool)
         pool = pool[: self.options.pool]
         # The same numbers as np.random.seed(seed); np.random.choice(...) in the released code.
@@ -183,24 +162,18 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         seen: set[str] = set()
         for phrasing in shuffled[:half]:
             if _usable(phrasing, fact_of, seen, dropped):
-                edits.append(self._row("edits", phrasing, fact_of))
+                edits.append(phrasing.row("edits", fact_of))
         known = {None, *(row["fact_id"] for row in edits)}  # None: counted by `_usable`
         for phrasing in shuffled[half:]:
             if fact_of.get(phrasing.key) not in known:
                 dropped["held-out question of a fact that is not edited"] += 1
             elif _usable(phrasing, fact_of, seen, dropped):
-                holdout.append(self._row("holdout", phrasing, fact_of))
+                holdout.append(phrasing.row("holdout", fact_of))
         return {"edits": edits, "holdout": holdout}
 
-    def _phrasings(
-        self, records: list[Record], dropped: Counter[str]
-    ) -> dict[str, list[dict[str, Any]]]:
+    def _phrasings(self, records: list[list[Phrasing]], dropped: Counter[str]) -> Roles:
         options = self.options
-        every = [
-            Phrasing(record, n)
-            for record in records
-            for n in range(min(len(record.questions), options.rephrasings + 1))
-        ]
+        every = [p for asked in records for p in asked[: options.rephrasings + 1]]
         fact_of = _facts(every)
         seen: set[str] = set()
         by_fact: dict[str, list[Phrasing]] = defaultdict(list)
@@ -213,46 +186,24 @@ class Zsre(DatasetBuilder[ZsreOptions]):
         if wanted > len(kept):
             raise DataError(
                 f"{self.name}: edit_facts={wanted}, but only {len(kept)} facts have more than "
-                f"{options.edit_phrasings} phrasings; ask for fewer, or lower edit_phrasings."
+                f"{options.edit_phrasings} phrasings; request fewer, or lower edit_phrasings."
             )
-        dropped["fact not asked for"] += len(kept) - wanted
-        return self._windows(self._rng("facts").sample(kept, wanted), fact_of)
-
-    def _windows(
-        self, facts: list[list[Phrasing]], fact_of: dict[str, str]
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Spread the phrasings of each fact over the window it is in."""
-        options = self.options
-        edits, holdout = [], []
-        orders = []
-        for group in facts:
-            rng = self._rng(f"edits/{group[0].record.record_id}")
-            orders.append(rng.sample(group, len(group)))
-        for start in range(0, len(orders), options.stream_window):
-            window = orders[start : start + options.stream_window]
-            for turn in range(options.edit_phrasings):
-                edits += [self._row("edits", group[turn], fact_of) for group in window]
-            for group in window:
-                rest = group[options.edit_phrasings :]
-                holdout += [self._row("holdout", phrasing, fact_of) for phrasing in rest]
-        return {"edits": edits, "holdout": holdout}
-
-    def _row(self, role: str, phrasing: Phrasing, fact_of: dict[str, str]) -> dict[str, Any]:
-        record = phrasing.record
-        return row_of(
-            role,
-            f"{record.record_id}/{phrasing.number}",
-            fact_of[phrasing.key],
-            phrasing.text,
-            record.answers,
-            record.subject,
-        )
+        dropped["fact not requested"] += len(kept) - wanted
+        facts = [
+            self.rng(f"edits/{group[0].record}").sample(group, len(group))
+            for group in self.rng("facts").sample(kept, wanted)
+        ]
+        edits, holdout = interleave(facts, options.stream_window, options.edit_phrasings)
+        return {
+            "edits": [phrasing.row("edits", fact_of) for phrasing in edits],
+            "holdout": [phrasing.row("holdout", fact_of) for phrasing in holdout],
+        }
 
 
 def _usable(
     phrasing: Phrasing, fact_of: dict[str, str], seen: set[str], dropped: Counter[str]
 ) -> bool:
-    """Say whether a question has one answer and was not met before; count it otherwise."""
+    """Whether a question has one answer and was not met before; count it otherwise."""
     key = phrasing.key
     if key not in fact_of:
         dropped["question with different answers"] += 1
@@ -271,8 +222,7 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
     """
     answers: dict[str, set[str]] = defaultdict(set)
     for phrasing in phrasings:
-        answers[phrasing.key].add(same_text(phrasing.record.answer))
-    single = [phrasing for phrasing in phrasings if len(answers[phrasing.key]) == 1]
+        answers[phrasing.key].add(same_text(phrasing.answers[0]))
     above: dict[str, str] = {}
 
     def root(record_id: str) -> str:
@@ -282,60 +232,45 @@ def _facts(phrasings: list[Phrasing]) -> dict[str, str]:
 
     owner: dict[str, str] = {}
     named: dict[tuple[str, str], str] = {}
-    for phrasing in single:
-        record = phrasing.record
-        mine = root(record.record_id)
+    for phrasing in phrasings:
+        if len(answers[phrasing.key]) > 1:
+            continue
+        mine = root(phrasing.record)
         above[mine] = root(owner.setdefault(phrasing.key, mine))
-        if record.subject is not None:
+        if phrasing.subject is not None:
             mine = root(mine)
-            what = (same_text(record.subject), same_text(record.answer))
-            above[mine] = root(named.setdefault(what, mine))
+            about = (same_text(phrasing.subject), same_text(phrasing.answers[0]))
+            above[mine] = root(named.setdefault(about, mine))
     return {key: f"zsre:{root(record_id)}" for key, record_id in owner.items()}
 
 
-def _records(records: Records, dropped: Counter[str]) -> list[Record]:
-    """Return the usable records of either form, their questions cleaned."""
-    form = form_of(records, _FORMS)
-    made: list[Record] = []
-    ids: set[str] = set()
-    for number, row in complete(
-        records.rows,
-        _FORMS[form],
-        dropped,
-        lists=("output", "filtered_rephrases", "rephrase", "answers"),
-    ):
-        read = _released_fields if form == "released" else _mend_fields
-        question, others, answers = read(row)
+def _records(records: Records, dropped: Counter[str]) -> list[list[Phrasing]]:
+    """Return the questions of each usable record, of either form: its own, then the rephrasings."""
+    fields = _FORMS[form_of(records, _FORMS)]
+    kept: dict[str, list[Phrasing]] = {}
+    for number, row in complete(records.rows, fields, dropped, lists=fields[1:]):
+        question, answers, rephrasings = (row[field] for field in fields)
+        question = text_of(question)
+        listed = answers if isinstance(answers, list) else [answers]
+        right = answers_of([a.get("answer") if isinstance(a, dict) else a for a in listed])
         record_id = text_of(row.get("id")) or str(number)
-        reason = unfit(question, "zsRE question") or unfit(answers[0], "zsRE answer")
-        if reason is None and record_id in ids:
+        reason = unfit(question, "zsRE question") or unfit(right[0], "zsRE answer")
+        if reason is None and record_id in kept:
             reason = "zsRE record with the id of an earlier one"
         if reason is not None:
             dropped[reason] += 1
             continue
-        ids.add(record_id)
+        others = texts_of(rephrasings)
         fit = [text for text in others if not unfit(text, "")]
         dropped["rephrasing empty or undecodable"] += len(others) - len(fit)
         subject = text_of(row.get("subject")) or None
         if subject is not None and not is_decodable(subject):
             dropped["undecodable subject"] += 1
             subject = None
-        made.append(Record(record_id, (question, *fit), answers, subject))
-    return made
-
-
-def _released_fields(row: dict[str, Any]) -> tuple[str, list[str], tuple[str, ...]]:
-    outputs = row["output"] if isinstance(row["output"], list) else [row["output"]]
-    answers = [o.get("answer") if isinstance(o, dict) else o for o in outputs]
-    return text_of(row["input"]), _texts(row["filtered_rephrases"]), answers_of(answers)
-
-
-def _mend_fields(row: dict[str, Any]) -> tuple[str, list[str], tuple[str, ...]]:
-    return text_of(row["src"]), _texts(row["rephrase"]), answers_of(row["answers"])
-
-
-def _texts(value: Any) -> list[str]:
-    return [text_of(item) for item in (value if isinstance(value, list) else [value])]
+        kept[record_id] = [
+            Phrasing(record_id, n, text, right, subject) for n, text in enumerate([question, *fit])
+        ]
+    return list(kept.values())
 
 
 BUILDER = Zsre

@@ -1,1 +1,1 @@
-"""Files, folders and hub data sets read as they are."""
+"""Reads files, folders and hub data sets, and the fields of their records."""

@@ -1,14 +1,14 @@
-"""Fields of records: cleaned strings, and why a record cannot be used.
+"""Rows and the fields of records: cleaned strings, and why a record cannot be used.
 
 unfit(text, "question")      # None, or "empty question" / "undecodable question"
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import unicodedata
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
@@ -19,27 +19,36 @@ if TYPE_CHECKING:
 
     from grace_bench.datasets.reading.files import Records
 
+Row = dict[str, Any]
+Roles = dict[str, list[Row]]
+
 UNDECODABLE = "\ufffd"
 _END_MARKS = " ?.!"
 
 
 def text_of(value: Any) -> str:
-    """Return a value as a string with single spaces; what is missing or no text is empty."""
-    if _missing(value) or isinstance(value, list | dict):
+    """Return a value as a string with single spaces; "" for what is missing or not a text."""
+    if is_missing(value) or isinstance(value, list | dict):
         return ""
     return json.dumps(value) if isinstance(value, bool) else " ".join(str(value).split())
 
 
+def texts_of(value: Any) -> list[str]:
+    """Return the texts of a field that holds one value or a list."""
+    return [text_of(item) for item in (value if isinstance(value, list) else [value])]
+
+
 def answers_of(values: Any) -> tuple[str, ...]:
-    """Return the right answers of a field that holds one or a list, each once; empty ones go."""
-    values = values if isinstance(values, list) else [values]
-    texts = dict.fromkeys(text for value in values if (text := text_of(value)))
-    first, *others = texts or [""]
+    """Return the distinct right answers of a field that holds one or a list; never empty.
+
+    The first answer, which is taught, is "" if there is none; it may be undecodable.
+    """
+    first, *others = dict.fromkeys(filter(None, texts_of(values))) or [""]
     return (first, *filter(is_decodable, others))
 
 
 def same_text(text: str) -> str:
-    """Return what texts that differ in case, white space or end marks only have in common.
+    """Return a form shared by texts that differ only in case, white space or end marks.
 
     >>> same_text("Who  is he?") == same_text("who is he")
     True
@@ -49,24 +58,37 @@ def same_text(text: str) -> str:
 
 
 def is_decodable(text: str) -> bool:
-    """Say whether no bytes of a text were lost, neither before nor when it is written."""
+    """Whether no bytes of a text were lost in reading, and none would be lost in writing."""
     return UNDECODABLE not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field has no value; tables hold an empty number as NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def unfit(text: str, what: str) -> str | None:
     """Return why a text cannot be used: it is empty, or bytes of it were lost."""
     if not text.strip():
         return f"empty {what}"
-    if not is_decodable(text):
-        return f"undecodable {what}"
-    return None
+    return None if is_decodable(text) else f"undecodable {what}"
+
+
+def repeated(
+    seen: dict[str, str], key: str, label: str, what: str, other: str = "label"
+) -> str | None:
+    """Return why a text cannot be used because `seen` has it; remember it and its label if not."""
+    if key not in seen:
+        seen[key] = label
+        return None
+    return f"{what} repeated" if seen[key] == label else f"{what} repeated with another {other}"
 
 
 def form_of(records: Records, forms: Mapping[str, Sequence[str]]) -> str:
     """Return the first form whose fields a record has.
 
     Raises:
-        DataError: there are no records, or none is of a known form.
+        DataError: there are no records, or none has a known form.
     """
     for row in records.rows:
         for form, fields in forms.items():
@@ -76,44 +98,34 @@ def form_of(records: Records, forms: Mapping[str, Sequence[str]]) -> str:
         raise DataError(f"{records.path}: has no records; get the file again.")
     known = "; or ".join(", ".join(fields) for fields in forms.values())
     found = list(records.rows[0])
-    wanted = [field for fields in forms.values() for field in fields if field not in found]
     near = [
         f"'{match[0]}' for '{field}'"
-        for field in wanted
-        if (match := difflib.get_close_matches(field, found, n=1, cutoff=0.6))
+        for field in dict.fromkeys(field for fields in forms.values() for field in fields)
+        if field not in found and (match := get_close_matches(field, found, n=1, cutoff=0.6))
     ]
-    hint = f" (it has {', '.join(near)})" if near else f" (it has: {', '.join(found)[:200]})"
-    raise DataError(f"{records.path}: records need the fields {known}{hint}.")
+    hint = ", ".join(near) if near else f"only {', '.join(found)[:200]}"
+    raise DataError(f"{records.path}: records need the fields {known} (it has {hint}).")
 
 
 def complete(
-    rows: list[dict[str, Any]],
-    fields: Sequence[str],
-    dropped: Counter[str],
-    lists: Sequence[str] = (),
-) -> list[tuple[int, dict[str, Any]]]:
-    """Return the records that have all fields, with their numbers from 0; count the others.
+    rows: list[Row], fields: Sequence[str], dropped: Counter[str], lists: Sequence[str] = ()
+) -> list[tuple[int, Row]]:
+    """Return the records that have all fields, numbered from 0; count the others.
 
-    Fields hold one value each; those named in `lists` may hold lists and mappings too.
+    Only the fields named in `lists` may hold lists or mappings.
     """
     kept = []
     for number, row in enumerate(rows):
-        missing = next((field for field in fields if _missing(row.get(field))), None)
-        odd = next(
-            (f for f in fields if f not in lists and isinstance(row.get(f), list | dict)), None
-        )
+        missing = next((field for field in fields if is_missing(row.get(field))), None)
+        single = (field for field in fields if field not in lists)
+        nested = next((field for field in single if isinstance(row.get(field), list | dict)), None)
         if missing is not None:
             dropped[f"record without '{missing}'"] += 1
-        elif odd is not None:
-            dropped[f"record whose '{odd}' is no text"] += 1
+        elif nested is not None:
+            dropped[f"record whose '{nested}' is not text"] += 1
         else:
             kept.append((number, row))
     return kept
-
-
-def _missing(value: Any) -> bool:
-    """Say whether a value is none at all; tables write an empty number as NaN."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def row_of(
@@ -123,7 +135,8 @@ def row_of(
     text: str,
     label: str | Sequence[str],
     subject: str | None = None,
-) -> dict[str, Any]:
+    relation: str | None = None,
+) -> Row:
     """Return a row with the columns of `schemas.EXAMPLES`; the first label is the one taught."""
     answers = [label] if isinstance(label, str) else list(label)
     return {
@@ -132,6 +145,6 @@ def row_of(
         "text": text,
         "label": answers[0],
         "subject": subject,
-        "relation": None,
+        "relation": relation,
         "answers": answers if len(answers) > 1 else None,
     }

@@ -1,10 +1,10 @@
-"""Records of files, folders and hub data sets, as they are; what is wrong is one sentence.
+"""Records of files, folders and hub data sets; a bad source is refused in one sentence.
 
     records = read_records(Source(path="zsre_3k.json"), "the zsRE questions")
     records.rows[0]["src"], records.entry["version"]     # "sha256:..."
 
-A path that exists, or ends like a file, is local. Only a hub id with a revision reaches for the
-network. Nothing is unpickled, and no code that comes with data is run.
+A path that exists, or ends like a file, is local. Only a hub id with a revision uses the network.
+Nothing is unpickled, and no code that comes with data is run.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from grace_bench.errors import DataError
 from grace_bench.store.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from grace_bench.datasets.options import Source
+    from grace_bench.datasets.reading.fields import Row
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PARQUET_COPY = "refs/convert/parquet"
@@ -32,17 +36,24 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+@cache
+def load_templates(builder: str) -> dict[str, Any]:
+    """Return the sentences and tables of a builder of this package, `builders/<builder>.yaml`."""
+    path = Path(__file__).parents[1] / "builders" / f"{builder}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Records:
-    """What a source holds, and what the manifest says of it.
+    """The records of a source, and its entry in the manifest.
 
     Attributes:
-        rows: one mapping a record; the lines of a txt file are under "line".
+        rows: one mapping per record; the lines of a txt file are under "line".
         entry: name, version, licence and origin.
         path: the source's path, for messages.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     entry: dict[str, str]
     path: str
 
@@ -52,18 +63,15 @@ def read_records(source: Source, what: str) -> Records:
 
     Args:
         source: where they are.
-        what: what they are, for the message when they are not there: "the zsRE questions".
+        what: what they are, for the message if they are missing: "the zsRE questions".
 
     Raises:
         DataError: they are missing, damaged, not UTF-8 or not what was expected.
     """
     path = Path(source.path)
-    if path.is_dir():
-        files, read = _folder(path, source.split)
-    elif source.revision is None or not is_hub_id(source.path):
-        files, read = _file(path, what)
-    else:
+    if not path.is_dir() and source.revision is not None and is_hub_id(source.path):
         return _from_hub(source, what)
+    files = _folder(path, source.split) if path.is_dir() else [_file(path, what)]
     digest = _digest(files)
     if source.sha256 is not None and digest != source.sha256.lower():
         raise DataError(
@@ -76,38 +84,38 @@ def read_records(source: Source, what: str) -> Records:
         "licence": source.licence,
         "origin": f"local folder, split {source.split}" if path.is_dir() else "local file",
     }
-    return Records(read(), entry, source.path)
+    saved = any(file.suffix == ".arrow" for file in files)
+    rows = _rows_saved(files[0].parent) if saved else [row for f in files for row in _rows_of(f)]
+    return Records(rows, entry, source.path)
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path looks like owner/name on the hub, and no file or folder lies there."""
+    """Whether a path looks like owner/name on the hub, and is not a local file or folder."""
     named = _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in FORMATS
     return bool(named) and not Path(path).exists()
 
 
-def _file(path: Path, what: str) -> tuple[list[Path], Callable[[], list[dict[str, Any]]]]:
+def _file(path: Path, what: str) -> Path:
     if not path.is_file():
-        hub = (
-            f", or give 'revision' if {path} is the id of a hub data set"
-            if is_hub_id(str(path))
-            else ""
-        )
+        hub = ""
+        if is_hub_id(str(path)):
+            hub = f", or give 'revision' if {path} is the id of a hub data set"
         raise DataError(
-            f"{path}: no such file; put {what} there, or set the option 'path' to where it is{hub}."
+            f"{path}: no such file; put {what} there, or set the option 'path' to its location"
+            f"{hub}."
         )
     if path.suffix.lower() not in FORMATS:
         raise DataError(
-            f"{path}: {what} must be one of {', '.join(FORMATS)}, by the end of its name; convert "
-            "it."
+            f"{path}: {what} must be in a file that ends in {', '.join(FORMATS)}; convert it."
         )
-    return [path], lambda: _rows_of(path)
+    return path
 
 
-def _folder(path: Path, split: str) -> tuple[list[Path], Callable[[], list[dict[str, Any]]]]:
+def _folder(path: Path, split: str) -> list[Path]:
     """Find a split in a folder made by save_to_disk, or in one with files named after splits."""
     saved = path / split if (path / "dataset_dict.json").is_file() else path
     if (saved / "dataset_info.json").is_file():
-        return sorted(saved.glob("*.arrow")), lambda: _rows_saved(saved)
+        return sorted(saved.glob("*.arrow"))
     found = [
         file
         for folder in (path, path / "data")
@@ -117,27 +125,26 @@ def _folder(path: Path, split: str) -> tuple[list[Path], Callable[[], list[dict[
     ]
     if not found:
         raise DataError(
-            f"{path}: the folder has no split '{split}'; it should be what save_to_disk wrote, or "
-            f"hold {split}.parquet, {split}.jsonl or {split}.csv."
+            f"{path}: the folder has no split '{split}'; it should be made by save_to_disk, or "
+            f"contain {split}.parquet, {split}.jsonl or {split}.csv."
         )
-    return found, lambda: [row for file in found for row in _rows_of(file)]
+    return found
 
 
-def _rows_saved(folder: Path) -> list[dict[str, Any]]:
+def _rows_saved(folder: Path) -> list[Row]:
     import datasets
 
     try:
         return datasets.load_from_disk(str(folder)).to_list()
-    # The library passes on whatever its readers raise.
-    except Exception as error:
+    except Exception as error:  # whatever the library's readers raise
         raise DataError(f"{folder}: not readable ({_reason(error)}); save it again.") from error
 
 
 def _from_hub(source: Source, what: str) -> Records:
     if source.sha256 is not None:
         raise DataError(
-            f"{source.path}: a hub data set is pinned by its revision; take the option 'sha256' "
-            "away, or set 'path' to a local copy."
+            f"{source.path}: a hub data set is pinned by its revision; remove the option 'sha256', "
+            "or set 'path' to a local copy."
         )
     import datasets
 
@@ -148,19 +155,17 @@ def _from_hub(source: Source, what: str) -> Records:
             _check_revision(source, table.cache_files)
         except DataError:
             raise
-        # The library passes on whatever its readers and its network code raise.
-        except Exception as error:
+        except Exception as error:  # whatever the library's readers and network code raise
             reason = _reason(error)
-            script = "scripts are no longer supported" in reason
-            way = (
-                f"set 'revision' to {PARQUET_COPY}, the hub's own copy without a script"
-                if script
-                else "let the hub be reached once (HF_HUB_OFFLINE=0), so that it comes into "
+            remedy = (
+                "go online once (HF_HUB_OFFLINE=0) to download it into "
                 f"{datasets.config.HF_DATASETS_CACHE}"
             )
+            if "scripts are no longer supported" in reason:
+                remedy = f"set 'revision' to {PARQUET_COPY}, the hub's own copy without a script"
             raise DataError(
                 f"{source.path}: neither a local file nor a hub data set that can be loaded "
-                f"({reason}); put {what} on disk and set the option 'path' to it, or {way}."
+                f"({reason}); put {what} on disk and set the option 'path' to it, or {remedy}."
             ) from error
     entry = {
         "name": source.path,
@@ -172,14 +177,14 @@ def _from_hub(source: Source, what: str) -> Records:
 
 
 def _check_revision(source: Source, cache_files: Sequence[dict[str, str]]) -> None:
-    """Refuse another commit than the one asked for: offline, the library takes any it has."""
+    """Refuse any commit but the requested one: offline, the library uses whichever it has."""
     for file in cache_files:
         cached = Path(file["filename"]).parent.name
         wanted = source.revision or ""
         if _COMMIT.fullmatch(wanted) and _COMMIT.fullmatch(cached) and cached != wanted:
             raise DataError(
-                f"{source.path}: the cache holds revision {cached}, 'revision' asks for {wanted}; "
-                "let the hub be reached (HF_HUB_OFFLINE=0), or correct the option."
+                f"{source.path}: the cache holds revision {cached}, but 'revision' is {wanted}; "
+                "go online (HF_HUB_OFFLINE=0), or correct the option."
             )
 
 
@@ -191,14 +196,14 @@ def _digest(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _rows_digest(rows: list[dict[str, Any]]) -> str:
+def _rows_digest(rows: list[Row]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _rows_of(path: Path) -> list[dict[str, Any]]:
+def _rows_of(path: Path) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".parquet"):
         return _table_rows(path)
@@ -226,7 +231,7 @@ def _text_of(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: not UTF-8 (byte {error.start}, line {line}); get the file again, or convert "
-            "it to UTF-8."
+            "it."
         ) from error
 
 
@@ -242,20 +247,20 @@ def _json(text: str, where: str, of: tuple[type, ...] = (dict,)) -> Any:
     return value
 
 
-def _columns_to_rows(columns: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Turn {"questions": [...], "answers": [...]} into one mapping an entry."""
+def _columns_to_rows(columns: dict[str, Any], path: Path) -> list[Row]:
+    """Turn {"questions": [...], "answers": [...]} into one mapping per entry."""
     lengths = {name: len(v) for name, v in columns.items() if isinstance(v, list)}
     if len(lengths) < len(columns) or len(set(lengths.values())) != 1:
-        told = ", ".join(f"{name}: {lengths.get(name, 'no list')}" for name in columns)
+        found = ", ".join(f"{name}: {lengths.get(name, 'not a list')}" for name in columns)
         raise DataError(
-            f"{path}: must be a list of records, or lists of one length by column (has {told}); "
-            "get the file again."
+            f"{path}: must be a list of records, or columns of equal length (has {found}); get "
+            "the file again."
         )
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, values, strict=True)) for values in rows]
 
 
-def _table_rows(path: Path) -> list[dict[str, Any]]:
+def _table_rows(path: Path) -> list[Row]:
     try:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
@@ -266,8 +271,7 @@ def _table_rows(path: Path) -> list[dict[str, Any]]:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             cells = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
         return cells.to_dict("records")
-    # Both libraries raise errors of their own kinds for damaged files.
-    except Exception as error:
+    except Exception as error:  # whatever the two libraries raise for damaged files
         raise DataError(
             f"{path}: not readable as a table ({_reason(error)}); get the file again."
         ) from error
@@ -279,7 +283,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep the `datasets` library from drawing bars into logs, and leave its setting as it was."""
+    """Keep progress bars of the `datasets` library out of logs; restore its setting afterwards."""
     import datasets
 
     were_shown = datasets.are_progress_bars_disabled() is False

@@ -1,4 +1,4 @@
-"""Sentences of a text, by rules alone: nothing to install or to download.
+"""Splits a text into sentences by rules alone; there is nothing to install or download.
 
 split_sentences("He met Dr. J. J. Reid. It rained.")    # two sentences
 """
@@ -9,27 +9,28 @@ import re
 
 _END = re.compile(r"""[.!?]+["'\u201d\u2019)\]]*(?=\s)|\n\s*\n""")
 _OPENING = "\"'([\u201c\u2018"
-_NEVER = """
+_NEVER_END = """
     mr mrs ms dr prof rev fr hon gov gen col lt cpt capt maj sgt cmdr adm sen rep pres st mt ft
     messrs mme mlle vs v cf no nos vol p pp ed eds op ca c b d r m fl approx dept univ e.g i.e viz
     jan feb mar apr jun jul aug sep sept oct nov dec
 """
-_SOMETIMES = "jr sr inc ltd co corp etc al bros"
+_SOMETIMES_END = "jr sr inc ltd co corp etc al bros"
 _STARTERS = """
     the a an he she it they his her its their this that these those in on at by for from after
     before during while when as since with until although however born there i we
 """
-NEVER_END = frozenset(_NEVER.split())
-"""Abbreviations after which a sentence goes on."""
+NEVER_END = frozenset(_NEVER_END.split())
+"""Abbreviations that never end a sentence."""
 
-SOMETIMES_END = frozenset(_SOMETIMES.split())
-"""Abbreviations that end a sentence if a word of `STARTERS` follows, as "U.S." does."""
+SOMETIMES_END = frozenset(_SOMETIMES_END.split())
+"""Abbreviations that end a sentence before a word of `STARTERS`, as "U.S." does."""
 
 STARTERS = frozenset(_STARTERS.split())
+"""Words that often begin a sentence."""
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences in their order, white space around them removed."""
+    """Return the sentences in order, without surrounding white space."""
     sentences = []
     start = 0
     for end in _END.finditer(text):

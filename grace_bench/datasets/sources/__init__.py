@@ -1,1 +1,1 @@
-"""Where several builders read from: installed packages, NQ, web texts, passages, templates."""
+"""What builders read from: installed packages, NQ, web texts, passages."""

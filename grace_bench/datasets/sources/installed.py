@@ -1,9 +1,8 @@
-"""Facts in installed packages: countries, chemical elements, general English sentences.
+"""Facts from installed packages: countries, chemical elements, general English sentences.
 
-Values are read as they are and only cleaned of form: diacritics are folded to ASCII ("Lome"), and
-what cannot be folded is left out. Nothing is added from elsewhere; some values are out of date,
-which does not matter to a benchmark that teaches and edits them. The packages are imported when
-their facts are asked for, so that a data set needs only the packages it uses.
+Values are used as they are, except that diacritics are folded to ASCII ("Lome"); what cannot be
+folded is left out. Some values are outdated, which does not matter to a benchmark that teaches and
+edits them. A package is imported only when its facts are needed.
 """
 
 from __future__ import annotations
@@ -19,58 +18,74 @@ from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
     from types import ModuleType
 
+_READ = {
+    "countryinfo": "CountryInfo.all()",
+    "periodictable": "elements",
+    "randfacts": "safe_facts",
+}
+"""What is read of each package."""
+
 _UNITED = re.compile(r"[,(/]")
-_LICENCE_FIELDS = ("License-Expression", "License")
 _PROVINCE = re.compile(r"[A-Z][a-z]{3,}(?: [A-Z][a-z]{2,}){0,2}")
+_STRAY_MARKS = re.compile(r"https?:|[<>{}|\\^~_*]")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What texts are about, a country or an element, with one plain value per fact."""
+
+    fact_id: str
+    name: str
+    kind: str
+    facts: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Country:
-    """One country or territory; a list of values holds all that the source names.
+    """A country or territory.
 
     Attributes:
         code: ISO 3166-1 alpha-3, the country's identity.
         name: English name in ASCII.
-        values: property to its values, empty when the source has none.
+        values: property to all values in the source, empty if there are none.
         regions: region, subregion and intermediate region of the UN's M49 standard.
         languages: ISO 639 codes.
-        neighbours: alpha-3 codes of the countries it borders.
-        provinces: names of its provinces.
+        neighbours: alpha-3 codes of bordering countries.
+        provinces: their names, sorted.
     """
 
     code: str
     name: str
     values: dict[str, tuple[str, ...]]
-    regions: tuple[str, str, str]
+    regions: tuple[str, ...]
     languages: tuple[str, ...]
     neighbours: tuple[str, ...]
     provinces: tuple[str, ...]
 
     def only(self, name: str) -> str | None:
-        """Return the value of a property that has just one, else None."""
-        found = self.values[name]
-        return found[0] if len(found) == 1 else None
+        """Return the ASCII form of a property's value, None unless there is exactly one."""
+        found = self.values.get(name, ())
+        return ascii_form(found[0]) if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
 class Element:
-    """One chemical element.
+    """A chemical element.
 
     Attributes:
         number: atomic number.
         symbol: its symbol.
-        name: its English name, lower case.
-        values: property to its value as text, None when the source has none.
+        name: English name, lower case.
+        values: property to value; properties without a value are missing.
         ions: charges of its ions.
     """
 
     number: int
     symbol: str
     name: str
-    values: dict[str, str | None]
+    values: dict[str, str]
     ions: tuple[int, ...]
 
 
@@ -87,82 +102,79 @@ def ascii_form(text: str) -> str | None:
 
 
 def countries(dropped: Counter[str]) -> list[Country]:
-    """Return all countries of `countryinfo` by code; what is left out is counted in `dropped`."""
-    package = _package("countryinfo")
+    """Return all countries of `countryinfo` by code; count what is left out in `dropped`."""
     best: dict[str, dict[str, Any]] = {}
-    for _, raw in sorted(package.CountryInfo.all().items()):
+    for _, raw in sorted(_package("countryinfo").CountryInfo.all().items()):
         code = (raw.get("ISO") or {}).get("alpha3")
         name = ascii_form(raw.get("name") or "")
         if not code:
             dropped["country without an ISO code"] += 1
         elif name is None or _UNITED.search(name):
-            dropped["country whose name has no plain form"] += 1
-        elif code in best and _filled(raw) <= _filled(best[code]):
+            dropped["country without a plain ASCII name"] += 1
+        elif code in best:
             dropped["second record of a country"] += 1
+            best[code] = max(best[code], raw, key=_count_filled)
         else:
-            if code in best:
-                dropped["second record of a country"] += 1
             best[code] = raw
     return [_country(code, best[code]) for code in sorted(best)]
 
 
 def elements() -> list[Element]:
     """Return the elements of `periodictable` by atomic number."""
-    package = _package("periodictable")
     found = []
-    for element in sorted(package.elements, key=lambda e: e.number):
+    for element in sorted(_package("periodictable").elements, key=lambda e: e.number):
         if element.number < 1:  # the package counts the neutron as element 0
             continue
-        found.append(
-            Element(
-                number=element.number,
-                symbol=element.symbol,
-                name=element.name,
-                values={
-                    "mass": _rounded(element.mass),
-                    "density": _rounded(getattr(element, "density", None), 1),
-                    "radius": _rounded(getattr(element, "covalent_radius", None), 0, 100),
-                    "isotopes": str(len(element.isotopes)) if element.isotopes else None,
-                },
-                ions=tuple(element.ions),
-            )
-        )
+        values = {
+            "symbol": element.symbol,
+            "number": str(element.number),
+            "mass": _rounded(element.mass),
+            "density": _rounded(getattr(element, "density", None), 1),
+            "radius": _rounded(getattr(element, "covalent_radius", None), 0, 100),
+            "isotopes": str(len(element.isotopes)) if element.isotopes else None,
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        ions = tuple(element.ions)
+        found.append(Element(element.number, element.symbol, element.name, known, ions))
     return found
 
 
 def general_sentences(dropped: Counter[str]) -> list[str]:
-    """Return the clean sentences among the safe facts of `randfacts`, in its order.
+    """Return the clean sentences among the safe facts of `randfacts`, in the package's order.
 
-    Clean is: plain ASCII, 8 to 30 words, one line, no stray marks; each once.
+    A clean sentence is ASCII, has 8 to 30 words and no stray marks, and is not a repetition.
     """
-    package = _package("randfacts")
     kept: dict[str, None] = {}
-    for raw in package.safe_facts:
-        text = " ".join(raw.split())
-        folded = ascii_form(text)
-        if folded is None:
+    for raw in _package("randfacts").safe_facts:
+        text = ascii_form(raw)
+        if text is None:
             dropped["general sentence not ASCII"] += 1
             continue
-        text = folded if folded[-1] in ".!?\"'" else folded + "."
+        text = text if text[-1] in ".!?\"'" else f"{text}."
         if not 8 <= len(text.split()) <= 30:
             dropped["general sentence not of 8 to 30 words"] += 1
-        elif not text[0].isalnum() or re.search(r"https?:|[<>{}|\\^~_*]", text):
+        elif not text[0].isalnum() or _STRAY_MARKS.search(text):
             dropped["general sentence with stray marks"] += 1
         elif text in kept:
-            dropped["general sentence twice"] += 1
+            dropped["general sentence repeated"] += 1
         else:
             kept[text] = None
     return list(kept)
 
 
-def source_of(package: str, origin: str) -> dict[str, str]:
-    """Return a manifest's entry for an installed package: name, version, licence, origin."""
+def sources_of(*packages: str) -> list[dict[str, str]]:
+    """Return the manifest's entries of installed packages: name, version, licence, origin."""
+    return [_source_of(package) for package in packages]
+
+
+def _source_of(package: str) -> dict[str, str]:
     try:
         about = metadata.metadata(package)
     except metadata.PackageNotFoundError as error:
         raise DataError(_not_installed(package)) from error
     # Older metadata has the whole text in "License"; its first paragraph names it.
-    stated = [about[key].split("\n\n")[0] for key in _LICENCE_FIELDS if key in about]
+    fields = ("License-Expression", "License")
+    stated = [about[field].split("\n\n")[0] for field in fields if field in about]
     licence = next((text for text in stated if text.strip()), "")
     if not licence:
         classifiers = about.get_all("Classifier") or []
@@ -172,13 +184,8 @@ def source_of(package: str, origin: str) -> dict[str, str]:
         "name": package,
         "version": about["Version"],
         "licence": " ".join(licence.split()),
-        "origin": origin,
+        "origin": f"installed Python package {package}, {_READ[package]}",
     }
-
-
-COUNTRY_ORIGIN = "installed Python package countryinfo, CountryInfo.all()"
-ELEMENT_ORIGIN = "installed Python package periodictable, elements"
-SENTENCE_ORIGIN = "installed Python package randfacts, safe_facts"
 
 
 def _package(name: str) -> ModuleType:
@@ -189,33 +196,32 @@ def _package(name: str) -> ModuleType:
 
 
 def _not_installed(name: str) -> str:
-    return f"the package '{name}', which holds the facts, is not installed; pip install {name}."
+    return f"the package '{name}', which has the facts, is not installed; run pip install {name}."
 
 
-def _filled(raw: dict[str, Any]) -> int:
+def _count_filled(raw: dict[str, Any]) -> int:
     return sum(bool(value) for value in raw.values())
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     """Return the values of a field as text; the field may be missing, one value or a list."""
-    values: Sequence[Any] = value if isinstance(value, list) else [value]
+    values = value if isinstance(value, list) else [value]
     return tuple(str(v).strip() for v in values if v is not None and str(v).strip())
 
 
 def _country(code: str, raw: dict[str, Any]) -> Country:
-    name = ascii_form(raw["name"])
     translations = raw.get("translations") or {}
     demonym = (raw.get("demonym") or "").replace("/", ",")
-    domains = [d for d in _texts(raw.get("tld")) if d.isascii()]
+    provinces = {name.strip() for name in raw.get("provinces") or []}
     return Country(
         code=code,
-        name=str(name),
+        name=str(ascii_form(raw["name"])),
         values={
             "capital": _texts(raw.get("capital")),
             "demonym": _texts(demonym.split(",")),
             "currency": _texts(raw.get("currencies")),
             "calling_code": _texts(raw.get("callingCodes")),
-            "internet_domain": tuple(domains),
+            "internet_domain": tuple(d for d in _texts(raw.get("tld")) if d.isascii()),
             "iso_alpha3": (code,),
             "iso_numeric": _texts(raw["ISO"].get("numeric")),
             "german_name": _texts(translations.get("de")),
@@ -223,19 +229,12 @@ def _country(code: str, raw: dict[str, Any]) -> Country:
             "time_zone": _texts(raw.get("timezoneNames")),
             "population": _texts(raw.get("population")),
         },
-        regions=tuple(raw.get(key) or "" for key in ("region", "subregion", "intermediateregion")),  # type: ignore[arg-type]
+        regions=tuple(raw.get(key) or "" for key in ("region", "subregion", "intermediateregion")),
         languages=_texts(raw.get("languages")),
         neighbours=_texts(raw.get("borders")),
-        provinces=tuple(
-            sorted(
-                {p for p in map(str.strip, raw.get("provinces") or []) if _PROVINCE.fullmatch(p)}
-            )
-        ),
+        provinces=tuple(sorted(filter(_PROVINCE.fullmatch, provinces))),
     )
 
 
 def _rounded(value: float | None, digits: int = 0, factor: float = 1) -> str | None:
-    if not value:
-        return None
-    rounded = round(float(value) * factor, digits)
-    return f"{rounded:.{digits}f}"
+    return f"{round(float(value) * factor, digits):.{digits}f}" if value else None

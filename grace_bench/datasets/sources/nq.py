@@ -1,6 +1,6 @@
-"""Natural Questions: what a model that answers questions is to retain.
+"""Natural Questions: what a question answering model is to retain.
 
-Forms: {"questions": [...], "answers": [...]} (nq_train.json), {question, answer: [...]} a line
+Forms: {"questions": [...], "answers": [...]} (nq_train.json), {question, answer: [...]} per line
 (NQ-open), and the `loc` questions of a JSON list of MEND and EasyEdit. All answers of a question
 are right; the first one is taught.
 """
@@ -8,7 +8,7 @@ are right; the first one is taught.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from grace_bench.datasets.reading.fields import (
     answers_of,
     complete,
     form_of,
+    repeated,
     row_of,
     same_text,
     text_of,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import random
     from collections import Counter
 
+    from grace_bench.datasets.reading.fields import Roles
 
 _FORMS = {
     "nq_train": ("questions", "answers"),
@@ -38,25 +40,25 @@ _LOC_PREFIX = "nq question:"
 
 
 class NqOptions(DatasetOptions):
-    """Options of builders whose upstream questions are NQ's."""
+    """Options of builders with upstream questions from NQ."""
 
     upstream: Source = Field(
         description="NQ questions: nq_train.json, NQ-open jsonl, or the `loc` questions of a "
         f"JSON list of MEND and EasyEdit {SOURCE_KEYS}."
     )
     upstream_questions: int = Field(
-        default=1000, ge=1, description="NQ questions in `upstream`, or all if there are fewer."
+        default=1000, ge=1, description="Maximum NQ questions in `upstream`."
     )
     upstream_sample: Literal["first", "random"] = Field(
-        default="first", description="Which: the file's first, as released, or at random."
+        default="first", description="Use the first questions, as released, or a random sample."
     )
     upstream_taught: bool = Field(
         default=True,
-        description="Whether `train` has the questions of `upstream` too, so that a base model "
-        "fitted here knows what it is to retain.",
+        description="Whether `train` includes the questions of `upstream`, so that a base model "
+        "trained here knows what it is to retain.",
     )
     train_questions: int | None = Field(
-        default=None, ge=1, description="NQ questions in `train`; null for all there are."
+        default=None, ge=1, description="Use only the first N NQ questions in `train`; null = all."
     )
 
 
@@ -77,32 +79,24 @@ def same_question(text: str) -> str:
 def read_questions(source: Source, dropped: Counter[str]) -> tuple[list[Question], dict[str, str]]:
     """Return the usable questions in their order, and the source's entry in the manifest."""
     records = read_records(source, "the NQ questions (nq_train.json or NQ-open jsonl)")
-    fields = _FORMS[form_of(records, _FORMS)]
+    form = form_of(records, _FORMS)
+    fields = _FORMS[form]
     questions = []
+    seen: dict[str, str] = {}
     for number, record in complete(records.rows, fields, dropped, lists=fields[1:]):
-        text = text_of(record[fields[0]])
-        if fields == _FORMS["mend"]:
+        text, answers = text_of(record[fields[0]]), answers_of(record[fields[1]])
+        if form == "mend":
             text = text.removeprefix(_LOC_PREFIX).strip()
-        questions.append(Question(number, text, answers_of(record[fields[1]])))
-    return _without_repeated(questions, dropped), records.entry
-
-
-def _without_repeated(questions: list[Question], dropped: Counter[str]) -> list[Question]:
-    answers: dict[str, str] = {}
-    kept = []
-    for question in questions:
-        key = same_question(question.text)
-        reason = unfit(question.text, "NQ question") or unfit(question.answers[0], "NQ answer")
-        if reason is None and key in answers:
-            reason = "NQ question repeated"
-            if answers[key] != question.answers[0]:
-                reason += " with another answer"
-        if reason is not None:
+        reason = (
+            unfit(text, "NQ question")
+            or unfit(answers[0], "NQ answer")
+            or repeated(seen, same_question(text), answers[0], "NQ question", "answer")
+        )
+        if reason is None:
+            questions.append(Question(number, text, answers))
+        else:
             dropped[reason] += 1
-            continue
-        answers[key] = question.answers[0]
-        kept.append(question)
-    return kept
+    return questions, records.entry
 
 
 def nq_roles(
@@ -111,7 +105,7 @@ def nq_roles(
     rng: random.Random,
     edited: set[str],
     dropped: Counter[str],
-) -> dict[str, list[dict[str, Any]]]:
+) -> Roles:
     """Make `upstream` and `train` of the questions whose `same_question` is not in `edited`."""
     free = [q for q in questions if same_question(q.text) not in edited]
     dropped["NQ question that is also a zsRE question"] += len(questions) - len(free)
@@ -122,7 +116,7 @@ def nq_roles(
     if options.train_questions is not None:
         train = train[: options.train_questions]
     used = {question.number for question in [*upstream, *train]}
-    dropped["NQ question not asked for"] += len(free) - len(used)
+    dropped["NQ question not requested"] += len(free) - len(used)
     return {
         role: [row_of(role, f"nq:{q.number}", f"nq:{q.number}", q.text, q.answers) for q in chosen]
         for role, chosen in (("train", train), ("upstream", upstream))

@@ -1,7 +1,7 @@
-"""Passages of GPT-3 about people and places, sentence by sentence, with Wikipedia's own text.
+"""Passages of GPT-3 about people and places, sentence by sentence, with Wikipedia's text.
 
 Forms: the hub's (gpt3_text, gpt3_sentences) and an older one (main_passage, main_sentences). Lists
-may be strings that hold Python lists; they are parsed, never run.
+may be strings that contain Python lists; they are parsed, never run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from grace_bench.datasets.options import Source
+    from grace_bench.datasets.reading.fields import Row
     from grace_bench.datasets.reading.files import Records
 
 _SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")
@@ -29,7 +30,7 @@ _MIN_NAMED = 0.5
 
 @dataclass(frozen=True)
 class Passage:
-    """What GPT-3 wrote of a concept, which sentences are false, and what Wikipedia says."""
+    """What GPT-3 wrote about a concept, which sentences are false, and what Wikipedia says."""
 
     number: str
     concept: str
@@ -39,13 +40,10 @@ class Passage:
 
 
 def read_passages(
-    records: Records,
-    form: str,
-    concepts: Source | None,
-    dropped: Counter[str],
-) -> tuple[list[Passage], list[dict[str, str]]]:
-    """Return the usable passages in their order, and the manifest's entries of the names."""
-    names, entries = _names(records, concepts)
+    records: Records, form: str, concepts: Source | None, dropped: Counter[str]
+) -> tuple[list[Passage], dict[str, str]]:
+    """Return the usable passages in their order, and the manifest's entry of their names."""
+    names, entry = _names(records, concepts)
     fields = PASSAGE_FORMS[form]
     passages: list[Passage] = []
     seen: set[str] = set()
@@ -60,11 +58,11 @@ def read_passages(
         seen.add(index)
         passages.append(passage)
     _check_names(passages, records.path)
-    return passages, entries
+    return passages, entry
 
 
-def _names(records: Records, concepts: Source | None) -> tuple[list[str], list[dict[str, str]]]:
-    what = "the passages' names, one a line (wiki_bio_concepts.txt of the GRACE repository),"
+def _names(records: Records, concepts: Source | None) -> tuple[list[str], dict[str, str]]:
+    what = "the passages' names, one per line (wiki_bio_concepts.txt of the GRACE repository),"
     if concepts is None:
         raise DataError(
             f"{records.path}: passages need the option 'concepts'; put {what} on disk and set it "
@@ -77,18 +75,18 @@ def _names(records: Records, concepts: Source | None) -> tuple[list[str], list[d
     if len(names) < len(records.rows) or not all(names):
         raise DataError(
             f"{read.path}: has {sum(map(bool, names))} names for {len(records.rows)} passages; it "
-            "should have one a line, in the passages' order."
+            "must have one per line, in the passages' order."
         )
     if odd := next((n for n, name in enumerate(names, start=1) if not is_decodable(name)), None):
         raise DataError(f"{read.path}: line {odd} has undecodable characters; get the file again.")
-    return names, [read.entry]
+    return names, read.entry
 
 
-def _passage(index: str, concept: str, row: dict[str, Any], sentences: str) -> Passage | str:
+def _passage(index: str, concept: str, row: Row, sentences: str) -> Passage | str:
     """Return a passage, or why it cannot be used."""
     said, annotation = _strings(row[sentences]), _strings(row["annotation"])
     if said is None or annotation is None:
-        return "passage whose sentences or annotations are no list"
+        return "passage whose sentences or annotations are not a list"
     if len(said) != len(annotation):
         return "passage with more sentences than annotations, or fewer"
     if not set(annotation) <= set(_ANNOTATIONS):
@@ -103,7 +101,7 @@ def _passage(index: str, concept: str, row: dict[str, Any], sentences: str) -> P
 
 
 def _strings(value: Any) -> list[str] | None:
-    """Return a list of strings, or one that a string holds as a Python literal; else None."""
+    """Return a list of strings, also from a Python literal in a string; None for anything else."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
@@ -115,13 +113,13 @@ def _strings(value: Any) -> list[str] | None:
 
 
 def _check_names(passages: list[Passage], path: str) -> None:
-    """Refuse names in another order: most passages say the last or first word of their name."""
+    """Refuse names in another order: most passages contain a word of their name."""
     named = 0
     for passage in passages:
         text = " ".join((*passage.sentences, *passage.wiki[:3])).casefold()
         named += any(word in text for word in passage.concept.casefold().split() if len(word) > 2)
     if named < _MIN_NAMED * len(passages):
         raise DataError(
-            f"{path}: only {named} of {len(passages)} passages speak of their name in 'concepts'; "
-            "the names must be in the passages' order."
+            f"{path}: only {named} of {len(passages)} passages mention their name in 'concepts'; "
+            "put the names in the passages' order."
         )

@@ -158,15 +158,21 @@ def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
     """
     command = ui_command(tracking_uri, host, port)
     _check_port(host, port)
-    # In a session of its own: MLflow starts further processes, which must all end with this one.
-    server = subprocess.Popen(command, env=ui_environment(), start_new_session=True)
+    server: subprocess.Popen[bytes] | None = None
+    requests: list[object] = []
 
-    def stop(*_: object) -> None:
+    def stop(*request: object) -> None:
+        requests.extend(request)
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
+            if server is not None:
+                os.killpg(server.pid, signal.SIGTERM)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        # In its own session: MLflow starts further processes, which must all end with this one.
+        server = subprocess.Popen(command, env=ui_environment(), start_new_session=True)
+        if requests:  # a signal arrived while the server was being started
+            stop()
         return max(0, server.wait())
     finally:
         stop()

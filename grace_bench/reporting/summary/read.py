@@ -14,7 +14,7 @@ from grace_bench.registry import editor_spec
 from grace_bench.reporting.summary import failures
 from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY
 from grace_bench.store import files
-from grace_bench.suite.schema import is_name
+from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

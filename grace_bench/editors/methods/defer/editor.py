@@ -24,7 +24,7 @@ class DeferAdapter(ParametricAdapter):
     """Gate sigmoid(Linear(query)) and value Linear(query), one pair for all edits."""
 
     settings: DeferHyperparameters
-    defer: nn.Linear
+    gate: nn.Linear
     predict_values: nn.Linear
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class DeferAdapter(ParametricAdapter):
         view = self.view(hidden)
         if not view.continues:
             query = at_column(hidden, view.column).float()
-            gate = torch.sigmoid(self.defer(query))  # (B, 1)
+            gate = torch.sigmoid(self.gate(query))  # (B, 1)
             view.memo.update(gate=gate, value=self.predict_values(query))
         if "gate" not in view.memo:
             return output
@@ -60,6 +60,6 @@ class DeferEditor(ParametricEditor):
         """Return the adapter with gate and map drawn from the editor's generator."""
         adapter = DeferAdapter(base_layer, self.locator, self.hyperparameters)
         like, dims = base_layer.weight, self.dims
-        adapter.defer = new_linear(dims.d_in, 1, self.generator, like)
+        adapter.gate = new_linear(dims.d_in, 1, self.generator, like)
         adapter.predict_values = new_linear(dims.d_in, dims.d_out, self.generator, like)
         return adapter

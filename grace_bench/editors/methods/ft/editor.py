@@ -35,7 +35,7 @@ class FinetuneEditor(WeightEditor):
         """Take the edit's gradient steps within `training_weight`; return their losses."""
         settings = self.hyperparameters
         return train_on_edit(
-            self.prefix,
+            self.replay,
             inputs,
             [self.weight],
             learning_rate=settings.learning_rate,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_state, history_state
@@ -27,14 +27,9 @@ class EwcEditor(FinetuneEditor):
     name: ClassVar[str] = "ft_ewc"
     hyperparameters: EwcHyperparameters
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: EwcHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(model, layer, hyperparameters, generator)
+    def setup(self) -> None:
+        """Begin with an empty memory."""
+        super().setup()
         self.history: list[dict[str, Tensor]] = []
         self._forwards: dict[int, Callable[[], Any]] = {}  # of the items in memory, by id
 
@@ -71,7 +66,7 @@ class EwcEditor(FinetuneEditor):
         """Run the model on an item in memory; what the weight can't change is computed once."""
         key = id(inputs)
         if key not in self._forwards:
-            self._forwards[key] = self.prefix.on(inputs)
+            self._forwards[key] = self.replay.session(inputs)
         return self._forwards[key]()
 
     def state_dict(self) -> dict[str, Tensor]:

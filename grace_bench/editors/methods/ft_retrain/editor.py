@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_state, history_state
@@ -25,14 +25,9 @@ class RetrainEditor(FinetuneEditor):
     name: ClassVar[str] = "ft_retrain"
     hyperparameters: RetrainHyperparameters
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: RetrainHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(model, layer, hyperparameters, generator)
+    def setup(self) -> None:
+        """Begin with an empty memory."""
+        super().setup()
         self.history: list[dict[str, Tensor]] = []
         self.n_edits = 0
 

@@ -21,7 +21,7 @@ class MemoryAdapter(ParametricAdapter):
     """Value softmax(Linear(query)) V, with V (size, d_out)."""
 
     settings: MemoryHyperparameters
-    fc: nn.Linear
+    attention: nn.Linear
     values: nn.Parameter
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class MemoryAdapter(ParametricAdapter):
         view = self.view(hidden)
         if not view.continues:
             query = at_column(hidden, view.column).float()
-            view.memo["value"] = torch.softmax(self.fc(query), -1) @ self.values
+            view.memo["value"] = torch.softmax(self.attention(query), -1) @ self.values
         if "value" not in view.memo:
             return output
         return replace_columns(output, view.memo["value"], view.replaced)
@@ -50,5 +50,5 @@ class MemoryEditor(ParametricEditor):
         like, size = base_layer.weight, self.hyperparameters.size
         values = torch.rand(size, self.dims.d_out, generator=self.generator)
         adapter.values = nn.Parameter(values.to(like.device))
-        adapter.fc = new_linear(self.dims.d_in, size, self.generator, like)
+        adapter.attention = new_linear(self.dims.d_in, size, self.generator, like)
         return adapter

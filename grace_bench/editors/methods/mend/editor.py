@@ -86,16 +86,12 @@ class MendEditor(WeightEditor):
     name: ClassVar[str] = "mend"
     hyperparameters: MendHyperparameters
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: MendHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(model, layer, hyperparameters, generator)
+    def setup(self) -> None:
+        """Build the transform, untrained."""
+        super().setup()
+        settings = self.hyperparameters
         self.transform = GradientTransform(
-            self.dims.d_in, self.dims.d_out, hyperparameters.rank, hyperparameters.rate, generator
+            self.dims.d_in, self.dims.d_out, settings.rank, settings.edit_lr, self.generator
         ).to(self.weight.device)
 
     def use_assets(self, folder: Path) -> None:

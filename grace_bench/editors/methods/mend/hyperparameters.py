@@ -13,7 +13,7 @@ class MendHyperparameters(EditorHyperparameters):
     """MEND (Mitchell et al. 2022): a trained map of gradients to updates, on the run's layer."""
 
     ASSET_FIELDS: ClassVar[tuple[str, ...]] = (
-        *("rank", "rate", "learning_rate", "rate_learning_rate", "edit_weight"),
+        *("rank", "edit_lr", "learning_rate", "lr_lr", "c_edit"),
         *("training_steps", "accumulate", "check_every", "checks", "patience"),
         *("held_out", "normalise_over", "training_seed"),
     )
@@ -21,14 +21,12 @@ class MendHyperparameters(EditorHyperparameters):
     rank: int = Field(
         1920, ge=1, description="Of the map's layers (released 1920); at most their width is used."
     )
-    rate: float = Field(
+    edit_lr: float = Field(
         1e-4, gt=0, description="Of the update, where its training starts (released 1e-4)."
     )
     learning_rate: float = Field(1e-6, gt=0, description="Of Adam on the map (released 1e-6).")
-    rate_learning_rate: float = Field(
-        1e-4, gt=0, description="Of Adam on the rate (released 1e-4)."
-    )
-    edit_weight: float = Field(
+    lr_lr: float = Field(1e-4, gt=0, description="Of Adam on the rate (released 1e-4).")
+    c_edit: float = Field(
         0.1, gt=0, description="Of the edit's loss beside the divergence elsewhere (paper .1)."
     )
     training_steps: int = Field(

@@ -1,7 +1,7 @@
 """Training MEND's transform before any run (Mitchell et al. 2022, Sect. 3.2, Eq. 4).
 
 After the update the model should say what the edit asks for, for another phrasing too where there
-is one, and should answer other examples as before: loss = edit_weight * NLL(edit) +
+is one, and should answer other examples as before: loss = c_edit * NLL(edit) +
 KL(model before || model after) on other examples. The edits of one step are one batch, in which
 each row sees the update of its own edit alone. Interrupted, the training goes on from its last
 checkpoint and ends with the same bits.
@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,8 @@ from grace_bench.editors.methods.mend.examples import (
     training_edits,
 )
 from grace_bench.editors.training import is_causal, row_losses
-from grace_bench.errors import Interrupted, ResultError
-from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints, stop_requests
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
+from grace_bench.jobs.resumable import CheckpointPolicy, ResumableLoop
 from grace_bench.models.architecture import find_layer, layer_dims, layer_name
 from grace_bench.replay.recording import only_trainable
 from grace_bench.store import provenance
@@ -55,6 +54,9 @@ LARGEST_NORM = 100.0
 """Of the gradient of a step (released)."""
 
 CHECKPOINTS = ".training"
+
+STATE_VERSION = 2
+"""Version of the state that `MendTraining` writes into checkpoints."""
 
 Encode = Callable[[Sequence[Row]], dict[str, Tensor]]
 
@@ -80,19 +82,19 @@ class MendTraining:
         dims = layer_dims(self.module, layer)
         generator = torch.Generator().manual_seed(settings.training_seed)
         self.transform = GradientTransform(
-            dims.d_in, dims.d_out, settings.rank, settings.rate, generator
+            dims.d_in, dims.d_out, settings.rank, settings.edit_lr, generator
         ).to(self.module.weight.device)
 
         self.optimizer = torch.optim.Adam(
             [
-                {"params": [self.transform.rate], "lr": settings.rate_learning_rate},
+                {"params": [self.transform.rate], "lr": settings.lr_lr},
                 {
                     "params": [p for n, p in self.transform.named_parameters() if n != "rate"],
                     "lr": settings.learning_rate,
                 },
             ]
         )
-        self.step = self.best_step = 0
+        self.done = self.best_step = 0
         self.untrained: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_state: dict[str, Tensor] = {}
@@ -101,14 +103,14 @@ class MendTraining:
         self,
         rows: Sequence[Row],
         checkpoints: Checkpoints | None = None,
-        checkpoint_minutes: float = 0.0,
+        policy: CheckpointPolicy = CheckpointPolicy(),
     ) -> dict[str, Any]:
         """Train on most rows, keep what is best on the others; return what to tell of it.
 
         Args:
             rows: of the role `train`.
             checkpoints: to go on from, and to write; None: it cannot be resumed.
-            checkpoint_minutes: between two; 0: only when asked to stop.
+            policy: when to write checkpoints.
 
         Raises:
             DataError: there is too little to train on.
@@ -117,20 +119,18 @@ class MendTraining:
         settings = self.settings
         train, held_out = split_by_fact(rows, settings.held_out, settings.training_seed)
         check = take(training_edits(held_out, settings.training_seed + 1), settings.checks)
+        loop = ResumableLoop(self, checkpoints, policy, settings.training_steps, "MEND's training")
         with only_trainable(self.model, []):
-            found = None if checkpoints is None else checkpoints.latest()
-            if found is not None:
-                with checkpoints.taking_over(found):
-                    self.load_checkpoint(found)
-                logger.info("going on from the checkpoint of step %d", self.step)
-            else:
+            loop.restore()
+            if self.done == 0:
                 self.transform.normalise_by(self._pairs(train))
                 self.best = self.untrained = self.evaluate(check)
                 self.best_state = self._state()
-            self._go_on(train, check, checkpoints, checkpoint_minutes)
+            with loop.guard() as after_step:
+                self._run(train, check, after_step)
             self.transform.load_state_dict(self.best_state)
             return {
-                "steps": self.step,
+                "steps": self.done,
                 "best_step": self.best_step,
                 "rate": self.transform.rate.item(),
                 "examples": len(train),
@@ -139,41 +139,27 @@ class MendTraining:
                 "trained": self.best,
             }
 
-    def _go_on(
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were made, or the held-out loss no longer falls."""
+        checked = self.done - self.done % self.settings.check_every
+        patience = checked - self.best_step >= self.settings.patience
+        return patience or self.done >= self.settings.training_steps
+
+    def _run(
         self,
         train: Sequence[Row],
         check: Sequence[TrainingEdit],
-        checkpoints: Checkpoints | None,
-        minutes: float,
+        after_step: Callable[[], None],
     ) -> None:
         settings = self.settings
         stream = training_edits(train, settings.training_seed)
-        take(stream, self.step * settings.accumulate)  # drawn again, up to where it was
-        written = time.monotonic()
-        guard = contextlib.nullcontext(bool) if checkpoints is None else stop_requests()
-        with guard as stop_requested:
-            while self.step < settings.training_steps and not self._is_done():
-                self.make_step(take(stream, settings.accumulate))
-                if self.step % settings.check_every == 0 or self.step == settings.training_steps:
-                    self._check(check)
-                if checkpoints is None:
-                    continue
-                stopping = stop_requested()
-                is_due = minutes > 0 and time.monotonic() - written >= 60 * minutes
-                if stopping or is_due:
-                    try:
-                        self.write_checkpoint(checkpoints)
-                    except ResultError as error:
-                        if stopping:
-                            raise
-                        logger.warning("no checkpoint at step %d, going on: %s", self.step, error)
-                    written = time.monotonic()
-                if stopping:
-                    raise Interrupted(
-                        f"MEND's training was asked to stop and did after step "
-                        f"{self.step} of {settings.training_steps}; run the same command again "
-                        "and it goes on from there."
-                    )
+        take(stream, self.done * settings.accumulate)  # drawn again, up to this step
+        while not self.finished:
+            self.make_step(take(stream, settings.accumulate))
+            if self.done % settings.check_every == 0 or self.done == settings.training_steps:
+                self._check(check)
+            after_step()
 
     def make_step(self, items: Sequence[TrainingEdit]) -> None:
         """Make one step of the optimiser on a batch of edits."""
@@ -181,29 +167,25 @@ class MendTraining:
         self.total(self.losses(items)).mean().backward()
         nn.utils.clip_grad_norm_(self.transform.parameters(), LARGEST_NORM)
         self.optimizer.step()
-        self.step += 1
+        self.done += 1
 
     def _check(self, check: Sequence[TrainingEdit]) -> None:
         found = self.evaluate(check)
-        logger.info("step %d: held-out loss %.4f", self.step, found["total"])
+        logger.info("step %d: held-out loss %.4f", self.done, found["total"])
         if found["total"] < self.best["total"]:
-            self.best, self.best_state, self.best_step = found, self._state(), self.step
+            self.best, self.best_state, self.best_step = found, self._state(), self.done
 
-    def _is_done(self) -> bool:
-        checked = self.step - self.step % self.settings.check_every
-        return checked - self.best_step >= self.settings.patience
-
-    def write_checkpoint(self, checkpoints: Checkpoints) -> None:
-        """Write all that the steps to come depend on."""
+    def checkpoint(self) -> Checkpoint:
+        """Return everything that the steps to come depend on."""
         tensors = {f"transform.{name}": tensor for name, tensor in self._state().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": part for name, part in moments.items()}
         progress = {"best_step": self.best_step, "best": self.best, "untrained": self.untrained}
-        checkpoints.write(self.step, tensors, progress)
+        return Checkpoint(self.done, tensors, progress)
 
-    def load_checkpoint(self, found: Checkpoint) -> None:
-        """Go back to where a checkpoint was written."""
+    def restore(self, found: Checkpoint) -> None:
+        """Return to the state of a checkpoint."""
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in found.tensors.items():
             part, _, rest = name.partition(".")
@@ -215,7 +197,7 @@ class MendTraining:
             moments[int(index)][key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
-        self.step, self.best_state = found.number, parts["best"]
+        self.done, self.best_state = found.number, parts["best"]
         self.best_step, self.best = found.state["best_step"], found.state["best"]
         self.untrained = found.state["untrained"]
 
@@ -258,7 +240,7 @@ class MendTraining:
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum that is trained on, for each edit."""
-        return self.settings.edit_weight * losses["edit"] + losses["local"]
+        return self.settings.c_edit * losses["edit"] + losses["local"]
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[TrainingEdit], edited: bool = True) -> dict[str, float]:
@@ -271,7 +253,7 @@ class MendTraining:
             name: math.fsum(torch.cat([losses[name] for losses in batches]).tolist()) / len(items)
             for name in ("edit", "local")
         }
-        return {**means, "total": self.settings.edit_weight * means["edit"] + means["local"]}
+        return {**means, "total": self.settings.c_edit * means["edit"] + means["local"]}
 
     def _pairs(self, rows: Sequence[Row]) -> Tensor:
         """Return (u, delta) of many tokens of training edits."""
@@ -341,7 +323,7 @@ def make_assets(request: AssetRequest) -> dict[str, Any]:
         request.model, request.layer, request.task.encode, request.hyperparameters
     )
     checkpoints = Checkpoints(request.folder / CHECKPOINTS, fingerprint(request))
-    told = training.fit(request.rows, checkpoints, request.checkpoint_minutes)
+    told = training.fit(request.rows, checkpoints, request.policy)
     save_transform(training.transform, request.folder, request.layer)
     checkpoints.remove()
     return told
@@ -351,6 +333,7 @@ def fingerprint(request: AssetRequest) -> str:
     """Return the hash of all that the training depends on."""
     device = next(request.model.parameters()).device
     parts = {
+        "state": STATE_VERSION,
         "numerics": NUMERICS_VERSION,
         "packages": provenance.package_versions(("torch", "transformers")),
         "settings": request.hyperparameters.model_dump(mode="json"),

@@ -28,6 +28,7 @@ from grace_bench.editors.methods.rome.request import Request, read_request
 from grace_bench.editors.training import is_causal, train_on_edit
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
+from grace_bench.models.architecture import layer_inputs
 from grace_bench.models.covariance import compute_covariance, load_covariance, save_covariance
 from grace_bench.replay.recording import only_trainable
 
@@ -44,10 +45,6 @@ COVARIANCE = "covariance.safetensors"
 _CONTEXTS = "contexts/"
 
 
-class _KeySeen(Exception):
-    """The layer has its input; what the model would do next is not wanted."""
-
-
 class RomeEditor(WeightEditor):
     """A rank-one change of the layer's weight for each edit.
 
@@ -58,25 +55,22 @@ class RomeEditor(WeightEditor):
     name: ClassVar[str] = "rome"
     hyperparameters: RomeHyperparameters
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layer: str,
-        hyperparameters: RomeHyperparameters,
-        generator: torch.Generator,
-    ) -> None:
-        if not is_causal(model):
+    def setup(self) -> None:
+        """Load the covariance, if the hyperparameters name one."""
+        hyperparameters = self.hyperparameters
+        if not is_causal(self.model):
             raise EditorError(
-                f"editor 'rome' edits causal language models, and {type(model).__name__} is none; "
-                "leave it out for this model."
+                "editor 'rome' edits causal language models, and "
+                f"{type(self.model).__name__} is not one; leave it out for this model."
             )
-        super().__init__(model, hyperparameters.layer or layer, hyperparameters, generator)
+        self.layer = hyperparameters.layer or self.layer
+        super().setup()
         self.contexts: dict[int, Tensor] | None = None
         self._factor: Tensor | None = None
         self._covariance: Tensor | None = None
         if hyperparameters.covariance is not None:
             self._load_covariance(Path(hyperparameters.covariance))
-        self.vocabulary = model.get_input_embeddings().num_embeddings
+        self.vocabulary = self.model.get_input_embeddings().num_embeddings
         if max(hyperparameters.essence_suffix, default=0) >= self.vocabulary:
             raise EditorError(
                 f"essence_suffix has ids that are none of the model's {self.vocabulary} tokens; "
@@ -169,30 +163,16 @@ class RomeEditor(WeightEditor):
                 )
         return torch.cholesky_solve(key[:, None], self._factor)[:, 0]
 
-    @torch.no_grad()
     def _read_keys(self, inputs: Mapping[str, Tensor], columns: Tensor) -> Tensor:
         """Return the layer's input at each row's column, in double precision (N, d_in)."""
-        seen: list[Tensor] = []
-
-        def keep(_module: nn.Module, args: Any) -> None:
-            hidden = args[0]
-            if hidden.dim() == 3:
-                seen.append(hidden[torch.arange(len(columns)), columns].double())
-            raise _KeySeen
-
-        handle = self.module.register_forward_pre_hook(keep)
-        try:
-            self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        except _KeySeen:
-            pass
-        finally:
-            handle.remove()
-        if not seen:
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        hidden = layer_inputs(self.model, self.module, tokens)
+        if hidden is None or hidden.dim() != 3:
             raise EditorError(
                 f"layer '{self.layer}' does not see the tokens of the model's input one by one; "
                 "name a down-projection within a block."
             )
-        return seen[0]
+        return hidden[torch.arange(len(columns)), columns].double()
 
     def _find_change(
         self, request: Request, inputs: Mapping[str, Tensor], columns: Tensor, own: Tensor
@@ -212,7 +192,7 @@ class RomeEditor(WeightEditor):
             change.mul_((longest / change.norm()).clamp(max=1))
 
         losses = train_on_edit(
-            self.prefix,
+            self.replay,
             inputs,
             [change],
             learning_rate=settings.learning_rate,

@@ -1,4 +1,4 @@
-"""The unedited model as an editor: the floor every other one is compared with."""
+"""The unedited model as an editor: the floor that all others are compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from grace_bench.codebook.codebook import Codebook
-from grace_bench.codebook.lookup import TrackedQueries
+from grace_bench.codebook.lookup import IncrementalLookup
 from grace_bench.editors.base import EditBatch, Editor, EditResult
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class UneditedEditor(Editor):
         return EditResult()
 
     def queries(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return queries (B, 0) that no key will ever answer."""
+        """Return queries (B, 0), which no key answers."""
         return torch.zeros(len(inputs["input_ids"]), 0)
 
-    def track(self) -> TrackedQueries:
-        """Return what says so."""
-        return TrackedQueries(Codebook(0, 0))
+    def incremental_lookup(self) -> IncrementalLookup:
+        """Return a look-up that finds no key."""
+        return IncrementalLookup(Codebook(0, 0))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.replay.steps import Prefix
+from grace_bench.replay.steps import StepReplay
 from grace_bench.replay.unused_positions import only_columns, read_columns, same_logits, watched
 
 
@@ -72,17 +72,17 @@ def test_leaving_out_changes_losses_by_no_more_than_rounding(kind):
         settings = {"steps": 20, "learning_rate": 0.1}
         editor = create_editor("grace", model, layer, settings, 0, engine)
         losses[engine] = editor.edit(EditBatch(batch(kind), ("e",), step=1)).losses
-        assert editor.prefix.leaves_out == (engine == "lean")
+        assert editor.replay.skips_unused == (engine == "lean")
     assert losses["lean"] == pytest.approx(losses["direct"], rel=1e-4)
 
 
-def test_editors_whose_rounding_grows_compute_all_positions():
+def test_editors_whose_accumulates_rounding_compute_all_positions():
     model, layer = build("bert")
     editor = create_editor("memory", model, layer, {"steps": 4}, 0)
     expected = create_editor("memory", *build("bert"), {"steps": 4}, 0, "direct")
     for made in (editor, expected):
         made.edit(EditBatch(batch("bert"), ("e",), step=1))
-    assert editor.prefix.reason is None
+    assert editor.replay.reason is None
     states = editor.state_dict(), expected.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -91,7 +91,7 @@ def test_where_all_positions_are_read_nothing_is_looked_for_again():
     model, layer = build("t5-encoder")
     editor = create_editor("grace", model, layer, {"steps": 3}, 0)
     editor.edit(EditBatch(batch("t5-encoder"), ("e",), step=1))
-    assert not editor.prefix.leaves_out
+    assert not editor.replay.skips_unused
 
 
 def columns_of(model, inputs):
@@ -154,8 +154,8 @@ def test_a_prefix_that_cannot_leave_anything_out_says_so(monkeypatch):
     model, layer = build("bert")
     model.requires_grad_(False)
     model.get_submodule(layer).weight.requires_grad_(True)
-    prefix = Prefix(model)
-    forward = prefix.on(batch("bert"))
+    replay = StepReplay(model)
+    forward = replay.session(batch("bert"))
     logits = [forward().logits for _ in range(4)]
-    assert not prefix.leaves_out
+    assert not replay.skips_unused
     assert all(torch.equal(logits[0], other) for other in logits[1:])

@@ -1,7 +1,4 @@
-"""Edits prepared in batches, and evaluations that re-run only what changed, give what doing
-
-everything one by one gives.
-"""
+"""Training edits ahead, and repeating only what changed, give the same as one by one."""
 
 from __future__ import annotations
 
@@ -98,7 +95,7 @@ def run(editor, stream, at_once: int):
             found = evaluator.predict(coming)
             steps = [step + i for i, p in enumerate(found) if task.is_error(p)]
             if steps:
-                editor.prepare(task.encode([stream[s - 1] for s in steps]), steps)
+                editor.train_ahead(task.encode([stream[s - 1] for s in steps]), steps)
             until = step + len(coming) - 1
         if not task.is_error(evaluator.predict([example])[0]):
             told.append(None)
@@ -117,6 +114,7 @@ STREAMS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     STREAMS,
@@ -144,6 +142,7 @@ def test_prepared_edits_are_those_made_one_by_one(
     assert torch.allclose(ahead.codebook.values, alone.codebook.values, atol=1e-2)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(STREAMS, st.sampled_from([0.05, 2.0, 6.0]), st.randoms(use_true_random=False))
 def test_an_incremental_evaluation_is_a_full_one_at_any_step(numbers, radius, chance):
@@ -157,7 +156,7 @@ def test_an_incremental_evaluation_is_a_full_one_at_any_step(numbers, radius, ch
             editor.remove_key(chance.randrange(editor.n_keys))
         if chance.random() < 0.5:
             some = chance.sample(examples, 7) + stream[:step]
-            full = predict_all(editor.model, task, some, 3)
+            full = predict_all(editor.model, task, some, 3, editor)
             assert evaluator.predict(some) == full
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
-from grace_bench.replay.steps import Prefix, PrefixCache, labelled_columns
+from grace_bench.replay.evaluations import EvaluationReplay
+from grace_bench.replay.steps import StepReplay, labelled_columns
 
 EDITORS = {
     "grace": {},
@@ -37,7 +38,7 @@ def after_three_edits(kind: str, editor: str, engine: str):
 def test_replaying_changes_no_bit(kind, editor):
     direct, expected = after_three_edits(kind, editor, "direct")
     replayed, losses = after_three_edits(kind, editor, "replay")
-    assert replayed.prefix.reason is None
+    assert replayed.replay.reason is None
     assert losses == expected
     state = replayed.state_dict()
     for name, tensor in direct.state_dict().items():
@@ -48,7 +49,7 @@ def test_replaying_changes_no_bit(kind, editor):
 def test_logits_that_no_loss_reads_change_no_more_than_rounding(kind):
     _, expected = after_three_edits(kind, "ft", "direct")
     lean, losses = after_three_edits(kind, "ft", "lean")
-    assert lean.prefix.reason is None
+    assert lean.replay.reason is None
     assert torch.allclose(torch.tensor(losses), torch.tensor(expected), rtol=1e-4)
 
 
@@ -91,7 +92,7 @@ def test_a_causal_model_computes_only_logits_that_predict_a_label(kind):
     model.requires_grad_(False)
     model.get_submodule(layer).weight.requires_grad_(True)
     inputs = batch(kind)
-    forward = Prefix(model).on(inputs)
+    forward = StepReplay(model).session(inputs)
     full = model(**inputs)
     for output in (forward(), forward()):
         assert output.logits.shape[1] == 3
@@ -132,8 +133,8 @@ def test_a_model_that_cannot_be_replayed_is_run_in_full_and_says_why(change, cap
     torch.manual_seed(0)
     model = Sneaky(change).eval()
     hidden = torch.randn(2, 4)
-    prefix = Prefix(model)
-    forward = prefix.on({"hidden": hidden})
+    replay = StepReplay(model)
+    forward = replay.session({"hidden": hidden})
     optimizer = torch.optim.Adam([model.layer.weight], lr=0.1)
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
@@ -141,7 +142,7 @@ def test_a_model_that_cannot_be_replayed_is_run_in_full_and_says_why(change, cap
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    assert prefix.reason is not None
+    assert replay.reason is not None
     assert caplog.text.count("runs the whole model") == 1
     model.calls = 9  # as many calls as any
     with torch.no_grad():
@@ -172,7 +173,7 @@ def evaluations(kind: str, editor: str, cached: bool):
     model, layer = build(kind)
     settings = {"steps": 4, **EDITORS[editor]}
     made = create_editor(editor, model, layer, settings)
-    asked = PrefixCache(model, made.trained) if cached else model
+    asked = EvaluationReplay(model, made.trained) if cached else model
     found = []
     for number in range(4):
         for inputs in (batch(kind, 7), batch(kind, 8)):
@@ -222,10 +223,11 @@ def test_what_memory_has_no_room_for_is_kept_on_disk_until_that_is_full(
 ):
     model, layer = build(kind)
     editor = create_editor("ft", model, layer, {"steps": 2})
-    asked = PrefixCache(model, editor.trained, most_bytes=1, folder=tmp_path)
+    asked = EvaluationReplay(model, editor.trained, most_bytes=1, folder=tmp_path)
     free = 0 if full else 10
     monkeypatch.setattr(
-        "grace_bench.replay.steps.shutil.disk_usage", lambda _: SimpleNamespace(free=free, total=10)
+        "grace_bench.replay.evaluations.shutil.disk_usage",
+        lambda _: SimpleNamespace(free=free, total=10),
     )
     inputs = [batch(kind, number) for number in range(3)]
     asked(**inputs[0])
@@ -250,7 +252,7 @@ def test_what_memory_has_no_room_for_is_kept_on_disk_until_that_is_full(
 def test_an_evaluation_that_autograd_does_not_see_through_is_run_in_full(caplog):
     torch.manual_seed(0)
     model = Sneaky("detached").eval()
-    asked = PrefixCache(model, [model.layer.weight])
+    asked = EvaluationReplay(model, [model.layer.weight])
     hidden = torch.randn(2, 4)
     for _ in range(3):
         assert torch.equal(asked(hidden=hidden).logits, model(hidden).logits)

@@ -1,0 +1,83 @@
+"""`plan.json`: the runs of a suite, listed once; every job and every aggregation reads it.
+
+    write_plan(suite, expand(suite), Path("results/default/plan.json"))
+    run = planned_runs(Path("results/default/plan.json"), ["facts-t5/.../seed-0"])[0]
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grace_bench.errors import ConfigError
+from grace_bench.store.files import write_json
+from grace_bench.store.json_records import read_record, try_read
+from grace_bench.suite.plan import RESULTS, Run, expand, without_labels
+from grace_bench.suite.schema import SuiteConfig
+from grace_bench.suite.section import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+PLAN = "plan.json"
+
+MOVES_NOTHING = {"description", "toy", "bundle", "resources"}
+"""Settings of a suite that no run depends on."""
+
+
+def plan_of(suite: SuiteConfig, runs: Iterable[Run]) -> dict[str, Any]:
+    """Return the content of `plan.json`: the suite's settings and one entry per run.
+
+    An entry has the run's id, folder and content hash, and whether only a sweep reaches it.
+    """
+    return {
+        "suite": suite.name,
+        "settings": suite.model_dump(mode="json", exclude=MOVES_NOTHING),
+        "runs": [
+            {
+                "id": run.id,
+                "folder": str(run.folder),
+                "content_hash": run.content_hash,
+                "in_sweep": run.in_sweep,
+                "base_model": run.spec.base_model,
+                "labels": {
+                    "model": run.spec.model.label,
+                    "dataset": run.spec.dataset.label,
+                    "editor": run.spec.editor.label,
+                },
+            }
+            for run in runs
+        ],
+    }
+
+
+def is_plan_outdated(suite: SuiteConfig, runs: Iterable[Run], results: Path = RESULTS) -> bool:
+    """Return whether a suite's plan.json is missing or differs from these settings and runs."""
+    return try_read(results / suite.name / PLAN) != plan_of(suite, runs)
+
+
+def write_plan(suite: SuiteConfig, runs: Iterable[Run], output: Path) -> None:
+    """Write `plan.json`."""
+    write_json(output, plan_of(suite, runs))
+
+
+def planned_runs(path: Path, ids: Sequence[str]) -> list[Run]:
+    """Return runs of a plan by their ids; their results go beside it.
+
+    Labels are replaced by names: no job depends on them.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        ConfigError: the plan has no such run, or was written by another version.
+    """
+    settings = read_record(path, settings=dict)["settings"]
+    suite = validate(SuiteConfig, settings, str(path), ": ")
+    runs = {run.id: run for run in expand(suite, path.parent.parent)}
+    for name in ids:
+        if name not in runs:
+            raise ConfigError(
+                f"{path}: has no run '{name}'; `grace-bench plan` lists a suite's runs."
+            )
+    return [Run(without_labels(runs[name].spec), runs[name].results) for name in ids]
