@@ -336,7 +336,7 @@ def summarise(options: argparse.Namespace) -> None:
 @command(*SUMMARY_OPTIONS)
 def tables(options: argparse.Namespace) -> None:
     """Write LaTeX, CSV and Markdown tables."""
-    from grace_bench.reporting.tables.main import write_tables
+    from grace_bench.reporting.tables.write import write_tables
 
     write_tables(options.summary / "summary.parquet", options.output)
 
@@ -344,7 +344,7 @@ def tables(options: argparse.Namespace) -> None:
 @command(*SUMMARY_OPTIONS)
 def figures(options: argparse.Namespace) -> None:
     """Write figures as PDF and PNG."""
-    from grace_bench.reporting.figures.main import write_figures
+    from grace_bench.reporting.figures.write import write_figures
 
     folder = options.summary
     write_figures(folder / "summary.parquet", folder / "curves.parquet", options.output)

@@ -1,4 +1,11 @@
-"""Per-example measures, each in one place with its formula. Torch-free.
+"""Measures and metrics, each in one place with its formula. Torch-free.
+
+A measure scores one prediction; a metric says which predictions are averaged, and when. Parquet
+columns, summaries, tables, figures and MLflow metrics all follow from the entries here. Other
+packages add measures through an entry point:
+
+    [project.entry-points."grace_bench.measures"]
+    my_measure = "my_package.measures:MEASURE"
 
 Sources: SQuAD F1 and exact match after Rajpurkar et al. 2016 (lower case, punctuation and
 articles dropped, except for marks that make another answer: `normalize_answer`); `f1_released` is
@@ -13,55 +20,91 @@ import statistics
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from grace_bench.errors import ConfigError
+from grace_bench.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a measure sees of one prediction.
+
+    Args:
+        text: the generated text, or the name of the predicted class.
+        accepted: all right answers, the row's label first.
+        is_class: whether `text` names a class.
+        ids: the generated token ids; empty for a class.
+        label_ids: the label's token ids; empty for a class.
+    """
+
+    text: str
+    accepted: Sequence[str]
+    is_class: bool = False
+    ids: Sequence[int] = ()
+    label_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How one prediction is scored against its label."""
+    """How one prediction is scored against its label, and how scores are averaged and shown.
+
+    Args:
+        name: of its Parquet column and in all records.
+        label: in tables and figures.
+        higher_is_better: its direction.
+        definition: its formula in words, for captions.
+        score: computes it from an answer; None: the task computes it from the model's output.
+        scores: the answers that `score` applies to.
+        of: the column that it averages; empty: its own. A measure of another column has no
+            value per example.
+        beside: a column without which it is not averaged, as only some tasks call for it.
+        average: how examples are averaged.
+        exponential: whether it is exp(the average).
+        scale: of a figure's axis. A share lies between 0 and 1.
+        digits: significant digits in tables.
+        unit: of its values; empty: none.
+    """
 
     name: str
-    label: str  # in tables and figures
+    label: str
     higher_is_better: bool
     definition: str
-    per_example: bool = True  # a prediction has a value of its own; else it is of their mean
+    score: Callable[[Answer], float] | None = None
+    scores: Literal["texts", "classes", "both"] = "texts"
+    of: str = ""
+    beside: str = ""
+    average: Literal["mean", "median"] = "mean"
+    exponential: bool = False
+    scale: Literal["share", "linear", "log"] = "share"
+    digits: int = 3
+    unit: str = ""
 
+    @property
+    def column(self) -> str:
+        """The Parquet column whose values are averaged."""
+        return self.of or self.name
 
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("f1", "F1", True, "SQuAD F1 of the text generated until its natural stop"),
-        Measure(
-            "exact_match",
-            "EM",
-            True,
-            "SQuAD exact match of the text generated likewise",
-        ),
-        Measure(
-            "f1_released",
-            "F1 (released)",
-            True,
-            "released code's F1 over token-id sets",
-        ),
-        Measure(
-            "token_accuracy",
-            "Token acc.",
-            True,
-            "label tokens that are the argmax, forced",
-        ),
-        Measure("accuracy", "Acc.", True, "class predicted is the label"),
-        Measure("loss", "NLL", False, "mean negative log-likelihood of the label's tokens"),
-        Measure("perplexity", "PPL", False, "exp of the loss; arithmetic mean over examples"),
-        Measure("perplexity_median", "PPL (median)", False, "median over examples", False),
-        Measure("perplexity_log_mean", "PPL (log-mean)", False, "exp of the mean loss", False),
-    )
-}
-PER_EXAMPLE = tuple(name for name, measure in MEASURES.items() if measure.per_example)
-"""A prediction has a value of those that its task defines, else null."""
+    @property
+    def title(self) -> str:
+        """The label with its unit, if it has one."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def arrow(self) -> str:
+        """An arrow that points to better values."""
+        return "\u2191" if self.higher_is_better else "\u2193"
+
+    def applies_to(self, answer: Answer) -> bool:
+        """Whether it is computed from this answer."""
+        kinds = ("both", "classes" if answer.is_class else "texts")
+        return self.score is not None and self.scores in kinds
 
 
 @dataclass(frozen=True)
@@ -89,21 +132,6 @@ METRICS = {
         Metric("holdout", "Holdout", "holdout", "other phrasings and texts of the edited facts"),
     )
 }
-
-
-def aggregate(losses_or_scores: Sequence[float], measure: str) -> float:
-    """Return the mean of a measure over examples; NaN where there are none.
-
-    `perplexity_median` and `perplexity_log_mean` take per-example *losses*: the arithmetic mean
-    of perplexities is decided by outliers, these two are not.
-    """
-    if len(losses_or_scores) == 0:
-        return math.nan
-    if measure == "perplexity_median":
-        return perplexity(statistics.median(losses_or_scores))
-    if measure == "perplexity_log_mean":
-        return perplexity(statistics.fmean(losses_or_scores))
-    return statistics.fmean(losses_or_scores)
 
 
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -191,3 +219,136 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+def _best(score: Callable[[str, str], float]) -> Callable[[Answer], float]:
+    return lambda answer: max(score(answer.text, accepted) for accepted in answer.accepted)
+
+
+class Measures(Mapping[str, Measure]):
+    """All measures by name: those of this module in their order, then those of other packages.
+
+    Other packages are imported on first use, not when this module is imported.
+    """
+
+    def __init__(self, *own: Measure) -> None:
+        self.own = {measure.name: measure for measure in own}
+        self.added: Registry[Measure] = Registry("measure", "", "", "grace_bench.measures")
+
+    @cached_property
+    def _all(self) -> dict[str, Measure]:
+        found = dict(self.own)
+        for name in self.added.names():
+            measure = self.added.get(name)
+            if not isinstance(measure, Measure) or measure.name != name or name in found:
+                raise ConfigError(
+                    f"the entry point '{name}' of grace_bench.measures must name a Measure called "
+                    f"'{name}', and no measure of that name may exist; fix or uninstall its "
+                    "package."
+                )
+            found[name] = measure
+        return found
+
+    def __getitem__(self, name: str) -> Measure:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+MEASURES = Measures(
+    Measure(
+        "f1",
+        "F1",
+        True,
+        "SQuAD F1 of the text generated until its natural stop",
+        score=_best(squad_f1),
+    ),
+    Measure(
+        "exact_match",
+        "EM",
+        True,
+        "SQuAD exact match of the text generated likewise",
+        score=_best(exact_match),
+    ),
+    Measure(
+        "f1_released",
+        "F1 (released)",
+        True,
+        "released code's F1 over token-id sets",
+        score=lambda answer: f1_released(answer.ids, answer.label_ids),
+    ),
+    Measure("token_accuracy", "Token acc.", True, "label tokens that are the argmax, forced"),
+    Measure(
+        "accuracy",
+        "Acc.",
+        True,
+        "class predicted is the label",
+        score=lambda answer: float(answer.text == answer.accepted[0]),
+        scores="classes",
+    ),
+    Measure(
+        "loss", "NLL", False, "mean negative log-likelihood of the label's tokens", scale="linear"
+    ),
+    Measure(
+        "perplexity", "PPL", False, "exp of the loss; arithmetic mean over examples", scale="log"
+    ),
+    # Unlike the arithmetic mean of perplexities, these two are robust to outliers.
+    Measure(
+        "perplexity_median",
+        "PPL (median)",
+        False,
+        "median over examples",
+        of="loss",
+        beside="perplexity",
+        average="median",
+        exponential=True,
+        scale="log",
+    ),
+    Measure(
+        "perplexity_log_mean",
+        "PPL (log-mean)",
+        False,
+        "exp of the mean loss",
+        of="loss",
+        beside="perplexity",
+        exponential=True,
+        scale="log",
+    ),
+)
+
+
+def per_example() -> tuple[str, ...]:
+    """Return the measures that a prediction has a value of its own for: columns of Parquet files.
+
+    A prediction has a value of those that its task defines, else null.
+    """
+    return tuple(name for name, measure in MEASURES.items() if not measure.of)
+
+
+def averaged(columns: Iterable[str]) -> list[Measure]:
+    """Return the measures that can be averaged where predictions have these columns."""
+    known = set(columns)
+    return [m for m in MEASURES.values() if {m.column, m.beside or m.column} <= known]
+
+
+def score(answer: Answer) -> dict[str, float]:
+    """Return an answer's value of every measure that is computed from answers."""
+    applying = [measure for measure in MEASURES.values() if measure.applies_to(answer)]
+    return {measure.name: float(measure.score(answer)) for measure in applying}
+
+
+def aggregate(values: Sequence[float], measure: str) -> float:
+    """Return a measure's average over examples, from their values of its column; NaN without any.
+
+    >>> round(aggregate([0.0, 0.0, 3.0], "perplexity_log_mean"), 3)
+    2.718
+    """
+    if len(values) == 0:
+        return math.nan
+    known = MEASURES[measure]
+    average = (statistics.median if known.average == "median" else statistics.fmean)(values)
+    return perplexity(average) if known.exponential else average

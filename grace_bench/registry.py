@@ -45,9 +45,10 @@ def hash_of_code(module: str) -> str | None:
 
 
 def import_target(target: str) -> Any:
-    """Import "package.module:attribute" and return the attribute."""
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    """Import "package.module:attribute" and return the attribute; without one, the module."""
+    name, _, attribute = target.partition(":")
+    module = importlib.import_module(name)
+    return getattr(module, attribute) if attribute else module
 
 
 class Registry(Generic[T]):
@@ -55,8 +56,9 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, for messages: "editor".
-        package: its modules are the entries, by their names: "grace_bench.tasks".
-        attribute: of each module, the target.
+        package: its modules are the entries, by their names: "grace_bench.tasks". "": all entries
+            come from other packages.
+        attribute: of each module, the target; "": the module itself.
         group: entry point group for other packages.
     """
 
@@ -67,8 +69,9 @@ class Registry(Generic[T]):
         self._group = group
 
     def names(self) -> list[str]:
-        """Return all names, including those of installed plug-ins, sorted."""
-        return sorted({*self._own(), *self._plugins()})
+        """Return all names, sorted: this package's own, then those that only plug-ins have."""
+        own = self._own()
+        return [*sorted(own), *sorted(self._plugins().keys() - own)]
 
     def check(self, name: str, where: str = "") -> None:
         """Raise ConfigError, starting with `where`, if there is no entry `name`."""
@@ -85,12 +88,17 @@ class Registry(Generic[T]):
     def origin(self, name: str) -> str | None:
         """Return package, version and code hash of the plug-in with `name`: "mine 1.2 0b1c".
 
-        None: the entry is not a plug-in's.
+        None: it is not a plug-in's.
         """
         if name in self._own() or (plugin := self._plugins().get(name)) is None:
             return None
         package = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else "no package"
         return f"{package} {(hash_of_code(plugin.module) or 'no source')[:16]}"
+
+    def origins(self) -> dict[str, str]:
+        """Return the origin of every entry that a plug-in brings, by name."""
+        found = {name: self.origin(name) for name in sorted(self._plugins())}
+        return {name: origin for name, origin in found.items() if origin}
 
     def _load(self, plugin: Any) -> T:
         try:
@@ -102,7 +110,7 @@ class Registry(Generic[T]):
             ) from error
 
     def _own(self) -> frozenset[str]:
-        return modules_in(self._package)
+        return modules_in(self._package) if self._package else frozenset()
 
     def _plugins(self) -> dict[str, Any]:
         return {point.name: point for point in entry_points(group=self._group)}
@@ -165,3 +173,11 @@ DATASETS: Registry[type[Any]] = Registry(
 TASKS: Registry[type[Any]] = Registry(
     "task", "grace_bench.tasks.kinds", "TASK", "grace_bench.tasks"
 )
+TABLES: Registry[Any] = Registry(
+    "table", "grace_bench.reporting.tables.kinds", "", "grace_bench.tables"
+)
+"""Modules with `make(summary)`, which returns a list of `Table`."""
+FIGURES: Registry[Any] = Registry(
+    "figure", "grace_bench.reporting.figures.kinds", "", "grace_bench.figures"
+)
+"""Modules with `make(summary, curves)`, which returns a list of `Drawing`, and `CAPTION`."""

@@ -106,7 +106,7 @@ def test_the_average_of_nothing_is_nan():
 
 
 def test_every_measure_that_is_stored_is_described():
-    assert set(metrics.PER_EXAMPLE) <= set(metrics.MEASURES)
+    assert set(metrics.per_example()) <= set(metrics.MEASURES)
     roles = {*schemas.ROLES, "edit"}
     assert all(metric.role in roles for metric in metrics.METRICS.values())
     assert not metrics.MEASURES["perplexity"].higher_is_better

@@ -20,9 +20,10 @@ from markupsafe import Markup
 from grace_bench import __version__
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import INDEX
+from grace_bench.reporting.figures.write import caption_of
 from grace_bench.reporting.summary.read import Summary
-from grace_bench.reporting.tables.main import tables_of
 from grace_bench.reporting.tables.table import plain_header
+from grace_bench.reporting.tables.write import tables_of
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
@@ -151,30 +152,6 @@ dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; f
 """
 
 
-SHOWN = (
-    (
-        "overview",
-        "After all edits: what edits keep (ERR) and what other phrasings of them give (Holdout), "
-        "against what the model keeps (TRR). Better is up and to the right; crosses are 95% "
-        "intervals. Right of every other point and above them: fixed, general, nothing forgotten.",
-    ),
-    (
-        "retention",
-        "Over the life of the edits, one line an editor: dots and bands are probes with 95% "
-        "intervals; between them a line is drawn where the average is known after every edit.",
-    ),
-    (
-        "codebook-size",
-        "Keys against edits: below the dotted line, edits share keys.",
-    ),
-    (
-        "sweep",
-        "One hyperparameter, all else as configured: what it gives and what it costs.",
-    ),
-)
-"""By the beginning of a figure's name, what it shows."""
-
-
 @dataclass(frozen=True)
 class _Figure:
     name: str
@@ -199,7 +176,7 @@ def write_report(
     suite = Summary(summary)
     provenance = suite.provenance
     pictures = [
-        _figure(path, next((text for kind, text in SHOWN if path.stem.startswith(kind)), ""))
+        _figure(path, caption_of(path.stem))
         for path in _ordered(Path(figures), "*.png", ("overview",))
     ]
     paper, not_drawn = _paper_figures(paper_figures)

@@ -227,12 +227,11 @@ def probe_rows(
     rows = list(rows)
     if not rows:
         return []
-    measures = [name for name in metrics.MEASURES if rows[0].get(name) is not None]
-    values = {name: metrics.aggregate([row[name] for row in rows], name) for name in measures}
-    if "perplexity" in measures:
-        losses = [row["loss"] for row in rows]
-        for name in ("perplexity_median", "perplexity_log_mean"):
-            values[name] = metrics.aggregate(losses, name)
+    known = [name for name in metrics.per_example() if rows[0].get(name) is not None]
+    values = {
+        measure.name: metrics.aggregate([row[measure.column] for row in rows], measure.name)
+        for measure in metrics.averaged(known)
+    }
     return [
         {
             "step": step,

@@ -16,6 +16,7 @@ from grace_bench.steps.single import result_there
 from grace_bench.store.files import write_json
 from grace_bench.suite.outdated import (
     assets_made_from,
+    baseline_made_from,
     check_parts,
     data_made_from,
     model_made_from,
@@ -69,7 +70,7 @@ def baseline(run: Run) -> None:
 
     check_parts(run, "data set", "model")
     folders = run.dataset_folder, run.model_folder, run.baseline_folder
-    run_baseline(run.spec, *folders, model_made_from(run.spec))
+    run_baseline(run.spec, *folders, baseline_made_from(run.spec))
 
 
 def prepare_editor(run: Run, policy: CheckpointPolicy = CheckpointPolicy()) -> None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from grace_bench.errors import DataError, ResultError
-from grace_bench.store.schemas import LATER_COLUMNS, SCHEMA_VERSION
+from grace_bench.store.schemas import SCHEMA_VERSION, later_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -194,7 +194,7 @@ def _check_nulls(path: Path | str, table: pa.Table, schema: pa.Schema) -> None:
 
 
 def _with_later_columns(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
-    for field in LATER_COLUMNS:
+    for field in later_columns():
         if field.name in wanted and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table
@@ -209,7 +209,7 @@ def check_schema(path: Path | str, found: pa.Schema, wanted: pa.Schema) -> None:
             f"{path}: written in format {version}, this version reads {SCHEMA_VERSION}; "
             "make it again or use the version that wrote it."
         )
-    later = [field.name for field in LATER_COLUMNS if field in list(wanted)]
+    later = [field.name for field in later_columns() if field in list(wanted)]
     missing = [name for name in wanted.names if name not in (*found.names, *later)]
     if missing:
         raise DataError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pyarrow as pa
 
-from grace_bench.metrics import PER_EXAMPLE
+from grace_bench.metrics import MEASURES, per_example
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -53,19 +56,37 @@ STEPS = _schema(
     ("es", pa.float64(), True),  # the task's main measure right after the edit
 )
 
-PREDICTIONS = _schema(
-    ("step", pa.int32(), False),
-    ("n_edits", pa.int32(), False),
-    ("role", pa.string(), False),  # edit (right after it), edits (all past), upstream, ...
-    ("example_id", pa.string(), False),
-    ("fact_id", pa.string(), False),
-    ("prediction", pa.string(), True),
-    *((measure, pa.float64(), True) for measure in PER_EXAMPLE),
-    ("key", pa.int32(), True),  # the key that answered; null: none
-)
 
-LATER_COLUMNS = (PREDICTIONS.field("key"), EXAMPLES.field("answers"))
-"""Nullable columns that files of earlier versions lack; read as null."""
+@cache
+def _predictions() -> pa.Schema:
+    return _schema(
+        ("step", pa.int32(), False),
+        ("n_edits", pa.int32(), False),
+        # edit (right after it), edits (all past), upstream, ...
+        ("role", pa.string(), False),
+        ("example_id", pa.string(), False),
+        ("fact_id", pa.string(), False),
+        ("prediction", pa.string(), True),
+        *((measure, pa.float64(), True) for measure in per_example()),
+        ("key", pa.int32(), True),  # that answered; null where none did, or there are none
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Make PREDICTIONS when it is first asked for: measures of other packages have columns in it.
+
+    Importing this module imports none of them.
+    """
+    if name == "PREDICTIONS":
+        return _predictions()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def later_columns() -> list[pa.Field]:
+    """Return nullable columns that files of earlier versions lack; they are read as null."""
+    added = [name for name in per_example() if name not in MEASURES.own]
+    return [_predictions().field(n) for n in ("key", *added)] + [EXAMPLES.field("answers")]
+
 
 PROBES = _schema(
     ("step", pa.int32(), False),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from grace_bench.errors import ResultError
+from grace_bench.metrics import MEASURES
 from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.store.files import sha256_of, write_json
 from grace_bench.suite.schema import PretrainedSource
@@ -71,6 +72,15 @@ def origins_of_editor(editor: str) -> dict[str, str | None]:
     """Return version and code hash of an editor from a plug-in."""
     plugin = EDITORS.origin(editor)
     return {"editor": plugin} if plugin else {}
+
+
+def origins_of_measures() -> dict[str, str]:
+    """Return the versions and hashes of all measures that plug-ins bring: every run records them.
+
+    So installing or changing one makes runs and baselines outdated.
+    """
+    found = sorted(set(MEASURES.added.origins().values()))
+    return {"measures": ", ".join(found)} if found else {}
 
 
 @lru_cache(256)

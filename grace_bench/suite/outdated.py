@@ -17,7 +17,12 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import DataError
 from grace_bench.store.json_records import read_record, try_read
 from grace_bench.store.schemas import MANIFEST, ROLES
-from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
+from grace_bench.suite.origins import (
+    origins_of_dataset,
+    origins_of_editor,
+    origins_of_measures,
+    origins_of_model,
+)
 from grace_bench.suite.plan import asset_settings, base_model_settings, digest
 
 if TYPE_CHECKING:
@@ -58,11 +63,12 @@ def parts_of(run: Run) -> list[Part]:
     """Return the inputs of a run, each after its own inputs."""
     spec = run.spec
     data, model = data_made_from(spec.dataset), model_made_from(spec)
+    baseline = baseline_made_from(spec)
     roles = tuple(f"{role}.parquet" for role in ROLES)
     parts = [
         Part("data set", run.dataset_folder / MANIFEST, roles, data),
         Part("model", run.model_folder / "training.json", ("model.safetensors",), model),
-        Part("baseline", run.baseline_folder / "baseline.json", ("predictions.parquet",), model),
+        Part("baseline", run.baseline_folder / "baseline.json", ("predictions.parquet",), baseline),
     ]
     if run.assets_folder is not None:
         made_from = assets_made_from(spec)
@@ -91,11 +97,17 @@ def data_made_from(dataset: DatasetConfig) -> str:
 
 
 def model_made_from(spec: RunSpec) -> str:
-    """Return the hash of everything that a base model and its baseline depend on."""
+    """Return the hash of everything that a base model depends on."""
     model = base_model_settings(spec.model.model_dump(mode="json"))
     compute = [spec.compute.precision, spec.compute.threads]
     made_from = [data_made_from(spec.dataset), model, compute, origins_of_model(spec.model)]
     return _digest(*made_from)
+
+
+def baseline_made_from(spec: RunSpec) -> str:
+    """Return the hash of all that the unedited model's recorded predictions depend on."""
+    measures = origins_of_measures()
+    return _digest(model_made_from(spec), measures) if measures else model_made_from(spec)
 
 
 def assets_made_from(spec: RunSpec) -> str:

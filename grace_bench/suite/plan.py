@@ -24,7 +24,12 @@ from pydantic import BaseModel
 from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import ConfigError
 from grace_bench.registry import DATASETS, EDITORS, TASKS
-from grace_bench.suite.origins import origins_of_dataset, origins_of_editor, origins_of_model
+from grace_bench.suite.origins import (
+    origins_of_dataset,
+    origins_of_editor,
+    origins_of_measures,
+    origins_of_model,
+)
 from grace_bench.suite.schema import DatasetConfig, EditorConfig, EditorEntry, RunSpec, SuiteConfig
 from grace_bench.suite.section import validate
 
@@ -164,6 +169,7 @@ def origins(spec: RunSpec) -> dict[str, Any]:
         **origins_of_dataset(spec.dataset),
         **origins_of_model(spec.model),
         **origins_of_editor(spec.editor.editor),
+        **origins_of_measures(),
     }
 
 

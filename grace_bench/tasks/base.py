@@ -357,11 +357,9 @@ class GenerativeTask(Task):
         generated = self.generate(model, examples)
         predictions = []
         for example, ids, scores in zip(examples, generated, forced, strict=True):
-            text, accepted = self.texts.decode(ids), self.accepted(example)
-            scores["f1"] = max(metrics.squad_f1(text, answer) for answer in accepted)
-            scores["exact_match"] = max(metrics.exact_match(text, answer) for answer in accepted)
-            scores["f1_released"] = metrics.f1_released(ids, self.answer_ids(example))
-            predictions.append(Prediction(text, scores))
+            text, label_ids = self.texts.decode(ids), self.answer_ids(example)
+            answer = metrics.Answer(text, self.accepted(example), ids=ids, label_ids=label_ids)
+            predictions.append(Prediction(text, scores | metrics.score(answer)))
         return predictions
 
     def score_forced(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from fuzzing import (
 from hypothesis import strategies as st
 
 from grace_bench.datasets.base import load_role, read_manifest
-from grace_bench.metrics import PER_EXAMPLE
+from grace_bench.metrics import per_example
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
@@ -203,7 +203,7 @@ def check_baseline(fence, folder: Path) -> None:
     for row in found:
         assert isinstance(row["role"], str)
         assert isinstance(row["example_id"], str)
-        assert all(isinstance(row[measure], float | None) for measure in PER_EXAMPLE)
+        assert all(isinstance(row[measure], float | None) for measure in per_example())
     fence.check()
 
 

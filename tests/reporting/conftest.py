@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from grace_bench.metrics import PER_EXAMPLE
-from grace_bench.reporting.figures.main import write_figures
+from grace_bench.metrics import per_example
+from grace_bench.reporting.figures.write import write_figures
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables.main import write_tables
+from grace_bench.reporting.tables.write import write_tables
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def write_run(
                 if row["role"] == role
                 and (row["step"] <= step if role == "edit" else row["step"] == step)
             ]
-            for measure in (m for m in PER_EXAMPLE if rows and m in rows[0]):
+            for measure in (m for m in per_example() if rows and m in rows[0]):
                 made = min(step, edits)
                 value = {"metric": metric, "measure": measure, "value": _means(rows, measure)}
                 probes.append({"step": step, "n_edits": made, "n": len(rows), **value})

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.figures.main import write_figures
 from grace_bench.reporting.figures.paper.write import write_paper_figures
+from grace_bench.reporting.figures.write import write_figures
 from grace_bench.reporting.mlflow.tracked import run_metrics, run_tags
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.failures import Failure, footnote, short
-from grace_bench.reporting.summary.read import Summary, read_curves, read_failed_curves
+from grace_bench.reporting.summary.read import Summary, read_curves
 from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.footnotes import letter
-from grace_bench.reporting.tables.main import tables_of, write_tables
+from grace_bench.reporting.tables.write import tables_of, write_tables
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_steps_before_the_failure_stay_in_the_curves(mixed):
     folders, suite = mixed
     data = Summary(suite / "summary.parquet")
     ft = _setting(data, "ft")
-    failed = read_failed_curves(suite / "curves.parquet", data)
+    failed = read_curves(suite / "curves.parquet", data).failed
     curve = failed[ft, "trr"][2]
     assert [point.n_edits for point in curve] == [0, 8, 16]
     folder = next(f for f in folders if "ft" in f.parts and f.name == "seed-2")
@@ -139,10 +139,9 @@ def test_steps_before_the_failure_stay_in_the_curves(mixed):
     }
     assert {p.n_edits: p.estimate.value for p in curve} == pytest.approx(wanted)
     # Those of all seeds are of the seeds that came to the end.
-    assert [p.n_edits for p in read_curves(suite / "curves.parquet", data)[ft, "trr"]][-1] == 24
-    assert {p.estimate.n_seeds for p in read_curves(suite / "curves.parquet", data)[ft, "trr"]} == {
-        2
-    }
+    whole = read_curves(suite / "curves.parquet", data).of(ft, "trr")
+    assert whole[-1].n_edits == 24
+    assert {point.estimate.n_seeds for point in whole} == {2}
     # A run that failed before anything was done has no curve.
     assert (_setting(data, "grace", "radius=3.0"), "trr") not in failed
 
@@ -264,7 +263,7 @@ def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(make_run, tmp
     files.write_json(folder / "run.json", record)
     curves = summarise([folder], tmp_path / "summary.parquet")
     data = Summary(tmp_path / "summary.parquet")
-    failed = read_failed_curves(curves, data)
+    failed = read_curves(curves, data).failed
     (setting,) = data.settings
     assert [p.n_edits for p in failed[setting, "err"][0]][-1] == 16
     assert [p.n_edits for p in failed[setting, "trr"][0]][-1] == 8
@@ -290,7 +289,7 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
     data = Summary(suite / "summary.parquet")
     (setting,) = data.settings
     assert data.get(setting, "trr", "perplexity").is_finite
-    curve = read_failed_curves(suite / "curves.parquet", data)[setting, "trr"][2]
+    curve = read_curves(suite / "curves.parquet", data).failed_of(setting, "trr")[2]
     assert [p.n_edits for p in curve if p.estimate.is_finite] == [0, 8]
 
 

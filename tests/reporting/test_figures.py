@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from grace_bench.errors import DataError
-from grace_bench.reporting.figures.main import editor_legend, write_figures
-from grace_bench.reporting.figures.style import STYLE, place_labels
+from grace_bench.reporting.figures.curves import editor_legend
+from grace_bench.reporting.figures.labels import place_labels
+from grace_bench.reporting.figures.style import STYLE
+from grace_bench.reporting.figures.write import write_figures
 
 pytestmark = pytest.mark.slow
 

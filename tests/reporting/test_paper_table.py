@@ -8,9 +8,9 @@ import pytest
 
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables import paper_table2
-from grace_bench.reporting.tables.main import write_tables
-from grace_bench.reporting.tables.paper_table2 import PAPER_MODELS, STANDS_FOR, StandIn, read_paper
+from grace_bench.reporting.tables.kinds import paper
+from grace_bench.reporting.tables.kinds.paper import PAPER_MODELS, STANDS_FOR, StandIn, read_paper
+from grace_bench.reporting.tables.write import write_tables
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def compare(tmp_path, make_run, monkeypatch):
     """Write the tables of runs on a data set that stands for zsRE; return summary and cells."""
 
     def write(*editors: str, differs: str = "other questions", **released):
-        monkeypatch.setattr(paper_table2, "STANDS_FOR", {"facts-qa": StandIn("zsre", differs)})
+        monkeypatch.setattr(paper, "STANDS_FOR", {"facts-qa": StandIn("zsre", differs)})
         folders = [make_run(tmp_path, editor=editor) for editor in editors]
         folders.append(make_run(tmp_path, "classification", "ft"))
         if released:
@@ -113,8 +113,8 @@ def test_the_caption_of_the_papers_own_model_and_data_has_no_reservations(
     compare, tmp_path, monkeypatch
 ):
     models = {"facts-t5": ""}
-    monkeypatch.setattr(paper_table2, "PAPER_MODELS", {"zsre": ("T5", models)})
-    monkeypatch.setattr(paper_table2, "MEASURED", {})
+    monkeypatch.setattr(paper, "PAPER_MODELS", {"zsre": ("T5", models)})
+    monkeypatch.setattr(paper, "MEASURED", {})
     compare("ft", differs="")
     assert "Not as in the paper" not in caption(tmp_path)
 

@@ -9,8 +9,8 @@ from html import escape
 from grace_bench.reporting import report
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.read import Summary
-from grace_bench.reporting.tables.main import tables_of
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table
+from grace_bench.reporting.tables.write import tables_of
 
 
 def test_report_stands_alone_and_has_everything(reported, tmp_path):
@@ -35,7 +35,7 @@ def test_report_stands_alone_and_has_everything(reported, tmp_path):
 
 def test_texts_cannot_break_out_of_the_page(reported, tmp_path, monkeypatch):
     row = Row((Cell("<script>x</script>"), Cell("1", bold=True)))
-    table = Table("t", "<script>c</script>", (), (Column("<script>"), Column("b")), (row,))
+    table = Table("t", "<script>c</script>", (Column("<script>"), Column("b")), (row,))
     monkeypatch.setattr(report, "tables_of", lambda data: {"main": [table]})
     write_report(reported / "summary.parquet", tmp_path, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

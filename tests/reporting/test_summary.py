@@ -162,7 +162,7 @@ def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
         assert row["step"] == 3
     summary = Summary(output)
     (setting,) = summary.settings
-    drawn = read_curves(output.with_name("curves.parquet"), summary)[setting, "trr"]
+    drawn = read_curves(output.with_name("curves.parquet"), summary).of(setting, "trr")
     assert [point.n_edits for point in drawn] == [0, 3, 8, 16, 24]
 
 
@@ -235,7 +235,7 @@ class TestRefusals:
             ({"counts": {"keys": "many"}}, "'each' must be a whole number or a number or null"),
             ({"counts": {"place": [], "value": []}}, "must be a whole number"),
             ({"files": {"steps.parquet": 5}}, "'files' must hold the files' hashes"),
-            ({"measure": "luck"}, "'measure' is none that there is"),
+            ({"measure": "luck"}, "the measure 'luck' does not exist"),
             ({"provenance": "here"}, "'provenance' must be an object or null"),
         ],
     )

@@ -15,7 +15,7 @@ from grace_bench.errors import DataError
 from grace_bench.reporting.summary.comparison import as_good_as_the_best
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.summary.write import summarise
-from grace_bench.reporting.tables.main import table_rows, write_tables
+from grace_bench.reporting.tables.rows import editor_rows
 from grace_bench.reporting.tables.table import (
     Cell,
     Column,
@@ -26,6 +26,7 @@ from grace_bench.reporting.tables.table import (
     to_latex,
     to_markdown,
 )
+from grace_bench.reporting.tables.write import write_tables
 
 needs_pdflatex = pytest.mark.skipif(
     not (shutil.which("pdflatex") and shutil.which("pdftotext")),
@@ -120,14 +121,14 @@ def test_names_are_escaped():
 
 def test_a_name_in_brackets_is_no_option_of_the_rule_above_it():
     rows = (Row((Cell("[ours] FT"), Cell("1"))), Row((Cell("*FT"), Cell("2"))))
-    tex = to_latex(Table("t", "c", (), (Column("a"), Column("b")), rows))
+    tex = to_latex(Table("t", "c", (Column("a"), Column("b")), rows))
     assert re.search(r"\\midrule\n\{\[\}ours\{\]\} FT", tex)
     assert not re.search(r"\n[\[*]", tex)
 
 
 def test_names_keep_their_signs_in_markdown():
     rows = (Row((Cell("GRACE <eps=3> a_b `c`"), Cell("1"))),)
-    text = to_markdown(Table("t", "c", (), (Column("a"), Column("b")), rows))
+    text = to_markdown(Table("t", "c", (Column("a"), Column("b")), rows))
     assert r"GRACE \<eps=3\> a\_b \`c\`" in text
 
 
@@ -138,7 +139,7 @@ def test_main_table_has_the_configured_settings_only(reported):
     assert [name for name in names if name[:2] != "**"] == ["Editor", *each, *each]
     assert sum(name[:2] == "**" for name in names) == 2
     summary = Summary(reported / "summary.parquet")
-    chosen = {s.variant for _, _, cells in table_rows(summary) for s in cells.values()}
+    chosen = {s.variant for row in editor_rows(summary) for s in row.settings.values()}
     assert chosen == {"default", "radius=1.0"}
 
 

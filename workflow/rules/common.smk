@@ -18,6 +18,8 @@ try:
     from grace_bench.jobs import slurm
     from grace_bench.suite.compose import load_suite, without_resources
     from grace_bench.errors import GraceBenchError
+    from grace_bench.metrics import MEASURES
+    from grace_bench.registry import FIGURES, TABLES
     from grace_bench.suite.outdated import outdated
     from grace_bench.suite.plan import RUN_FILES, bundles, expand as expand_runs
     from grace_bench.suite.planned import is_plan_outdated
@@ -138,6 +140,15 @@ def inputs_of_job(again, functions, wildcards):
     found = [function(wildcards) for function in functions]
     lists = [[files] if isinstance(files, str) else files for files in found]
     return of_account([str(MARK), PLAN, *itertools.chain(*lists)], again)
+
+
+def plugins(*registries):
+    """Return what other packages add; as a parameter of a rule, a change starts its job again.
+
+    Which files their tables and figures write is known only from the results.
+    """
+    origins = [item for registry in registries for item in registry.origins().items()]
+    return "; ".join(" ".join(pair) for pair in origins)
 
 
 def either(names):

@@ -65,6 +65,7 @@ rule tables:
         runtime=10,
     params:
         folder=subpath(input.summary, parent=True),
+        added=plugins(TABLES, MEASURES.added),
     shell:
         "python -m grace_bench tables --summary {params.folder:q} --output {params.folder}/tables > {log} 2>&1"
 
@@ -87,6 +88,7 @@ rule figures:
         runtime=10,
     params:
         folder=subpath(input.summary, parent=True),
+        added=plugins(FIGURES, MEASURES.added),
     shell:
         "python -m grace_bench figures --summary {params.folder:q} --output {params.folder}/figures > {log} 2>&1"
 

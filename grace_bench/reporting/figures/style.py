@@ -1,10 +1,11 @@
-"""The common look of all figures: colours, axes, labels that keep out of each other's way."""
+"""The common look of all figures: colours, markers, axes, files."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -18,11 +19,12 @@ from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.store import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
+    from grace_bench.metrics import Measure
     from grace_bench.reporting.summary.read import Setting
 
 STYLE = {
@@ -54,6 +56,22 @@ INDEX = "figures.json"
 
 GREY = "#7f7f7f"
 PAGE = 7.0
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure to be drawn.
+
+    Args:
+        name: of its files.
+        size: width and height in inches.
+        draw: draws it on an empty figure.
+    """
+
+    name: str
+    size: tuple[float, float]
+    draw: Callable[[Figure], None]
+
 
 # Of editors whose spec names none. Specs have Okabe and Ito's, distinct to the colour-blind.
 _MORE = ("#000000", "#5D3A9B", "#8B8000", "#994F00", "#1A85FF", "#4B0092")
@@ -92,6 +110,13 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
+def draw(drawing: Drawing, folder: Path, provenance: Mapping[str, str]) -> list[Path]:
+    """Draw a figure and write it as PDF and PNG."""
+    with new_figure(*drawing.size) as figure:
+        drawing.draw(figure)
+        return save(figure, folder, drawing.name, provenance)
+
+
 def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str]) -> list[Path]:
     """Write a figure as PDF and PNG; no dates, so that the same data give the same bytes."""
     said = "; ".join(f"{key}: {value}" for key, value in provenance.items())
@@ -128,11 +153,11 @@ def ordered_tints(n: int) -> list[str]:
     return [mpl.colors.to_hex(shades(0.85 * i / max(1, n - 1))) for i in range(n)]
 
 
-def scale_axis(axes: Axes, which: str, logarithmic: bool, low: float, high: float) -> None:
-    """Scale one axis around its data: whole range for scores, logarithmic for perplexities."""
+def scale_axis(axes: Axes, which: str, scale: str, low: float, high: float) -> None:
+    """Scale one axis around its data, by the scale of its measure."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     set_limits = axes.set_xlim if which == "x" else axes.set_ylim
-    if logarithmic:
+    if scale == "log":
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         set_limits(low / 1.25, high * 1.25)
         if high / low < 4:  # too few powers of ten to label
@@ -141,104 +166,25 @@ def scale_axis(axes: Axes, which: str, logarithmic: bool, low: float, high: floa
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_short))
-    else:
+    elif scale == "share":
         margin = max(0.04, 0.08 * (high - low))
         set_limits(max(-0.03, low - margin), min(1.03, high + margin))
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def make_headroom(axes: Axes, logarithmic: bool) -> None:
-    """Leave room for a name above the best editors, whose scores lie at the axis's end."""
-    low, high = axes.get_ylim()
-    if logarithmic:  # to be turned round: the best are at the low end
-        axes.set_ylim(low * (low / high) ** 0.06, high)
     else:
-        axes.set_ylim(low, high + 0.06 * (high - low))
+        margin = 0.08 * (high - low) or 0.5
+        set_limits(low - margin, high + margin)
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def make_headroom(axes: Axes, measure: Measure) -> None:
+    """Leave room for a name beyond the best editors, whose scores lie at the axis's better end."""
+    low, high = axes.get_ylim()
+    is_log, room = measure.scale == "log", 0.06 * (high - low)
+    if measure.higher_is_better:
+        axes.set_ylim(low, high * (high / low) ** 0.06 if is_log else high + room)
+    else:
+        axes.set_ylim(low * (low / high) ** 0.06 if is_log else low - room, high)
 
 
 def _short(value: float, _: object) -> str:
     return f"{value:g}" if value < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
-
-
-def place_labels(
-    axes: Axes,
-    points: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    tints: Sequence[str],
-    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
-) -> None:
-    """Write each point's name beside it, where it covers no point, no line and no other name.
-
-    Candidates lie around the point at growing distances; the one that overlaps least is taken,
-    points in the middle of the crowd last. A thin line leads to names that had to move away.
-    """
-    figure = axes.figure
-    figure.canvas.draw()  # fixes the layout, and with it what lies where
-    renderer = figure.canvas.get_renderer()
-    dots = axes.transData.transform(points)
-    frame = axes.get_window_extent(renderer)
-    per_point = figure.dpi / 72
-    apart = 4 * per_point  # names side by side must not read as one
-    taken: list[tuple[float, float, float, float]] = [
-        (x - 5 * per_point, y - 5 * per_point, x + 5 * per_point, y + 5 * per_point)
-        for x, y in dots
-    ]
-    for ends in lines:
-        (x0, y0), (x1, y1) = axes.transData.transform(ends)
-        edges = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-        taken.append(tuple(e + d * per_point for e, d in zip(edges, (-1, -1, 1, 1), strict=True)))
-    for index in sorted(range(len(texts)), key=lambda i: (-dots[i][1], dots[i][0])):
-        text = axes.annotate(
-            texts[index],
-            points[index],
-            xytext=(0, 0),
-            textcoords="offset points",
-            color=tints[index],
-            fontsize=7.5,
-            ha="center",
-            va="center",
-            zorder=6,
-        )
-        text.set_in_layout(False)  # a name must not move the axes it was placed in
-        extent = text.get_window_extent(renderer)
-        width, height = extent.width, extent.height
-        best: tuple[float, float, float, tuple[float, float, float, float]] | None = None
-        for distance in (4, 8, 13, 19, 26, 36):
-            for right, up in (
-                (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1),
-            ):  # fmt: skip
-                away = distance * per_point
-                x = dots[index][0] + right * (away + width / 2)
-                y = dots[index][1] + up * (away + height / 2)
-                box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                # A crossed line covers little of a name's box but spoils it all the same.
-                cost = sum(_overlap(box, other) > 0 for other in taken)
-                cost += sum(_overlap(box, other) for other in taken) / (width * height)
-                cost += 9 * _outside(box, frame) / (width * height) + distance / 40
-                if best is None or cost < best[0] - 1e-9:
-                    best = (cost, x, y, box)
-        assert best is not None
-        _, x, y, box = best
-        offset = ((x - dots[index][0]) / per_point, (y - dots[index][1]) / per_point)
-        text.set_position(offset)
-        taken.append((box[0] - apart, box[1], box[2] + apart, box[3]))
-        gap = max(abs(offset[0]) - width / per_point / 2, abs(offset[1]) - height / per_point / 2)
-        if gap > 8:
-            edge = (
-                min(max(dots[index][0], box[0]), box[2]),
-                min(max(dots[index][1], box[1]), box[3]),
-            )
-            start, end = axes.transData.inverted().transform([dots[index], edge])
-            line = ((start[0], end[0]), (start[1], end[1]))
-            axes.plot(*line, color=tints[index], linewidth=0.6, zorder=5)
-
-
-def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def _outside(box: Sequence[float], frame: object) -> float:
-    inside = _overlap(box, (frame.x0, frame.y0, frame.x1, frame.y1))  # type: ignore[attr-defined]
-    return (box[2] - box[0]) * (box[3] - box[1]) - inside

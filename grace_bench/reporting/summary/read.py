@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
@@ -17,7 +18,7 @@ from grace_bench.store import files
 from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -88,6 +89,12 @@ class Estimate:
         low, high = (self.value if e is None or not math.isfinite(e) else e for e in ends)
         return low, high
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval goes below and above the value, which it need not contain."""
+        low, high = self.bounds
+        return max(0.0, self.value - low), max(0.0, high - self.value)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -143,6 +150,10 @@ class Summary:
         if setting is None:
             return MISSING
         return self._values.get((setting, metric, measure), MISSING)
+
+    def main(self, setting: Setting, metric: str) -> Estimate:
+        """Return an estimate by the main measure of the setting's task."""
+        return self.get(setting, metric, setting.experiment.measure)
 
     def n_base_models(self, experiment: Experiment) -> int:
         """Return how many base models were edited: one, or one for each seed."""
@@ -208,48 +219,54 @@ def read_provenance(table: pa.Table) -> dict[str, str]:
     }
 
 
-def read_curves(path: Path | str, summary: Summary) -> dict[tuple[Setting, str], list[Point]]:
-    """Return the curves of the main measure, and of the number of keys, by setting and metric.
+@dataclass(frozen=True)
+class Curves:
+    """What curves.parquet holds: the main measure of every metric, and the number of keys.
 
-    They are over the seeds that were completed.
+    Args:
+        whole: by setting and metric, over the seeds that were completed.
+        failed: by setting and metric, the curve of each failed seed: how far it came.
     """
-    return {
-        (setting, metric): points
-        for (setting, metric, seed), points in _read_all_curves(path, summary).items()
-        if seed is None
-    }
+
+    whole: Mapping[tuple[Setting, str], list[Point]]
+    failed: Mapping[tuple[Setting, str], dict[int, list[Point]]]
+
+    def of(self, setting: Setting, metric: str) -> list[Point]:
+        """Return the curve over completed seeds; empty if there is none."""
+        return self.whole.get((setting, metric), [])
+
+    def failed_of(self, setting: Setting, metric: str) -> dict[int, list[Point]]:
+        """Return the curves of failed seeds, by seed."""
+        return self.failed.get((setting, metric), {})
+
+    def lines(self, setting: Setting, metric: str) -> list[list[Point]]:
+        """Return the curve over completed seeds, then those of failed seeds."""
+        return [self.of(setting, metric), *self.failed_of(setting, metric).values()]
 
 
-def read_failed_curves(
-    path: Path | str, summary: Summary
-) -> dict[tuple[Setting, str], dict[int, list[Point]]]:
-    """Return, of each setting and metric, the curve of each failed seed: how far it came."""
-    failed: dict[tuple[Setting, str], dict[int, list[Point]]] = {}
-    for (setting, metric, seed), points in _read_all_curves(path, summary).items():
-        if seed is not None:
-            failed.setdefault((setting, metric), {})[seed] = points
-    return failed
+def read_curves(path: Path | str, summary: Summary) -> Curves:
+    """Read the curves that belong to a summary.
 
-
-def _read_all_curves(
-    path: Path | str, summary: Summary
-) -> dict[tuple[Setting, str, int | None], list[Point]]:
+    Raises:
+        DataError: the file is missing or damaged, or belongs to another summary.
+    """
     by_name = {
         (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s for s in summary.settings
     }
-    curves: dict[tuple[Setting, str, int | None], list[Point]] = {}
-    for row in files.read_parquet(path, CURVES).to_pylist():
-        if row["is_main"] or row["metric"] == "n_keys":
-            setting = by_name.get((row["model"], row["dataset"], row["editor"], row["variant"]))
-            if setting is None:
-                raise DataError(
-                    f"{path}: belongs to another summary; run the summarise step again."
-                )
-            points = curves.setdefault((setting, row["metric"], row["seed"]), [])
-            points.append(Point(row["n_edits"], _estimate(row)))
-    for points in curves.values():
-        points.sort(key=lambda point: point.n_edits)
-    return curves
+    whole: dict[tuple[Setting, str], list[Point]] = {}
+    failed: dict[tuple[Setting, str], dict[int, list[Point]]] = {}
+    for row in sorted(files.read_parquet(path, CURVES).to_pylist(), key=itemgetter("n_edits")):
+        if not (row["is_main"] or row["metric"] == "n_keys"):
+            continue
+        setting = by_name.get((row["model"], row["dataset"], row["editor"], row["variant"]))
+        if setting is None:
+            raise DataError(f"{path}: belongs to another summary; run the summarise step again.")
+        key, point = (setting, row["metric"]), Point(row["n_edits"], _estimate(row))
+        if row["seed"] is None:
+            whole.setdefault(key, []).append(point)
+        else:
+            failed.setdefault(key, {}).setdefault(row["seed"], []).append(point)
+    return Curves(whole, failed)
 
 
 def editor_rank(editor_class: str, editor: str) -> tuple[int, str]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = "grace-bench run"
 VERSION = 1
-PLUGINS = ("editor", "data set builder", "task")
-"""Keys of a run's origins that name a plug-in: package, version, hash of its code."""
+PLUGINS = ("editor", "data set builder", "task", "measures")
+"""Keys of a run's origins that name plug-ins: package, version, hash of the code."""
 
 NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure", "files")
 TABLES = {
@@ -141,7 +141,10 @@ def _check_types(path: Path, record: dict[str, Any]) -> None:
     for value in (*record["counts"].values(), *record["seconds"].values()):
         check_record(f"{path}: counts and seconds", {"each": value}, each=number)
     if record["measure"] not in MEASURES:
-        raise DataError(f"{path}: 'measure' is none that there is; run the edit step again.")
+        raise DataError(
+            f"{path}: the measure '{record['measure']}' does not exist; install the package that "
+            "has it, or run the edit step again."
+        )
     if not all(isinstance(sha256, str) for sha256 in record["files"].values()):
         raise DataError(f"{path}: 'files' must hold the files' hashes; run the edit step again.")
 

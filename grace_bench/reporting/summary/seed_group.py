@@ -11,19 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from grace_bench.metrics import METRICS, PER_EXAMPLE
+from grace_bench.metrics import MEASURES, METRICS, averaged, per_example
 from grace_bench.reporting.summary import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from grace_bench.metrics import Measure
     from grace_bench.reporting.summary.run_folder import RunFolder
 
-PREDICTION_COLUMNS = ("step", "n_edits", "role", "fact_id", *PER_EXAMPLE)
 Curve = dict[int, tuple[int, float]]
 """Of one seed: at a number of edits, the step and the value."""
 
-LOSS_MEASURES = ("perplexity_median", "perplexity_log_mean")
 CURVE_POINTS = 200  # beside the probes at most; more than a figure can show
 
 
@@ -45,14 +44,12 @@ class _Point:
     bounded: bool = True  # whether an interval can be given
 
 
-def _aggregate(present: np.ndarray, measure: str) -> float:
+def _aggregate(present: np.ndarray, measure: Measure) -> float:
     if not present.size:
         return math.nan
+    average = np.median(present) if measure.average == "median" else present.mean()
     with np.errstate(over="ignore"):
-        if measure == "perplexity_median":
-            return float(np.exp(np.median(present)))
-        mean = present.mean()
-        return float(np.exp(mean) if measure == "perplexity_log_mean" else mean)
+        return float(np.exp(average) if measure.exponential else average)
 
 
 def setting_keys(run: RunFolder) -> dict[str, Any]:
@@ -89,11 +86,11 @@ class SeedGroup:
         first = runs[0]
         self.keys = setting_keys(first)
         self.main = first.measure
-        tables = [run.table("predictions.parquet", PREDICTION_COLUMNS) for run in runs]
+        columns = ("step", "n_edits", "role", "fact_id", *per_example())
+        tables = [run.table("predictions.parquet", columns) for run in runs]
         everything = pa.concat_tables(tables)
-        self._columns = [c for c in PER_EXAMPLE if not np.isnan(_numbers(everything, c)).all()]
-        derived = LOSS_MEASURES if {"loss", "perplexity"} <= set(self._columns) else ()
-        self.measures = (*self._columns, *derived)
+        self._columns = [c for c in per_example() if not np.isnan(_numbers(everything, c)).all()]
+        self.measures = averaged(self._columns)
         facts, _ = statistics.unit_indices(everything["fact_id"].combine_chunks())
         self._fact_names = np.array(everything["fact_id"].unique().to_pylist(), dtype=object)
         ends = np.cumsum([table.num_rows for table in tables])[:-1]
@@ -136,11 +133,11 @@ class SeedGroup:
     def final_scores(self, metric: str, measure: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the facts and the values of each seed's examples at its last probe.
 
-        Empty where the measure is none of an example's own. An arithmetic mean of losses orders
-        editors as the log-mean of perplexities does.
+        Empty if the measure is not a mean over examples. A mean of losses orders editors as its
+        exponential does.
         """
-        name = "loss" if measure == "perplexity_log_mean" else measure
-        if name not in self._columns:
+        name = MEASURES[measure].column
+        if name not in self._columns or MEASURES[measure].average != "mean":
             return []
         found = []
         for seed, probes in enumerate(self._probes):
@@ -206,7 +203,7 @@ class SeedGroup:
                 for row, part in zip(scores, np.split(units, ends), strict=True)
             ]
             for index, measure in enumerate(self.measures):
-                yield metric.name, measure, [point[index] for point in points]
+                yield metric.name, measure.name, [point[index] for point in points]
 
     def _points(
         self, scores: list[_Scores], units: np.ndarray, weights: np.ndarray, drawn: np.ndarray
@@ -218,15 +215,15 @@ class SeedGroup:
         means = statistics.weighted_means(values, units, weights, sizes)
         points = []
         for measure in self.measures:
-            column = self._columns.index("loss" if measure in LOSS_MEASURES else measure)
+            column = self._columns.index(measure.column)
             draws = means[:, column]  # (seeds, resamples)
             seeds = np.split(values[:, column], ends)
-            with np.errstate(over="ignore"):
-                if measure == "perplexity_log_mean":
+            if measure.average == "median":
+                pairs = zip(seeds, np.split(units, ends), strict=True)
+                draws = np.array([statistics.weighted_medians(v, u, drawn) for v, u in pairs])
+            if measure.exponential:
+                with np.errstate(over="ignore"):
                     draws = np.exp(draws)
-                elif measure == "perplexity_median":
-                    pairs = zip(seeds, np.split(units, ends), strict=True)
-                    draws = np.exp([statistics.weighted_medians(v, u, drawn) for v, u in pairs])
             present = [seed[~np.isnan(seed)] for seed in seeds]
             averages = [_aggregate(seed, measure) for seed in present]
             points.append(_Point(averages, list(draws), [seed.size for seed in present]))

@@ -13,6 +13,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grace_bench.metrics import MEASURES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -55,15 +57,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a line of column groups over its columns."""
+    """A table as data.
 
-    name: str  # of the label: tab:<name>
-    caption: str  # plain text
-    groups: tuple[tuple[str, int], ...]  # title and number of columns; "" for none
+    Args:
+        name: of its LaTeX label, tab:<name>.
+        caption: plain text.
+        columns: its columns.
+        rows: its rows.
+        groups: titles above the columns, each with its number of columns; "" for no title.
+        left: number of columns of names, set flush left.
+        footnotes: marks and their sentences, below the table.
+        file: the file that it is written to; empty: the one named after its module in `kinds/`.
+    """
+
+    name: str
+    caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    left: int = 1  # columns of names, set flush left
-    footnotes: tuple[tuple[str, str], ...] = ()  # mark and sentence, below the table
+    groups: tuple[tuple[str, int], ...] = ()
+    left: int = 1
+    footnotes: tuple[tuple[str, str], ...] = ()
+    file: str = ""
 
 
 def number(value: float | None, kind: str) -> str:
@@ -84,12 +98,12 @@ def number(value: float | None, kind: str) -> str:
         return str(round(value)) if abs(value - round(value)) < 1e-9 else f"{value:.1f}"
     if abs(value) >= HUGE:
         return f"{value:.1e}"
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0  # three that count
-    return _without_zero(f"{value:.{digits}f}")
-
-
-def _without_zero(text: str) -> str:
-    return text[1:] if text.startswith("0.") else text
+    digits = MEASURES[kind].digits if kind in MEASURES else 3
+    # All digits before the point count, a 0 there included: .12, 1.23, 12.3, 123.
+    rounded = (f"{value:.{decimals}f}" for decimals in range(digits - 1, 0, -1))
+    fits = (text for text in rounded if sum(map(str.isdigit, text)) <= digits)
+    text = next(fits, f"{value:.0f}")
+    return text.removeprefix("0") if text.startswith("0.") else text
 
 
 def cell(estimate: Estimate, kind: str, with_interval: bool = True) -> Cell:
@@ -305,6 +319,12 @@ def _full_names(table: Table, header: Callable[[Column], str]) -> list[str]:
         for title, column in zip(titles, table.columns, strict=True)
     )
     return list(names)
+
+
+def measure_column(measure: str) -> Column:
+    """Return the column of a measure, with its direction."""
+    found = MEASURES[measure]
+    return Column(found.title, 1 if found.higher_is_better else -1)
 
 
 def plain_header(column: Column) -> str:

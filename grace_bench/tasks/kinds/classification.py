@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.errors import DataError
+from grace_bench.metrics import Answer, score
 from grace_bench.models.positions import is_roberta_like
 from grace_bench.tasks.base import (
     Example,
@@ -64,15 +65,14 @@ class Classification(Task):
         batch = to_device(self.encode(examples), model)
         logits = model(**batch).logits.float()  # (batch, classes)
         losses = nn.functional.cross_entropy(logits, batch["labels"], reduction="none").tolist()
-        chosen = logits.argmax(dim=-1)
-        right = (chosen == batch["labels"]).tolist()
-        return [
-            Prediction(
-                self.config.id2label[index],
-                {"accuracy": float(ok), "loss": loss},
-            )
-            for index, ok, loss in zip(chosen.tolist(), right, losses, strict=True)
-        ]
+        predictions = []
+        for example, index, loss in zip(
+            examples, logits.argmax(dim=-1).tolist(), losses, strict=True
+        ):
+            name = self.config.id2label[index]
+            answer = Answer(name, [example["label"]], is_class=True)
+            predictions.append(Prediction(name, {**score(answer), "loss": loss}))
+        return predictions
 
     def is_error(self, prediction: Prediction) -> bool:
         """Wrong when another class is predicted."""

@@ -9,7 +9,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import METRICS
-from grace_bench.reporting.figures.main import draw_curve, draw_failed, editor_legend, scale
+from grace_bench.reporting.figures.curves import (
+    count_edits,
+    draw_curve,
+    draw_failed,
+    draw_keys,
+    editor_legend,
+    legend_below,
+    measure_label,
+    scale,
+)
 from grace_bench.reporting.figures.paper.runs import (
     Missing,
     PaperFigure,
@@ -18,7 +27,6 @@ from grace_bench.reporting.figures.paper.runs import (
     common_name,
     natural,
     radius,
-    score_label,
     told_seeds,
 )
 from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tints
@@ -27,10 +35,9 @@ from grace_bench.reporting.summary.write import UNEDITED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
+    from grace_bench.reporting.summary.read import Estimate, Experiment, Setting
 
 LONG = {
     "es": "ES: edits right after being made, mean so far",
@@ -77,13 +84,13 @@ def draw_editors(figure: Figure, suite: SuiteRuns, experiment: Experiment) -> No
             points = suite.points(setting, metric)
             shown += [point.estimate for point in points]
             draw_curve(axes, setting, points, tints[setting.editor])
-            failed = suite.failed_curves.get((setting, metric), {})
+            failed = suite.curves.failed_of(setting, metric)
             shown += [point.estimate for line in failed.values() for point in line]
             draw_failed(axes, failed, tints[setting.editor])
         scale(axes, "y", experiment, shown)
         axes.set_title(LONG[metric])
-        axes.set_ylabel(f"{METRICS[metric].label}: {score_label(experiment.measure)}")
-        _edits_axis(axes)
+        axes.set_ylabel(f"{METRICS[metric].label}: {measure_label(experiment.measure)}")
+        count_edits(axes)
     figure.suptitle(experiment.title, fontsize=9.5)
     editor_legend(figure, settings, tints, any(suite.failed[s] for s in settings))
 
@@ -138,12 +145,16 @@ def draw_blocks(figure: Figure, suite: SuiteRuns, settings: Sequence[Setting], t
     for row, size in zip(grid, radii, strict=True):
         for axes, metric in zip(row, metrics, strict=True):
             for setting in (s for s in settings if radius(s) == size):
-                _draw(axes, setting, suite.points(setting, metric), tints[layers[setting]], metric)
+                points, tint = suite.points(setting, metric), tints[layers[setting]]
+                if metric == "n_keys":
+                    draw_keys(axes, points, tint, zorder=3)
+                else:
+                    draw_curve(axes, setting, points, tint)
             if metric == "n_keys":
                 axes.plot([0, longest], [0, longest], color="black", linestyle=":", linewidth=1)
             elif unedited:
                 draw_curve(axes, unedited[0], suite.points(unedited[0], metric), GREY)
-        row[0].set_ylabel(f"radius {size:g}\n{score_label(experiment.measure)}")
+        row[0].set_ylabel(f"radius {size:g}\n{measure_label(experiment.measure)}")
     for axes, metric in zip(grid[0], metrics, strict=True):
         axes.set_title(SHORT[metric])
         if metric == "n_keys":
@@ -155,36 +166,17 @@ def draw_blocks(figure: Figure, suite: SuiteRuns, settings: Sequence[Setting], t
             found = [p.estimate for s in drawn for p in suite.points(s, metric)]
             scale(axes, "y", experiment, found)
     for axes in grid[-1]:
-        _edits_axis(axes)
+        count_edits(axes)
     figure.suptitle(title, fontsize=9.5)
     handles = [Line2D([], [], color=tints[layer], label=names[layer]) for layer in ordered]
     if unedited:
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="unedited"))
     handles.append(Line2D([], [], color="black", linestyle=":", label="one key per edit"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False
-    )
-
-
-def _draw(axes: Axes, setting: Setting, points: Sequence[Point], tint: str, metric: str) -> None:
-    """Draw a curve; the number of keys, known after every edit, without dots."""
-    if metric != "n_keys":
-        draw_curve(axes, setting, points, tint)
-        return
-    x = [point.n_edits for point in points]
-    axes.plot(x, [p.estimate.value for p in points], color=tint, zorder=3)
-    low, high = zip(*(p.estimate.bounds for p in points), strict=True) if points else ((), ())
-    axes.fill_between(x, low, high, color=tint, alpha=0.15, linewidth=0)
+    legend_below(figure, handles, columns=7)
 
 
 def _any(suite: SuiteRuns, settings: Sequence[Setting], metric: str) -> bool:
     return any(suite.points(setting, metric) for setting in settings)
-
-
-def _edits_axis(axes: Axes) -> None:
-    axes.set_xlabel("edits")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _rows(
@@ -195,7 +187,7 @@ def _rows(
         experiment = setting.experiment
         for metric in metrics:
             lines = {None: suite.points(setting, metric)}
-            lines |= suite.failed_curves.get((setting, metric), {})
+            lines |= suite.curves.failed_of(setting, metric)
             for seed, point in ((seed, point) for seed, line in lines.items() for point in line):
                 estimate = point.estimate
                 yield {

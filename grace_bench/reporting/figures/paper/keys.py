@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from grace_bench.reporting.figures.curves import count_edits, legend_below
 from grace_bench.reporting.figures.paper.runs import (
     Missing,
     PaperFigure,
@@ -197,16 +198,14 @@ def draw_keys(figure: Figure, told: Sequence[_Told], title: str) -> None:
     share.set_ylim(-0.03, 1.03)
     _draw_shares(final, told)
     for axes in (keys, per_key, share):
-        axes.set_xlabel("edits")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        count_edits(axes, n_ticks=5)
     figure.suptitle(title, fontsize=9.5)
     handles: list[Any] = [
         Line2D([], [], color=tint, label=f"radius {radius(t.setting):g}")
         for t, tint in zip(told, tints, strict=True)
     ]
     handles += [Patch(color=tint, label=label) for label, tint in SHARES.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    legend_below(figure, handles, columns=6)
 
 
 def _draw_dots(axes: Axes, told: _Told) -> None:

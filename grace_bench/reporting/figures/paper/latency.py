@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from grace_bench.reporting.figures.curves import legend_below
 from grace_bench.reporting.figures.paper.runs import Missing, PaperFigure, SuiteRuns, told_seeds
 from grace_bench.reporting.figures.style import PAGE
 
@@ -145,7 +146,7 @@ def draw_latency(figure: Figure, timed: dict[Setting, list[Timing]]) -> None:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     handles.append(Line2D([], [], color="black", linestyle="--", label="left: without the editor"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False)
+    legend_below(figure, handles, columns=1)
 
 
 def _draw(

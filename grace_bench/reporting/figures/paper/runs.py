@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.metrics import MEASURES
+from grace_bench.reporting.figures.style import Drawing
 from grace_bench.reporting.summary.failures import short
 from grace_bench.reporting.summary.read import (
     Experiment,
@@ -22,36 +22,27 @@ from grace_bench.reporting.summary.read import (
     Setting,
     Summary,
     read_curves,
-    read_failed_curves,
 )
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.suite.plan import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class PaperFigure:
+class PaperFigure(Drawing):
     """A figure that the suite's runs can show.
 
     Args:
         number: of the paper's figure.
-        name: of its files.
         caption: what it shows, for the report.
-        size: width and height in inches.
-        draw: on an empty figure.
         rows: the data, as CSV beside it.
     """
 
     number: int
-    name: str
     caption: str
-    size: tuple[float, float]
-    draw: Callable[[Figure], None]
     rows: list[dict[str, Any]]
 
 
@@ -78,8 +69,7 @@ class SuiteRuns:
             DataError: a file is missing or damaged, or they do not belong together.
         """
         self.data = Summary(summary)
-        self.curves: dict[tuple[Setting, str], list[Point]] = read_curves(curves, self.data)
-        self.failed_curves = read_failed_curves(curves, self.data)
+        self.curves = read_curves(curves, self.data)
         by_name = {
             (s.experiment.model, s.experiment.dataset, s.editor, s.variant): s
             for s in self.data.settings
@@ -101,7 +91,7 @@ class SuiteRuns:
 
     def points(self, setting: Setting, metric: str) -> list[Point]:
         """Return a setting's curve, without what cannot be drawn."""
-        return [p for p in self.curves.get((setting, metric), ()) if p.estimate.is_finite]
+        return [p for p in self.curves.of(setting, metric) if p.estimate.is_finite]
 
     def layer(self, experiment: Experiment) -> str:
         """Return the name of the layer that an experiment edits."""
@@ -125,7 +115,7 @@ class SuiteRuns:
         """
         found: dict[str, list[Setting]] = {}
         for setting in self.data.settings:
-            has_keys = (setting, "n_keys") in self.curves and "radius" in setting.values
+            has_keys = self.curves.of(setting, "n_keys") and "radius" in setting.values
             if setting.experiment == experiment and has_keys:
                 found.setdefault(setting.editor, []).append(setting)
         chosen = {}
@@ -178,12 +168,6 @@ def common_name(names: Sequence[str]) -> str:
         shared = re.sub(r"[A-Za-z0-9]+$", "", shared)  # a word of which only the start is shared
     shared = re.sub(r"[\s,;:(_.-]*(?:(?<![A-Za-z])(?:block|layer|h))?[\s,;:(_.-]*$", "", shared)
     return shared or names[0]
-
-
-def score_label(measure: str) -> str:
-    """Return a measure's axis label, with an arrow to where it is better."""
-    arrow = "\u2191" if MEASURES[measure].higher_is_better else "\u2193"
-    return f"{MEASURES[measure].label} {arrow}"
 
 
 def told_seeds(settings: Iterable[Setting], suite: SuiteRuns) -> str:

@@ -17,7 +17,8 @@ from grace_bench.reporting.figures.paper.blocks import figure_3, figure_4
 from grace_bench.reporting.figures.paper.keys import figure_5
 from grace_bench.reporting.figures.paper.latency import figure_6
 from grace_bench.reporting.figures.paper.runs import Missing, SuiteRuns
-from grace_bench.reporting.figures.style import INDEX, new_figure, save, save_csv
+from grace_bench.reporting.figures.style import INDEX, draw, save_csv
+from grace_bench.reporting.outputs import remove_stale
 from grace_bench.store import files
 
 if TYPE_CHECKING:
@@ -51,16 +52,13 @@ def write_paper_figures(
                 logger.info("Fig. %d is not drawn: %s", found.number, found.reason)
                 told.append({"figure": found.number, "name": None, "why_not": found.reason})
                 continue
-            with new_figure(*found.size) as figure:
-                found.draw(figure)
-                paths = save(figure, folder, found.name, suite.data.provenance)
+            paths = draw(found, folder, suite.data.provenance)
             paths.append(save_csv(folder / f"{found.name}.csv", found.rows))
             made.update(paths)
             logger.info("Fig. %d: %s", found.number, paths[0])
             told.append({"figure": found.number, "name": found.name, "caption": found.caption})
-    for old in folder.glob("fig[3-6]-*"):
-        if old not in made and old.suffix in (".pdf", ".png", ".csv"):
-            old.unlink(missing_ok=True)
+    kinds = [f"fig{number}" for number in (3, 4, 5, 6)]
+    remove_stale(folder, kinds, {path.name for path in made}, (".pdf", ".png", ".csv"))
     # Written last: whoever sees it finds the figures that it names.
     files.write_json(folder / INDEX, told)
     return told

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from grace_bench.reporting.summary.read import editor_rank
 from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.reporting.tables.footnotes import Footnotes
+from grace_bench.reporting.tables.rows import editor_rows
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table, cell, number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from grace_bench.reporting.summary.read import Experiment, Setting, Summary
 
@@ -104,28 +105,21 @@ def read_paper() -> dict[str, dict[str, PaperRow]]:
     return paper
 
 
-def paper_tables(data: Summary, rows: Sequence[tuple[str, str, Mapping]]) -> list[Table]:
+def make(summary: Summary) -> list[Table]:
     """Return one table for each experiment on a data set of the paper, or near one.
 
-    Args:
-        data: the summary.
-        rows: label, editor class and setting by experiment, as in the main table. Several rows of
-            one class, such as both sets of rules of GRACE, stand beside the same row of the paper.
+    Several rows of one editor class, such as both sets of rules of GRACE, stand beside the same
+    row of the paper.
     """
     paper = read_paper()
     return [
-        _table(data, experiment, paper[STANDS_FOR[experiment.dataset].dataset], rows)
-        for experiment in data.experiments
+        _table(summary, experiment, paper[STANDS_FOR[experiment.dataset].dataset])
+        for experiment in summary.experiments
         if experiment.dataset in STANDS_FOR
     ]
 
 
-def _table(
-    data: Summary,
-    experiment: Experiment,
-    paper: Mapping[str, PaperRow],
-    rows: Sequence[tuple[str, str, Mapping[Experiment, Setting]]],
-) -> Table:
+def _table(summary: Summary, experiment: Experiment, paper: Mapping[str, PaperRow]) -> Table:
     main, third = experiment.measure, "arr" if experiment.is_perplexity else "avg"
     metrics = [
         ("TRR", "trr", "trr", main),
@@ -135,19 +129,20 @@ def _table(
         ("Keys", "n_keys", "n_keys", None),
     ]
     ours = [
-        (kind, label, settings.get(experiment))
-        for label, kind, settings in rows
-        if kind != UNEDITED and (experiment in settings or kind in paper)
+        (row.editor_class, row.label, row.settings.get(experiment))
+        for row in editor_rows(summary)
+        if row.editor_class != UNEDITED
+        and (experiment in row.settings or row.editor_class in paper)
     ]
     run = {kind for kind, _, _ in ours}
     ours += [(kind, row.label, None) for kind, row in paper.items() if kind not in run]
     body = []
-    footnotes = Footnotes(data)
+    footnotes = Footnotes(summary)
     for kind, label, setting in sorted(ours, key=lambda row: editor_rank(row[0], "")):
         cells = [Cell(label)]
         for _, metric, column, measure in metrics:
             theirs = paper[kind].figures[column] if kind in paper else None
-            printed, mine, difference = _compared(data, setting, metric, measure, theirs)
+            printed, mine, difference = _compared(summary, setting, metric, measure, theirs)
             if column not in ("n_edits", "n_keys"):
                 mine = footnotes.marked(mine, setting, metric == "trr")
             cells += [printed, mine, difference]
@@ -182,11 +177,15 @@ def _caption(experiment: Experiment) -> str:
 
 
 def _compared(
-    data: Summary, setting: Setting | None, metric: str, measure: str | None, theirs: float | None
+    summary: Summary,
+    setting: Setting | None,
+    metric: str,
+    measure: str | None,
+    theirs: float | None,
 ) -> list[Cell]:
     kind = measure or "count"
     paper = Cell("" if theirs is None else number(theirs, kind), number=theirs)
-    estimate = data.get(setting, metric, measure)
+    estimate = summary.get(setting, metric, measure)
     if estimate.value is None:
         return [paper, Cell(""), Cell("")]
     mine = cell(estimate, kind, with_interval=measure is not None)

@@ -1,0 +1,1 @@
+"""The tables: one file each, with `make(summary)`, which returns a list of `Table`."""
