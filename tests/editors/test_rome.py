@@ -475,7 +475,7 @@ def test_released_is_what_romes_own_code_does():
 @pytest.mark.parametrize("kind", ["t5", "bert"])
 def test_only_causal_language_models_are_edited(make_case, kind):
     case = make_case(kind)
-    with pytest.raises(EditorError, match=r"edits causal language models, and .* is none"):
+    with pytest.raises(EditorError, match=r"edits causal language models, and .* is not one"):
         create_editor("rome", case.model, case.layer)
 
 
