@@ -10,6 +10,7 @@ os.environ["COLUMNS"] = "100"  # argparse wraps its help there
 project = "grace-bench"
 html_title = f"grace-bench {__version__}"
 html_theme = "furo"
+html_show_copyright = False
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

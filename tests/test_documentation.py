@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -18,8 +19,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser
 from grace_bench.cli.options import run_of, suite_of
+from grace_bench.metrics import Answer
 from grace_bench.models.scratch import train_tokenizer
+from grace_bench.reporting.summary.read import MISSING, Estimate
 from grace_bench.reporting.summary.write import CURVES, SUMMARY
+from grace_bench.reporting.tables.table import to_markdown
 from grace_bench.steps.skeleton import write_skeleton
 from grace_bench.store import schemas
 from grace_bench.suite.compose import load_suite
@@ -127,9 +131,23 @@ def test_each_id_of_a_quirk_that_the_code_names_has_its_entry(repository):
 def test_each_column_of_the_files_is_explained(repository):
     page = (repository / "docs/reference/files.md").read_text()
     explained = set(re.findall(r"`(\w+)`", page))
-    found = [value for value in (*vars(schemas).values(), SUMMARY, CURVES)]
+    found = [*vars(schemas).values(), schemas.PREDICTIONS, SUMMARY, CURVES]
     columns = {name for value in found if isinstance(value, pa.Schema) for name in value.names}
     assert columns - explained - {"relation"} == set()
+
+
+def test_the_measure_and_the_table_of_the_docs_work(pages):
+    measure, table = blocks(pages["docs/how-to/task.md"], "python")
+    exec(measure, found := {})
+    scores = [found["MEASURE"].score(Answer(text, ["Oslo"])) for text in ("Oslo, Norway", "Rome")]
+    assert scores == [1.0, 0.0]
+    exec(table, found := {})
+    experiment = SimpleNamespace(title="Topics, BERT")
+    settings = [SimpleNamespace(editor_label=name, experiment=experiment) for name in ("FT", "G")]
+    estimates = {"FT": MISSING, "G": Estimate(7.0, None, None, None, 1)}
+    summary = SimpleNamespace(settings=settings, get=lambda s, _: estimates[s.editor_label])
+    [made] = found["make"](summary)
+    assert "| G | Topics, BERT | 7 |" in to_markdown(made)
 
 
 def test_the_suite_of_the_docs_is_one(repository, pages):

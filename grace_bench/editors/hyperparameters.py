@@ -5,7 +5,7 @@ Defaults are the paper's or, where it is silent, the released code's; each descr
 
     GraceHyperparameters(rules="released", distance="exact").model_dump()
 
-shows the effective value of every switch. Ids like G6 are those of facts/grace-paper.md.
+shows the effective value of every switch. Ids like G6 are those of docs/reference/quirks.md.
 """
 
 from __future__ import annotations

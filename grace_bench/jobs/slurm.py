@@ -255,7 +255,7 @@ class Cluster:
         return [
             f"SLURM_CONF is {self.own_slurm_conf}, and srun inside jobs would not know it: the "
             "jobs' Snakemake drops SLURM_ variables. Put a file named srun first on PATH, with "
-            "the three lines that docs/cluster.md gives, before you start."
+            "the three lines that docs/how-to/cluster.md gives, before you start."
         ]
 
 

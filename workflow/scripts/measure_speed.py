@@ -8,7 +8,7 @@ among all keys and Adam over all values; one edit at a time; every evaluation fr
 example at a time. Both sides of a ratio are measured in one process, in turns. Models have real
 sizes and random weights; how long an edit takes depends on sizes and on the number of gradient
 steps alone. How soon random weights are fitted says nothing of trained ones, so "with early stop"
-takes as many steps as the development streams' trained models took (docs/early-stop.md).
+takes as many steps as the development streams' trained models took (docs/results/early-stop.md).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ SUBJECTS = [
         *("transformer.h.35.mlp.c_fc", 100, 32, 3, 100),
     ),
 ]
-"""At the paper's layers; `early` of the models of docs/early-stop.md."""
+"""At the paper's layers; `early` of the models of docs/results/early-stop.md."""
 
 TINY = {
     "T5-small": {"vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 5},

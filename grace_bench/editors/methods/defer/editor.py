@@ -1,7 +1,7 @@
 """Defer: a gate decides per input between the layer and a trained linear map of the query.
 
-After SERAC (Mitchell et al. 2022), as in facts/grace-paper.md, section 4. Edits are all it is
-trained on, so that nothing teaches the gate to stay shut for other inputs.
+After SERAC (Mitchell et al. 2022); docs/reference/quirks.md has the released code's version. It is
+trained on edits alone, so nothing teaches the gate to stay shut for other inputs.
 """
 
 from __future__ import annotations

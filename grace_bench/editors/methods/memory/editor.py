@@ -1,6 +1,6 @@
 """Memory: soft attention over a fixed number of trained values in the layer's place.
 
-See facts/grace-paper.md, section 4. The memory answers for every input alike, edited or not.
+The memory answers for every input alike, edited or not.
 """
 
 from __future__ import annotations
