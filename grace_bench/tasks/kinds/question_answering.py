@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from grace_bench.tasks.base import GenerativeTask, Prediction
+from grace_bench.tasks.base import Prediction
+from grace_bench.tasks.generative import GenerativeTask
 
 
 class QuestionAnswering(GenerativeTask):
