@@ -319,5 +319,5 @@ def test_missing_truncated_and_foreign_files_are_one_sentence(saved, tmp_path):
 
 
 def test_a_state_that_is_none_is_refused():
-    with pytest.raises(EditorError, match="not a codebook.s state"):
+    with pytest.raises(EditorError, match="not a codebook's state"):
         codebook_from_state({"weight": torch.zeros(1)})

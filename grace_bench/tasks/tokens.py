@@ -89,7 +89,7 @@ class Texts:
         return whole if whole else [self._something()]
 
     def continuation(self, prompt: str, text: str) -> list[int]:
-        """Return the ids of `text` after a prompt: both tokenised as one, split at the prompt's end.
+        """Return the ids of `text` after a prompt: tokenised as one, split at its end.
 
         The prompt's ids are always those of the prompt alone, as the model sees them when asked and
         a codebook's keys are read at their end. If a token spans the border, the text is tokenised

@@ -474,7 +474,7 @@ def test_released_is_what_romes_own_code_does():
 @pytest.mark.parametrize("kind", ["t5", "bert"])
 def test_only_causal_language_models_are_edited(make_case, kind):
     case = make_case(kind)
-    with pytest.raises(EditorError, match=r"edits causal language models, and .* is none"):
+    with pytest.raises(EditorError, match=r"edits causal language models, and .* is not one"):
         create_editor("rome", case.model, case.layer)
 
 
@@ -524,6 +524,6 @@ def test_other_settings_that_do_not_fit_are_refused():
     with pytest.raises(EditorError, match="none of the model's 40 tokens"):
         create_editor("rome", model, layer, {"essence_suffix": (40,)})
     editor = make(model, layer)
-    with pytest.raises(EditorError, match="not finite, and was not made"):
+    with pytest.raises(EditorError, match="non-finite update and was skipped"):
         editor.write(torch.ones(128), torch.full((32,), torch.inf))
     assert torch.equal(editor.weight, editor.original)

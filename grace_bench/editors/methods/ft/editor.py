@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FinetuneEditor(WeightEditor):
-    """Adam on one weight matrix until the edit is answered (facts, section 4)."""
+    """Adam on one weight matrix until the model answers the edit."""
 
     name: ClassVar[str] = "ft"
     hyperparameters: FinetuneHyperparameters
