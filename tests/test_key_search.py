@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace_bench.codebook import search
+from grace_bench.codebook import distances as measuring
+from grace_bench.codebook import search, storage
 from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.codebook.lookup import IncrementalLookup
 
@@ -34,7 +35,10 @@ def searching(**sizes):
     """Search even where measuring all distances would be quicker, in pieces of these sizes."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in {"PLAIN_WORK": 0, "FEW_KEYS": 1, **sizes}.items():
-            patch.setattr(search, name, size)
+            for module in (search, measuring):
+                if hasattr(module, name):
+                    patch.setattr(module, name, size)
+        patch.setattr(storage, "COPIED", sizes.get("GATHERED", storage.COPIED))
         yield
 
 

@@ -1,8 +1,7 @@
-"""The codebook: keys, values, deferral radii, and what is known about each key.
+"""The codebook: keys, values and deferral radii, with a KeyInfo per key.
 
-It knows nothing of models; rules that change it are pure geometry (GRACE, Algorithm 1). One key
-is one row; storage grows by a share of itself, so that an edit costs one row and not the whole
-codebook. Looking keys up is the business of codebook/search.py.
+It knows no model; the rules that change it are pure geometry (GRACE, Algorithm 1). Look-ups are in
+codebook/search.py.
 
     codebook = Codebook(d_in=1024, d_out=512)
     i = codebook.add(query, value, radius=1.0, info=KeyInfo(Label.of(labels, "Paris")))
@@ -19,20 +18,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grace_bench.codebook.search import KeySearch, close_gap, inside, reserve
+from grace_bench.codebook.distances import inside
+from grace_bench.codebook.search import KeySearch
+from grace_bench.codebook.storage import close_gap, reserve
 from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 IGNORED = -100
-"""Label id that Hugging Face losses leave out."""
+"""Label id that Hugging Face losses ignore."""
 
 MM_ROWS = 25
-"""Above so many rows torch.cdist takes the matrix product on its own (G8)."""
+"""Above this number of rows, torch.cdist chooses the matrix product (G8)."""
 
 MANY_EXAMPLES = 16
-"""Above so many examples behind a key, its names are shared between versions of its KeyInfo."""
+"""With more examples, versions of a KeyInfo share one list of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Label:
     """What a key stands for.
 
     Args:
-        ids: the label's token ids, masked ones left out.
+        ids: the label's token ids without masked ones.
         mean: mean of the whole label row in float32, mask included (for the released rule, G1).
         text: the label for people.
     """
@@ -61,7 +62,7 @@ class Label:
 
 
 class ExampleIds(Sequence[str]):
-    """A tuple of names for a key with many examples: adding one doesn't copy the others."""
+    """A tuple of many names: adding one doesn't copy the others."""
 
     __slots__ = ("_n", "_names", "_places")
 
@@ -90,7 +91,7 @@ class ExampleIds(Sequence[str]):
         return hash(tuple(self))
 
     def __add__(self, names: Iterable[str]) -> ExampleIds:
-        """Return these names and further ones; they share one list as long as none branches."""
+        """Return these names and more; both share one list until a second one is added to."""
         if len(self._names) != self._n:
             return ExampleIds([*self, *names])
         longer = ExampleIds()
@@ -107,7 +108,7 @@ class ExampleIds(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """Where a key comes from: its label, the examples behind it, and when it was changed."""
+    """A key's label, the examples behind it, and the steps that made and last changed it."""
 
     label: Label
     example_ids: tuple[str, ...] | ExampleIds = ()
@@ -121,8 +122,8 @@ _STORED = ("_keys", "_values", "_radii", "_versions")
 class Codebook:
     """Keys (N, d_in), values (N, d_out) and radii (N,), all float32, with a KeyInfo per key.
 
-    `moves` counts the changes after which a key that was there is elsewhere, or is another: what
-    was the nearest key before need not be so now. Keys added at the end don't count.
+    Storage grows by a share of itself, so an edit copies one row. `moves` counts the changes that
+    may invalidate an earlier look-up; adding a key at the end is none.
     """
 
     def __init__(self, d_in: int, d_out: int, device: torch.device | str = "cpu") -> None:
@@ -163,7 +164,7 @@ class Codebook:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors held, spare room included; what `info` takes comes on top."""
+        """Bytes of all tensors, spare room included, without `info`."""
         return sum(getattr(self, name).nbytes for name in _STORED) + self._search.nbytes
 
     def to(self, device: torch.device | str) -> Codebook:
@@ -180,12 +181,12 @@ class Codebook:
     ) -> tuple[Tensor, Tensor]:
         """Return the Euclidean distance to, and the index of, each query's nearest key.
 
-        Of equally near keys the oldest wins. A query's result doesn't depend on the other rows.
+        The oldest of equally near keys wins. A query's result doesn't depend on the other rows.
 
         Args:
             queries: (B, d_in).
             distance: `exact`, or `matrix_product` as torch.cdist does it above 25 keys (G8).
-            start: look at keys from this one on; for `exact`.
+            start: the first key to search, with `exact`.
 
         Returns:
             distances (B,) and indices (B,); infinite and -1 without keys.
@@ -194,7 +195,7 @@ class Codebook:
         if distance != "matrix_product" or len(self) <= MM_ROWS:
             return self._search.nearest(self.keys, queries, start)
         distances = torch.cdist(self.keys, queries, p=2.0, compute_mode="use_mm_for_euclid_dist")
-        # min() may return any of several equal minima; the first is the oldest key.
+        # min() may return any of several equal minima; the first one is the oldest key.
         smallest = distances.amin(0)
         first = (distances == smallest).int().argmax(0)
         return smallest, first
@@ -202,7 +203,7 @@ class Codebook:
     def answering(self, queries: Tensor, boundary: str = "open") -> tuple[Tensor, Tensor]:
         """Return the exact distance to, and the index of, each query's nearest key if it answers.
 
-        The same as `nearest` and `inside`, and far quicker where most keys are far away.
+        The same as `nearest` with `inside`, but much faster if most keys are far away.
 
         Args:
             queries: (B, d_in).
@@ -236,12 +237,12 @@ class Codebook:
         radius: float,
         rule: str,
     ) -> None:
-        """Make a key's ball reach out to a query with its label.
+        """Extend a key's ball to a query with its label.
 
         Args:
             index: the key.
-            query: (d_in,), at `distance` from the key.
-            distance: Euclidean distance of the query.
+            query: (d_in,).
+            distance: of the query from the key.
             radius: eps_init.
             rule: `add_radius` (paper: radius + eps_init), `to_distance` (released: d),
                 `moving_average` (released: d, and the key moves half way), or `none`.
@@ -255,7 +256,7 @@ class Codebook:
                 self._search.moved(index, self._keys[index])
                 self.moves += 1
         elif rule != "none":
-            raise EditorError(f"unknown expansion rule '{rule}'; use one of the documented ones.")
+            raise EditorError(f"unknown expansion rule '{rule}'; use one from `Codebook.expand`.")
 
     def split(
         self,
@@ -269,10 +270,10 @@ class Codebook:
 
         Args:
             index: the key.
-            distance: Euclidean distance d of the query.
+            distance: d, of the query from the key.
             radius: eps_init.
-            rule: `half`: both radii become d/2 (paper); `shrink`: none grows by it (G7).
-            margin: taken off the old key's radius.
+            rule: `half`: both radii become d/2 (paper); `shrink`: but neither grows (G7).
+            margin: subtracted from the old key's radius.
 
         Returns:
             The radius for the new key.
@@ -285,7 +286,7 @@ class Codebook:
         return half
 
     def overwrite(self, index: int, value: Tensor, info: KeyInfo) -> None:
-        """Give a key another value and label; its place, radius and age stay."""
+        """Replace a key's value and label; its place, radius and age stay."""
         self.set_value(index, value)
         self.info[index] = replace(info, made_at_step=self.info[index].made_at_step)
 
@@ -306,7 +307,7 @@ class Codebook:
         return self._last_version
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
-        """Record further examples behind a key, and that it was changed at `step`."""
+        """Add examples to a key's info and, if it changed, the step."""
         info = self.info[index]
         ids = info.example_ids
         if len(ids) > MANY_EXAMPLES and isinstance(ids, tuple):
@@ -318,7 +319,7 @@ class Codebook:
         )
 
     def remove(self, index: int) -> KeyInfo:
-        """Roll back one key; later keys move up by one. Radii of others stay as they are.
+        """Remove one key; later keys move up by one, and the others' radii stay.
 
         Raises:
             EditorError: there is no such key.
@@ -349,7 +350,7 @@ class Codebook:
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, radii: Tensor, info: Sequence[KeyInfo]) -> Codebook:
-        """Build a codebook from whole tensors, copied: (N, d_in), (N, d_out), (N,)."""
+        """Build a codebook from copies of tensors (N, d_in), (N, d_out) and (N,)."""
         codebook = cls(keys.shape[1], values.shape[1], keys.device)
         for name, tensor in (("_keys", keys), ("_values", values), ("_radii", radii)):
             setattr(codebook, name, tensor.detach().to(torch.float32, copy=True))

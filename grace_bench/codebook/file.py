@@ -1,15 +1,14 @@
-"""Codebooks as tensors and as files: `codebook.safetensors`, with a JSON header and no pickle.
+"""Codebooks as tensors and as files: `codebook.safetensors` with a JSON header.
 
     save_codebook(path, codebook, layer=name, model="t5-small@1f2e...", settings={...})
     codebook = load_codebook(path, layer=name, model="t5-small@1f2e...")
 
-The same codebook gives the same bytes. Whatever a file holds, reading it runs no code of it.
+The same codebook gives the same bytes. Reading a file never runs code from it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,36 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT_VERSION = 1
-_ENTRY = "grace_bench.codebook"  # one entry only: the order of several is not reproducible
+_ENTRY = "grace_bench.codebook"  # a single entry, as the order of several is not reproducible
 _TENSORS = ("keys", "values", "radii")
 
-# More than any codebook has; what a file says beyond it is a lie or a mistake.
-WIDEST = 2**24  # numbers of a key or a value
-MOST_PARTS = 2**22  # lists and objects of a header
+# Limits that no codebook reaches; a file beyond them is damaged or hostile.
+WIDEST = 2**24  # numbers in a key or a value
+MOST_PARTS = 2**22  # lists and objects in a header
 LONGEST_INT = 20  # digits
 LARGEST_ID = 2**63 - 1
 LARGEST_STEP = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class CodebookHeader:
-    """What a codebook file says about itself.
-
-    Args:
-        layer: dotted name of the edited module.
-        model: identity of the base model, as the writer gave it.
-        settings: the editor's switches.
-        info: what is known about each key.
-    """
-
-    layer: str
-    model: str
-    settings: dict[str, Any]
-    info: list[KeyInfo]
-
-
 def codebook_state(codebook: Codebook) -> dict[str, Tensor]:
-    """Return a codebook as tensors alone; what is text is JSON in bytes."""
+    """Return a codebook as tensors only; its texts are JSON, as bytes."""
     text = json.dumps(_info_to_json(codebook), sort_keys=True, allow_nan=False)
     header = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     return {**_tensors(codebook), "header": header}
@@ -65,17 +47,17 @@ def codebook_from_state(state: Mapping[str, Tensor]) -> Codebook:
     """Return the codebook of `codebook_state`.
 
     Raises:
-        EditorError: it is not the state of a codebook.
+        EditorError: it is not a codebook's state.
     """
     try:
         header = state["header"]
         if header.dtype != torch.uint8 or header.dim() != 1:
-            raise ValueError("its header is no text")
+            raise ValueError("its header is not text")
         info = _info_from_json(_parsed(header.cpu().numpy().tobytes().decode()))
         return _assemble({name: state[name] for name in _TENSORS}, info)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EditorError(
-            f"this is not the state of a codebook ({error}); load what state_dict() gave."
+            f"this is not a codebook's state ({error}); load what state_dict() returned."
         ) from error
 
 
@@ -93,8 +75,8 @@ def save_codebook(
         path: the file, usually codebook.safetensors.
         codebook: what to write.
         layer: dotted name of the edited module.
-        model: identity of the base model; asked for again by `load_codebook`.
-        settings: the editor's switches, JSON values.
+        model: identity of the base model, which `load_codebook` checks.
+        settings: the editor's switches, as JSON values.
     """
     header = {
         "format": FORMAT_VERSION,
@@ -112,68 +94,59 @@ def save_codebook(
 def load_codebook(
     path: Path | str, *, layer: str | None = None, model: str | None = None
 ) -> Codebook:
-    """Read a codebook, and check that it is for this layer and model where they are given.
+    """Read a codebook, and check its layer and model if they are given.
 
     Raises:
         DataError: the file is missing, damaged or not a codebook.
         EditorError: the codebook is for another layer or model.
     """
-    codebook, header = _read(path)
-    for what, given, found in (("layer", layer, header.layer), ("model", model, header.model)):
-        if given is not None and given != found:
-            raise EditorError(
-                f"{path}: made for {what} '{found}', not for '{given}'; "
-                f"choose that {what} or another codebook."
-            )
-    return codebook
-
-
-def read_header(path: Path | str) -> CodebookHeader:
-    """Return what a codebook file says about itself; raises as `load_codebook` does."""
-    return _read(path)[1]
-
-
-def _read(path: Path | str) -> tuple[Codebook, CodebookHeader]:
     if Path(path).is_dir():
-        raise DataError(f"{path}: is a folder; give its file codebook.safetensors.")
+        raise DataError(f"{path}: is a folder; give the codebook.safetensors in it.")
     try:
-        refuse_devices(path)
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_ENTRY)
-            if text is None:
-                raise ValueError("it has no codebook header")
-            header = _parsed(text)
-            if header.get("format") != FORMAT_VERSION:
-                raise ValueError(f"this version reads format {FORMAT_VERSION} only")
-            if sorted(file.keys()) != sorted(_TENSORS):
-                raise ValueError(f"it holds other tensors than {', '.join(_TENSORS)}")
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        info = _info_from_json(header)
-        described = CodebookHeader(
-            _typed(header["layer"], str),
-            _typed(header["model"], str),
-            _typed(header["settings"], dict),
-            info,
-        )
-        return _assemble(tensors, info), described
+        header, tensors = _read(path)
+        made_for = {"layer": _typed(header["layer"], str), "model": _typed(header["model"], str)}
+        _typed(header["settings"], dict)
+        codebook = _assemble(tensors, _info_from_json(header))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
+        raise DataError(f"{path}: no such file; run the step that writes it first.") from error
     except (
         OSError,
         KeyError,
         TypeError,
         ValueError,
-        AttributeError,  # a type of tensors that torch does not know
+        AttributeError,  # a tensor type unknown to torch
         RuntimeError,
         safetensors.SafetensorError,
     ) as error:
         raise DataError(
-            f"{path}: not a whole codebook ({error}); make it again with the step that writes it."
+            f"{path}: not a complete codebook ({error}); rerun the step that writes it."
         ) from error
+    for what, given in (("layer", layer), ("model", model)):
+        if given is not None and given != made_for[what]:
+            raise EditorError(
+                f"{path}: made for {what} '{made_for[what]}', not for '{given}'; "
+                f"choose that {what} or another codebook."
+            )
+    return codebook
+
+
+def _read(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a file's header and tensors."""
+    refuse_devices(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(_ENTRY)
+        if text is None:
+            raise ValueError("it has no codebook header")
+        header = _parsed(text)
+        if header.get("format") != FORMAT_VERSION:
+            raise ValueError(f"this version reads format {FORMAT_VERSION} only")
+        if sorted(file.keys()) != sorted(_TENSORS):
+            raise ValueError(f"its tensors are not {', '.join(_TENSORS)}")
+        return header, {name: file.get_tensor(name) for name in _TENSORS}
 
 
 def _tensors(codebook: Codebook) -> dict[str, Tensor]:
-    # Clones: views of a larger storage would be written with it, or refused.
+    # Clones, as safetensors refuses views or writes their whole storage.
     return {name: getattr(codebook, name).detach().cpu().clone() for name in _TENSORS}
 
 
@@ -213,9 +186,9 @@ def _parsed(text: str) -> dict[str, Any]:
     """Return a header's JSON object.
 
     Raises:
-        ValueError: it is none, or is larger, deeper or of more parts than any codebook's.
+        ValueError: it is not an object, or larger, deeper or of more parts than any codebook's.
     """
-    # A list of nothing takes two bytes here and thirty times as many once it is parsed.
+    # An empty list takes two bytes here but thirty times as many once parsed.
     if text.count("[") + text.count("{") > MOST_PARTS:
         raise ValueError("its header has more parts than any codebook's")
     try:
@@ -226,7 +199,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _parse_int(digits: str) -> int:
     if len(digits) > LONGEST_INT:
-        raise ValueError("its header has a number of too many digits")
+        raise ValueError("its header has a number with too many digits")
     return int(digits)
 
 
@@ -237,7 +210,7 @@ def _assemble(tensors: Mapping[str, Tensor], info: list[KeyInfo]) -> Codebook:
             raise ValueError(
                 f"{name} are {tuple(tensor.shape)} {tensor.dtype} for {len(info)} keys"
             )
-        # Without keys a width takes no room in the file.
+        # Without keys, any width fits into a small file.
         if any(size > WIDEST for size in tensor.shape[1:]):
             raise ValueError(f"{name} are {tuple(tensor.shape)}, wider than any layer")
     if not (torch.isfinite(keys).all() and torch.isfinite(radii).all()):
@@ -252,11 +225,11 @@ def _whole(value: Any, largest: int) -> int:
 
 
 def _text(value: Any) -> str:
-    _typed(value, str).encode()  # half a pair of surrogates is JSON, but no text: ValueError
+    _typed(value, str).encode()  # a lone surrogate is valid JSON but not text: ValueError
     return value
 
 
 def _typed(value: Any, *types: type) -> Any:
     if not isinstance(value, types) or isinstance(value, bool):
-        raise ValueError(f"its header has {type(value).__name__} in place of {types[0].__name__}")
+        raise ValueError(f"its header has {type(value).__name__} instead of {types[0].__name__}")
     return value

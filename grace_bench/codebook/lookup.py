@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grace_bench.codebook.search import reserve
+from grace_bench.codebook.storage import reserve
 
 if TYPE_CHECKING:
     from grace_bench.codebook.codebook import Codebook

@@ -1,17 +1,17 @@
-"""Find, for every call of a model, the prompt that an edited layer is looking at.
+"""Find the prompt in every call of an edited layer.
 
-The query of an input is the layer's input at the prompt's last token. What the prompt is stands
-in the model's arguments (attention mask, labels, cache), which a layer deep inside never sees. A
-PromptLocator therefore listens, by hooks, to every Hugging Face model above the layer, so that
-inference goes through `model(**batch)` and `model.generate(**prompt)` as any user calls them:
+A query is the layer's input at the prompt's last token. The model's arguments (attention mask,
+labels, cache) determine the prompt, but a layer deep inside never sees them. So a PromptLocator
+hooks every Hugging Face model above the layer, and users can call `model(**batch)` and
+`model.generate(**prompt)` as usual. The prompt is
 
-- encoders (BERT, T5's encoder): all tokens that are not padding;
-- decoder of an encoder-decoder: its start token, at position 0;
-- causal language model with labels: up to the position before the first label that isn't -100;
-  without labels: all tokens of the first call that are not padding.
+- in encoders (BERT, T5's encoder): all tokens except padding;
+- in the decoder of an encoder-decoder: its start token, at position 0;
+- in a causal language model with labels: up to the position before the first label that isn't
+  -100; without labels: all tokens of the first call except padding.
 
-While a causal model generates, the prompt stays what it was at the first call: with a cache
-(one-token steps contain none of it) and without (it is the beginning of every call).
+While a causal model generates, the prompt stays that of the first call, with a cache (later calls
+contain none of it) and without (every call begins with it).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Prompt:
     Args:
         real: (B, L) columns of this call that are not padding.
         query: (B,) column of the prompt's last token, in the call that began the prompt.
-        released_query: (B,) the column the released code would take there (G2, G13).
+        released_query: (B,) the column that the released code would use (G2, G13).
         continues: an earlier call had the query; `memo` holds what was decided there.
-        cached: the columns before this call's are in a cache.
-        memo: kept from the call with the query through all that continue it.
+        cached: earlier columns are in a cache.
+        memo: shared by the call with the query and all that continue it.
     """
 
     real: Tensor
@@ -51,9 +51,9 @@ class Prompt:
     memo: dict[str, Any] = field(default_factory=dict)
 
     def carry(self, mask: Tensor) -> Tensor:
-        """Return a mask (B, P) over the columns of the first call as one of this call's (B, L).
+        """Convert a mask (B, P) over the first call's columns to this call's (B, L).
 
-        With a cache none of them comes again; without, they all do, at the beginning.
+        With a cache none of those columns reappears; without, this call begins with them.
         """
         carried = torch.zeros_like(self.real)
         if not self.cached:
@@ -62,7 +62,7 @@ class Prompt:
 
 
 class PromptLocator:
-    """Listens to the models above a layer and tells where the prompt is.
+    """Listens to the models above a layer and locates the prompt.
 
     Args:
         model: the top model.
@@ -81,19 +81,19 @@ class PromptLocator:
         self._cache: weakref.ReferenceType[Any] | None = None
 
     def attach(self) -> None:
-        """Begin to listen."""
+        """Start listening."""
         for module in _listening_posts(self.model, self._name):
             before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
             after = module.register_forward_hook(self._leave, always_call=True)
             self._handles += [before, after]
         if self._role == "causal":
-            # Without a cache, nothing in a call tells a generated token from the prompt's, so
-            # generate() itself says when a prompt begins and ends.
+            # Without a cache, a call doesn't distinguish generated tokens from the prompt's, so
+            # generate() itself marks where a prompt begins and ends.
             self._generate = self.model.generate
             self.model.generate = self._generate_within
 
     def detach(self) -> None:
-        """Stop listening; the model is as it was."""
+        """Stop listening and restore the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -105,7 +105,7 @@ class PromptLocator:
         """Return where the prompt is in the layer's input (B, L, d), or (B, d) of a pooled layer.
 
         Raises:
-            EditorError: the call can't be understood, or continues one with other rows.
+            EditorError: the attention mask is unusable, or the call continues one with other rows.
         """
         frame = self._frames[-1] if self._frames else {}
         rows, columns = hidden.shape[0], hidden.shape[1] if hidden.dim() == 3 else 1
@@ -118,8 +118,8 @@ class PromptLocator:
         if started is not None:
             if len(started.query) != rows:
                 raise EditorError(
-                    f"the batch changed from {len(started.query)} to {rows} rows in the middle of "
-                    "a generation, so the edited model cannot tell the rows apart; begin anew."
+                    f"the batch changed from {len(started.query)} to {rows} rows during a "
+                    "generation, so the edited model cannot match the rows; start again."
                 )
             cached = frame.get("past_length", 0) > 0
             return replace(started, real=real, continues=True, cached=cached)
@@ -151,7 +151,7 @@ class PromptLocator:
         for name in ("attention_mask", "labels", "past_key_values"):
             if kwargs.get(name) is not None:
                 frame[name] = kwargs[name]
-        # Attention layers fill the cache while the call runs, so its length counts only now.
+        # Read the cache's length now: attention layers fill it during the call.
         if not self._frames:
             cache = frame.get("past_key_values")
             frame["past_length"] = 0 if cache is None else int(cache.get_seq_length())
@@ -160,7 +160,7 @@ class PromptLocator:
     def _leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         self._frames.pop()
         if not self._frames and self._role != "encoder":
-            # Whoever goes on with this cache goes on with this prompt.
+            # A call that continues this cache continues this prompt.
             cache = getattr(output, "past_key_values", None)
             self._cache = None if cache is None else weakref.ref(cache)
 
@@ -188,10 +188,10 @@ def _real(mask: Any, rows: int, columns: int, device: torch.device) -> Tensor:
         return torch.ones(rows, columns, dtype=torch.bool, device=device)
     if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] < columns:
         raise EditorError(
-            "the edited layer cannot tell padding from tokens; pass the model an attention mask "
-            f"of shape (batch, tokens) for its {columns} tokens."
+            "the edited layer cannot distinguish padding from tokens; pass the model an attention "
+            f"mask of shape (batch, tokens) for its {columns} tokens."
         )
-    # With a cache the mask covers the cached tokens as well; this call's are the last ones.
+    # With a cache, the mask also covers cached tokens; this call's come last.
     return mask[:, -columns:].to(device).bool().expand(rows, columns)
 
 
@@ -208,7 +208,7 @@ def first_column(mask: Tensor) -> Tensor:
 
 
 def _begin(role: str, real: Tensor, labels: Tensor | None) -> Prompt:
-    """Work out the prompt of a call that begins one."""
+    """Return the prompt of a call that begins one."""
     columns = real.shape[1]
     query = last_column(real)
     released = torch.full_like(query, columns - 1)
@@ -217,8 +217,8 @@ def _begin(role: str, real: Tensor, labels: Tensor | None) -> Prompt:
         released = query
     elif role == "causal" and labels is not None and labels.shape == real.shape:
         labelled = (labels.to(real.device) != IGNORED) & real
-        # Label t is predicted at t - 1, so the first column's label is never asked for; the
-        # prompt has at least the row's first token.
+        # Label t is predicted at t - 1, so the first column's label is never predicted; the prompt
+        # has at least the row's first token.
         first_token = first_column(real)
         before_label = torch.maximum(labelled.int().argmax(1) - 1, first_token)
         query = torch.where(labelled.any(1), before_label, query)

@@ -3,7 +3,7 @@
     name = layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
     layer = find_layer(model, name)
 
-A name may have brackets, and end in `.weight`, as the released configurations write it.
+A name may contain brackets and end in `.weight`, as in the released configurations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LayerDims:
 
 
 def layer_name(name: str) -> str:
-    """Return `name` as PyTorch writes it: dots for brackets, without a closing .weight or .bias.
+    """Return `name` as PyTorch writes it: dots for brackets, without a final .weight or .bias.
 
     >>> layer_name("encoder.block[4].layer[1].DenseReluDense.wo.weight")
     'encoder.block.4.layer.1.DenseReluDense.wo'
@@ -45,7 +45,7 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     """Return the module called `name`, dotted or bracketed, with or without .weight.
 
     Raises:
-        ModelError: there is none; the sentence names the nearest that exist.
+        ModelError: there is none; the message names the nearest that exist.
     """
     wanted = layer_name(name)
     modules = dict(model.named_modules())
@@ -56,7 +56,7 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def replace_layer(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put `module` in the place of the layer called `name` and return what was there."""
+    """Replace the layer called `name` by `module` and return the old one."""
     before = find_layer(model, name)
     parent, _, child = layer_name(name).rpartition(".")
     setattr(model.get_submodule(parent), child, module)
@@ -67,7 +67,7 @@ def layer_dims(layer: nn.Module, name: str = "the layer") -> LayerDims:
     """Return the sizes of a Linear, or of GPT-2's Conv1D, whose weight is transposed.
 
     Raises:
-        ModelError: the module is neither, so it has no single input and output vector.
+        ModelError: the module is neither.
     """
     dims = _dims_or_none(layer)
     if dims is None:

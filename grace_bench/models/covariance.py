@@ -1,12 +1,11 @@
-"""The second moment C = E[k k^T] of a layer's inputs over texts: what ROME keeps unchanged.
+"""The second moment C = E[k k^T] of a layer's inputs over texts, which ROME preserves.
 
     covariance = compute_covariance(model, ids_of, layer, texts, model_hash=loaded.sha256)
     save_covariance(path, covariance)
     covariance = load_covariance(path, layer=layer, model=loaded.sha256)
 
-It is uncentred, over all tokens of all texts, padding left out. Any model will do of which the
-layer sees tokens; of an encoder-decoder, a layer of the encoder. The same covariance gives the
-same bytes.
+It is uncentred, over all tokens of all texts, without padding. The layer must see tokens; in an
+encoder-decoder it must be in the encoder. The same covariance gives the same bytes.
 """
 
 from __future__ import annotations
@@ -39,24 +38,24 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 LONGEST = 1024
-"""Tokens a model is given at once, unless it has fewer positions."""
+"""Tokens in one sequence, unless the model has fewer positions."""
 
 DTYPES = (torch.float32, torch.float64)
-_ENTRY = "grace_bench.covariance"  # one entry only: the order of several is not reproducible
+_ENTRY = "grace_bench.covariance"  # a single entry, as the order of several is not reproducible
 _TENSOR = "second_moment"
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """A second moment and where it comes from.
+    """A second moment and its origin.
 
     Args:
-        second_moment: (d_in, d_in), the mean of k k^T, in the type it was added up in.
+        second_moment: (d_in, d_in), the mean of k k^T, in the type of the sums.
         layer: dotted name of the module whose inputs these are.
         model: identity of the model, as the caller gave it.
         corpus: sha256 over the texts, in order.
-        n_texts: texts it was computed from.
-        n_tokens: tokens it is the mean over.
+        n_texts: number of texts.
+        n_tokens: number of tokens, over which it is the mean.
     """
 
     second_moment: Tensor
@@ -85,32 +84,29 @@ def compute_covariance(
 ) -> Covariance:
     """Return the second moment of the inputs of `layer` over the tokens of `texts`.
 
-    A text that is longer than `max_length` goes on as a further sequence, so that each token counts
-    once.
+    A text longer than `max_length` continues in another sequence, so each token counts once.
 
     Args:
         model: in eval mode.
-        ids_of: gives the token ids of a text (`Texts.ids`).
+        ids_of: returns the token ids of a text (`Texts.ids`).
         layer: name of a linear layer.
         texts: read once, in batches.
-        model_hash: identity of the model; asked for again by `load_covariance`.
-        batch_size: sequences in one call; changes nothing but rounding.
-        max_length: tokens in one sequence at most; None: the model's positions, 1024 at most.
+        model_hash: identity of the model, which `load_covariance` checks.
+        batch_size: sequences in one call; affects only rounding.
+        max_length: tokens in one sequence at most; None: the model's positions, at most 1024.
         dtype: of the sums, float32 or float64.
 
     Raises:
-        ModelError: the model has no such layer or too few positions, or the layer does not see
+        ModelError: the model lacks the layer or has too few positions, or the layer does not see
             tokens one by one.
         DataError: the texts have no token.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"a covariance is added up in float32 or float64, not in {dtype}.")
+        raise ModelError(f"a covariance is summed in float32 or float64, not in {dtype}.")
     module = find_layer(model, layer)
     d_in = layer_dims(module, layer).d_in
     total = torch.zeros(d_in, d_in, dtype=dtype, device=module.weight.device)
-    longest = longest_sequence(model) if max_length is None else max_length
-    check_length(model, longest)
-    corpus = _Corpus(ids_of, longest)
+    corpus = _Corpus(ids_of, _sequence_length(model, max_length))
     sequences = corpus.sequences(texts)
     n_tokens = 0
     while batch := list(islice(sequences, batch_size)):
@@ -118,12 +114,12 @@ def compute_covariance(
         total += keys.T @ keys
         n_tokens += len(keys)
     if n_tokens == 0:
-        raise DataError(f"the {corpus.n_texts} texts for a covariance have no token; give others.")
+        raise DataError(f"the {corpus.n_texts} texts for a covariance have no token; use others.")
     second_moment = (total / n_tokens).cpu()
     if not second_moment.isfinite().all():
         raise ModelError(
-            f"layer '{layer}' has inputs that are not finite, and so no covariance; run the model "
-            "in float32."
+            f"layer '{layer}' has inputs that are not finite, so it has no covariance; run the "
+            "model in float32."
         )
     return Covariance(
         second_moment,
@@ -136,7 +132,7 @@ def compute_covariance(
 
 
 class _Corpus:
-    """Texts as sequences of token ids; counts and hashes what it reads."""
+    """Turns texts into sequences of token ids; counts and hashes the texts."""
 
     def __init__(self, ids_of: Callable[[str], list[int]], longest: int) -> None:
         self.ids_of = ids_of
@@ -145,7 +141,7 @@ class _Corpus:
         self.n_texts = 0
 
     def sequences(self, texts: Iterable[str]) -> Iterator[Tensor]:
-        """Give each text's ids (L,), in pieces of at most `longest`."""
+        """Yield each text's ids (L,), in pieces of at most `longest`."""
         for text in texts:
             content = text.encode("utf-8", errors="surrogatepass")
             self.digest.update(len(content).to_bytes(8, "big") + content)
@@ -154,20 +150,16 @@ class _Corpus:
             yield from (piece for piece in ids.split(self.longest) if len(piece))
 
 
-def longest_sequence(model: nn.Module) -> int:
-    """Return how many tokens the model is given at once."""
+def _sequence_length(model: nn.Module, max_length: int | None) -> int:
+    """Return the tokens of one sequence; raise ModelError if the model can't take as many."""
     positions = usable_positions(model.config)
-    return min(positions or LONGEST, LONGEST)
-
-
-def check_length(model: nn.Module, length: int) -> None:
-    """Raise ModelError when sequences of `length` tokens are empty or too long for the model."""
-    positions = usable_positions(model.config)
+    length = min(positions or LONGEST, LONGEST) if max_length is None else max_length
     if length < 1 or (positions is not None and length > positions):
         raise ModelError(
             f"sequences of {length} tokens do not fit into the model's {positions} positions; "
             "change max_length."
         )
+    return length
 
 
 def _token_inputs(model: nn.Module, layer: str, rows: list[Tensor]) -> Tensor:
@@ -182,14 +174,14 @@ def _token_inputs(model: nn.Module, layer: str, rows: list[Tensor]) -> Tensor:
         raise ModelError(f"layer '{layer}' is not reached from input ids alone: {error}") from error
     if hidden is None or hidden.dim() != 3 or hidden.shape[:2] != mask.shape:
         raise ModelError(
-            f"layer '{layer}' does not see the tokens of its model's input one by one, so they "
-            "have no covariance; name a layer within a block."
+            f"layer '{layer}' does not see the tokens of its model's input one by one, so it has "
+            "no covariance; name a layer within a block."
         )
     return hidden[mask.bool()]
 
 
 def save_covariance(path: Path | str, covariance: Covariance) -> None:
-    """Write a covariance to `path`, whole or not at all."""
+    """Write a covariance to `path` atomically."""
     header = {
         "format": FORMAT_VERSION,
         "layer": covariance.layer,
@@ -210,7 +202,7 @@ def save_covariance(path: Path | str, covariance: Covariance) -> None:
 def load_covariance(
     path: Path | str, *, layer: str | None = None, model: str | None = None, d_in: int | None = None
 ) -> Covariance:
-    """Read a covariance, and check that it is for this layer, model and width where given.
+    """Read a covariance, and check its layer, model and width if they are given.
 
     Raises:
         DataError: the file is missing, damaged, not a covariance, or for something else.
@@ -224,8 +216,8 @@ def load_covariance(
     ):
         if given is not None and given != found:
             raise DataError(
-                f"{path}: made for {what} '{found}', not for '{given}'; compute the covariance of "
-                f"that {what} or choose another file."
+                f"{path}: made for {what} '{found}', not for '{given}'; compute it for that {what} "
+                "or choose another file."
             )
     return covariance
 
@@ -251,8 +243,8 @@ def _read(path: Path | str) -> Covariance:
                 raise ValueError(f"its header has no usable '{name}'")
         return Covariance(second_moment, **{name: header[name] for name in names})
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
+        raise DataError(f"{path}: no such file; run the step that writes it first.") from error
     except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise DataError(
-            f"{path}: not a whole covariance ({error}); make it again with the step that writes it."
+            f"{path}: not a complete covariance ({error}); rerun the step that writes it."
         ) from error

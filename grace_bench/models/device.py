@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" takes a GPU where there is one."""
+    """Return the device called `name`; "auto" prefers a GPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,13 +29,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_up(compute: ComputeConfig) -> torch.device:
-    """Fix threads and deterministic kernels for this process and return the device.
+    """Set this process's threads and deterministic kernels, and return the device.
 
-    Of several GPUs it is one that no other process of ours has (`gpus.py`).
+    Of several GPUs it claims one that no other grace-bench process uses (`gpus.py`).
     """
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling every new tensor is for finding reads of uninitialised memory, and costs time.
+    # Filling new tensors only serves to find uses of uninitialised memory, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False
     device = resolve_device(compute.device)
     if device.type == "cuda" and device.index is None:
@@ -45,10 +45,10 @@ def set_up(compute: ComputeConfig) -> torch.device:
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context of forward passes in the wanted precision; weights stay float32.
+    """Return a context for forward passes in the configured precision; weights stay float32.
 
-    Autocast's cache is off: one context spans all steps of an edit, and the cache would go on
-    giving the copy of a trained weight that was made before the first step.
+    Autocast's cache is off: one context spans all steps of an edit, and the cache would keep a
+    copy of a trained weight from before the first step.
     """
     if compute.precision == "float32":
         return contextlib.nullcontext()
@@ -56,23 +56,23 @@ def autocast(compute: ComputeConfig, device: torch.device) -> contextlib.Abstrac
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that device or machine have no memory left."""
+    """Say whether an error means that the device or the machine is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    told = str(error).lower()  # the CPU's allocator and some kernels raise a plain RuntimeError
+    message = str(error).lower()  # the CPU's allocator raises a plain RuntimeError
     return isinstance(error, RuntimeError) and any(
-        sign in told for sign in ("out of memory", "can't allocate memory", "alloc_failed")
+        sign in message for sign in ("out of memory", "can't allocate memory", "alloc_failed")
     )
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what PyTorch keeps of freed tensors."""
+    """Release the memory that PyTorch caches."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device is done, so that a clock read next tells the truth."""
+    """Wait until the device is idle, so that a clock measures its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,7 +1,7 @@
-"""Loading base models: from the hub, a folder, an installed package, or a prepared folder.
+"""Load base models from the hub, a folder, an installed package or a prepared folder.
 
-A prepared model is an ordinary Hugging Face folder with a `training.json`; nothing is ever
-unpickled and no code of a repository is ever run.
+A prepared model is an ordinary Hugging Face folder with a `training.json`. Nothing is unpickled,
+and no code from a repository is run.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-"""Of weights in several files: which tensor is in which."""
+"""Of weights in several files: the file of each tensor."""
 
 TRAINING = "training.json"
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, ImportError),
     *(SafetensorError, StrictDataclassError, struct.error, IndexError),
 )
-"""What transformers raises on folders that are no models, or damaged ones."""
+"""What transformers raises for damaged models and folders without one."""
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -72,15 +72,15 @@ def model_class(task: str, is_encoder_decoder: bool) -> type:
 
 
 def resolve_source(source: PretrainedSource) -> Path | str:
-    """Return the folder (or hub id) of a pretrained source, its weights' hash checked.
+    """Return the folder (or hub id) of a pretrained source, after checking its weights' hash.
 
     Raises:
-        ModelError: the folder or package is missing, or the weights are not the expected ones.
+        ModelError: the folder or package is missing, or its weights have another hash.
     """
     if source.kind == "hub":
         return source.id
     if source.kind == "package":
-        # Finds, but does not run, the package; a name with dots would run its parents.
+        # Finds the package without running it; a dotted name would run its parents.
         spec = importlib.util.find_spec(source.id) if source.id.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(
@@ -95,8 +95,8 @@ def resolve_source(source: PretrainedSource) -> Path | str:
         weights = folder / INDEX
     if not weights.is_file():
         raise ModelError(
-            f"{folder}: holds no {source.gguf or WEIGHTS}; point the model's source at a folder "
-            "that does."
+            f"{folder}: holds no {source.gguf or WEIGHTS}; point the model's source to a folder "
+            "with that file."
         )
     if source.sha256:
         shards = [] if weights.name != INDEX else [folder / name for name in shard_names(weights)]
@@ -105,21 +105,21 @@ def resolve_source(source: PretrainedSource) -> Path | str:
 
 
 def shard_names(index: Path) -> list[str]:
-    """Return the names of the files that an index of weights lists, sorted.
+    """Return the sorted names of the files in an index of weights.
 
     Raises:
         ModelError: it lists none, or a file outside its folder.
     """
     names = read_record(index, weight_map=dict)["weight_map"].values()
     if not names or not all(isinstance(n, str) and is_plain_name(n) for n in names):
-        raise ModelError(f"{index}: is no index of weights; get a sound copy of the model.")
+        raise ModelError(f"{index}: is no index of weights; get an intact copy of the model.")
     return sorted(set(names))
 
 
 def weights_hash(files: Sequence[Path]) -> str:
-    """Return the sha256 of the weights: of the one file, or of the hashes of index and shards.
+    """Return the sha256 of a single file, or of the hashes of index and shards.
 
-    The latter is `sha256sum model.safetensors.index.json model-*.safetensors | cut -d" " -f1 |
+    The latter equals `sha256sum model.safetensors.index.json model-*.safetensors | cut -d" " -f1 |
     sha256sum`.
     """
     hashes = [sha256_of(file) for file in files]
@@ -129,7 +129,7 @@ def weights_hash(files: Sequence[Path]) -> str:
 
 
 def check_sha256(files: Sequence[Path], expected: str) -> None:
-    """Raise ModelError when the weights are not those that the config expects."""
+    """Raise ModelError if the weights' hash is not the expected one."""
     if (found := weights_hash(files)) != expected:
         raise ModelError(
             f"{files[0]}: sha256 is {found[:12]}..., the config expects {expected[:12]}...; "
@@ -140,17 +140,17 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
 def load_pretrained(
     source: PretrainedSource, task: str, labels: list[str] | None, trains: bool = False
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Load model and tokenizer of a pretrained source; safetensors or GGUF only.
+    """Load the model and tokenizer of a pretrained source; safetensors or GGUF only.
 
     Args:
         source: where they are.
-        task: decides the head.
-        labels: the data set's classes. A classifier that comes with these keeps its own order.
-        trains: whether it will be trained on the data set; then it may come with other classes.
+        task: determines the head.
+        labels: the data set's classes. A classifier with the same classes keeps its own order.
+        trains: whether it will be trained on the data set, so it may have other classes.
 
     Raises:
-        ModelError: the source is no model, its weights are not the expected ones or not finite,
-            or it is a classifier of other classes.
+        ModelError: the source is not a model, its weights are unexpected or not finite, or it is
+            a classifier with other classes.
     """
     place = resolve_source(source)
     options: dict[str, Any] = {}
@@ -180,19 +180,19 @@ def load_pretrained(
     except LOADING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
-        hint = "; let the hub be reached (HF_HUB_OFFLINE=0)" if offline else ""
+        hint = "; allow access to the hub (HF_HUB_OFFLINE=0)" if offline else ""
         raise ModelError(f"model '{source.id}' cannot be loaded: {reason}{hint}") from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(
-                f"model '{source.id}': weight '{name}' has values that are not finite; use a sound "
-                "copy of the model."
+                f"model '{source.id}': weight '{name}' has values that are not finite; get an "
+                "intact copy of the model."
             )
     return model, tokenizer
 
 
 def _hub_weights(source: PretrainedSource, options: dict[str, Any]) -> list[Path]:
-    """Return the files of a hub model's weights, in the library's cache."""
+    """Return the files of a hub model's weights in the hub's cache."""
     try:
         return [Path(cached_file(source.id, source.gguf or WEIGHTS, **options))]
     except OSError:
@@ -204,10 +204,10 @@ def _hub_weights(source: PretrainedSource, options: dict[str, Any]) -> list[Path
 
 
 def _has_classes(config: PretrainedConfig, labels: Sequence[str], trains: bool) -> bool:
-    """Say whether a model comes as a classifier of these classes, in whatever order.
+    """Say whether a model already classifies into these classes, in any order.
 
     Raises:
-        ModelError: it comes as one of other classes, and will not be trained on these.
+        ModelError: it has other classes and will not be trained on these.
     """
     comes_with_head = any(
         name.endswith("ForSequenceClassification") for name in config.architectures or ()
@@ -218,16 +218,15 @@ def _has_classes(config: PretrainedConfig, labels: Sequence[str], trains: bool) 
     if set(own) != set(labels):
         raise ModelError(
             f"the model sorts into {', '.join(own[:10])}, the data set into "
-            f"{', '.join(labels[:10])}; rename the classes of one of them, or train the model."
+            f"{', '.join(labels[:10])}; rename the classes of either, or train the model."
         )
     return True
 
 
 def _greedy(config: PretrainedConfig) -> GenerationConfig:
-    """Return what generation needs to know of a model, and no rule of how to choose tokens.
+    """Return a generation config with a model's special tokens and nothing else.
 
-    The file that comes with a model may hold penalties and the like, which would then be in
-    every score.
+    A model's own file may set penalties, which would influence every score.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     known = {name: getattr(config, name, None) for name in names}
@@ -235,10 +234,10 @@ def _greedy(config: PretrainedConfig) -> GenerationConfig:
 
 
 def _begin_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let an encoder-decoder that does not say how answers begin begin them with its padding.
+    """Let an encoder-decoder without a decoder start token begin answers with its padding token.
 
     Raises:
-        ModelError: neither the model nor its tokenizer names a padding token.
+        ModelError: neither the model nor its tokenizer has a padding token.
     """
     pad = getattr(model.config, "pad_token_id", None)
     if pad is None:
@@ -247,16 +246,16 @@ def _begin_answers(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None
     start = pad if start is None else start
     if pad is None or start is None:
         raise ModelError(
-            "the model names no padding token, with which an encoder-decoder begins its answers; "
-            "set pad_token_id in its config.json."
+            "the model has no padding token, with which an encoder-decoder begins its answers; set "
+            "pad_token_id in its config.json."
         )
-    for module in model.modules():  # the decoder has a configuration of its own
+    for module in model.modules():  # the decoder has its own configuration
         if isinstance(config := getattr(module, "config", None), PretrainedConfig):
             config.pad_token_id, config.decoder_start_token_id = pad, start
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """Return the same model without the marks of its quantised file, which forbid saving it."""
+    """Return the same model without its quantisation config, which forbids saving it."""
     config = model.config.to_dict()
     config.pop("quantization_config", None)
     plain = type(model)(type(model.config).from_dict(config))
@@ -268,7 +267,7 @@ def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> L
     """Load a prepared model in eval mode.
 
     Raises:
-        ModelError: the folder is not a whole prepared model, or its weights have changed.
+        ModelError: the prepared model is incomplete, or its weights have changed.
     """
     training = read_record(folder / TRAINING, sha256=str)
     found = sha256_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None

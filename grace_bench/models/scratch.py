@@ -1,4 +1,4 @@
-"""Small models from a configuration, with a byte-level BPE tokenizer trained on their data."""
+"""Build small models from a configuration, and train a byte-level BPE tokenizer for each."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def build_model(
     labels: list[str] | None,
     seed: int,
 ) -> nn.Module:
-    """Return a randomly initialised model; its weights depend on `seed` alone.
+    """Return a randomly initialised model; its weights depend only on `seed`.
 
     Raises:
         ConfigError: `source.shape` has a key that the architecture's configuration lacks, or values
-            of which no model can be built.
+            that no model can have.
     """
     schema = CONFIGS[source.architecture]
     known = set(schema().to_dict())
@@ -92,19 +92,12 @@ def build_model(
         if key not in known:
             raise ConfigError(unknown_name("key", key, known, f"{source.architecture} shape"))
     settings = {**source.shape, "vocab_size": len(tokenizer)}
-    if source.architecture == "t5":
-        settings |= {
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "decoder_start_token_id": tokenizer.pad_token_id,
-        }
-    elif source.architecture == "gpt2":
-        settings |= {
-            "bos_token_id": tokenizer.eos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-    else:
-        settings |= {"pad_token_id": tokenizer.pad_token_id}
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    settings |= {
+        "t5": {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad},
+        "gpt2": {"bos_token_id": end, "eos_token_id": end},
+        "bert": {"pad_token_id": pad},
+    }[source.architecture]
     if labels:
         settings |= {
             "id2label": dict(enumerate(labels)),
@@ -118,5 +111,5 @@ def build_model(
     except (ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{source.architecture} shape: no model can be built of it ({reason})."
+            f"{source.architecture} shape: no model can be built from it ({reason})."
         ) from error

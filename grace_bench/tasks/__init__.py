@@ -1,4 +1,4 @@
-"""Tasks by name: how a row becomes tokens, a prediction, scores, and when it is an error."""
+"""Tasks by name: how a row becomes tokens, a prediction and scores, and what is an error."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def create_task(
         model: its `max_length`, `start_token` and `end_token`.
         tokenizer: the model's tokenizer.
         config: the model's configuration.
-        examples: all that answers are generated to (`Task.make_room`).
+        examples: all that will have answers generated (`Task.make_room`).
 
     Raises:
-        ConfigError: the model is not fit for the task, or has fewer positions than `max_length`.
+        ConfigError: the model cannot do the task, or has fewer positions than `max_length`.
     """
     task = TASKS.get(dataset.task)(
         tokenizer, config, model.max_length, model.start_token, model.end_token

@@ -14,11 +14,11 @@ import unicodedata
 def last_mention(text: str, subject: str) -> tuple[int, int] | None:
     """Return the characters [start, end) of the last whole-word mention of a subject.
 
-    A mention in the subject's own case goes before any other: the May of "Was May born in may?".
+    Mentions in the subject's own case take precedence: May in "Was May born in may?".
     """
     if not subject:
         return None
-    for flags in (re.NOFLAG, re.IGNORECASE):  # folds letter by letter, so that places stay
+    for flags in (re.NOFLAG, re.IGNORECASE):  # folding letter by letter keeps positions
         found = re.finditer(f"(?={re.escape(subject)})", text, flags)
         starts = [match.start() for match in found]
         for start in reversed(starts):
@@ -29,9 +29,9 @@ def last_mention(text: str, subject: str) -> tuple[int, int] | None:
 
 
 def _joined(text: str, place: int) -> bool:
-    """Say whether a word goes on from the letter before a place to the one behind it.
+    """Say whether the letters before and after a place belong to one word.
 
-    Scripts without upper and lower case (Chinese, Japanese) may write words without spaces.
+    Scripts without case (Chinese, Japanese) may write words without spaces.
     """
     if not 0 < place < len(text):
         return False

@@ -1,11 +1,11 @@
-"""How texts become tokens, the same for training, scores, edits and covariances.
+"""Turn texts into tokens, in the same way for training, scores, edits and covariances.
 
     texts = Texts(tokenizer)
     prompt = texts.ids("Who wrote Emma?", ends=False)
     answer = texts.continuation("Who wrote Emma?", " Jane Austen")
     texts.decode(answer)                # "Jane Austen"
 
-Special tokens are put where the tokenizer puts them: those that are written in a text are text.
+Special tokens go where the tokenizer puts them; one that is written in a text is plain text.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _SENTENCEPIECE_SPACE = "\u2581"
 
 
 class Texts:
-    """Texts as tokens of one model, and back.
+    """Converts texts to one model's tokens, and back.
 
     Args:
         tokenizer: the model's tokenizer.
-        start_token: what texts begin with; "": nothing; None: what the tokenizer puts there.
-        end_token: what answers end with; None: the tokenizer's end-of-sequence token, or else the
-            last token that it puts behind a text.
+        start_token: first token of texts; "": none; None: the tokenizer's own.
+        end_token: last token of answers; None: the tokenizer's end-of-sequence token, or else the
+            last token that it appends to a text.
 
     Attributes:
-        starts: ids in front of a text.
-        ends: ids that the tokenizer puts behind a text.
-        end: id behind an answer; None: the tokenizer has none.
-        pad: id that fills rows up; 0 where the tokenizer has none and no end either.
+        starts: ids before a text.
+        ends: ids that the tokenizer appends to a text.
+        end: id after an answer; None if the tokenizer has none.
+        pad: id for padding; 0 if the tokenizer has neither a padding nor an end token.
 
     Raises:
-        ConfigError: the tokenizer does not know a token that is set.
+        ConfigError: the tokenizer lacks `start_token` or `end_token`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Texts:
         self._hidden = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | {end}
 
     def plain(self, text: str) -> list[int]:
-        """Return the ids of a text alone."""
+        """Return the ids of a text without special tokens."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
             "input_ids"
         ]
@@ -71,16 +71,15 @@ class Texts:
     def ids(
         self, text: str, limit: int | None = None, *, ends: bool = True, keep: str = "beginning"
     ) -> list[int]:
-        """Return the ids of a text with the special tokens around it, never none at all.
+        """Return the ids of a text with the special tokens around it, at least one.
 
-        A text without a token of its own, in a model without a start token, is the token that
-        begins sequences or else the one that ends them: models must be given something.
+        Where there would be none, it is the token that begins or else ends sequences.
 
         Args:
             text: any text.
-            limit: most ids; the text is cut, the tokens around it stay.
-            ends: with the tokens behind the text; a text that is to be continued has none.
-            keep: which side of a text is kept, "beginning" or "end".
+            limit: most ids; the text is cut, the special tokens stay.
+            ends: append the closing tokens; False for a text to be continued.
+            keep: which side of a long text to keep, "beginning" or "end".
         """
         plain, last = self.plain(text), self.ends if ends else []
         if limit is not None:
@@ -90,11 +89,11 @@ class Texts:
         return whole if whole else [self._something()]
 
     def continuation(self, prompt: str, text: str) -> list[int]:
-        """Return the ids of `text` behind a prompt: both tokenised as one, cut at the prompt's end.
+        """Return the ids of `text` after a prompt: tokenised as one, split at its end.
 
-        The prompt's ids are always those of the prompt alone: a model that is asked sees no others,
-        and a codebook's keys are taken at their end. Where a token of the whole spans the border,
-        the text is tokenised behind another, of which none does.
+        The prompt's ids are always those of the prompt alone, as the model sees them when asked and
+        a codebook's keys are read at their end. If a token spans the border, the text is tokenised
+        after another prompt.
         """
         for before in (prompt, *_PROBES):
             own, whole = self.plain(before), self.plain(before + text)
@@ -103,11 +102,11 @@ class Texts:
         return self.plain(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids; special tokens are left out, except the one for the unknown."""
+        """Return the text of ids, without special tokens except the unknown one."""
         return self.tokenizer.decode([i for i in ids if i not in self._hidden]).strip()
 
     def offsets(self, text: str) -> list[tuple[int, int]] | None:
-        """Return the characters [start, end) of each of `plain(text)`; None: it cannot be told."""
+        """Return the characters [start, end) of each of `plain(text)`; None if unknown."""
         if not self.tokenizer.is_fast:
             return None
         return self.tokenizer(
@@ -118,7 +117,7 @@ class Texts:
         )["offset_mapping"]
 
     def _around(self) -> tuple[list[int], list[int]]:
-        """Return the ids that the tokenizer puts in front of a text and behind it."""
+        """Return the ids that the tokenizer puts before and after a text."""
         for probe in _PROBES:
             own, whole = self.plain(probe), self.tokenizer(probe)["input_ids"]
             for start in range(len(whole) - len(own) + 1) if own else ():
@@ -128,10 +127,10 @@ class Texts:
         return [], []
 
     def _unsaid_start(self) -> list[int]:
-        """Return the start token of a tokenizer that puts nothing around texts.
+        """Return the start token for a tokenizer that puts nothing around texts.
 
-        A SentencePiece vocabulary has one for use (Llama 2, Mistral) even where its file has lost
-        the template that puts it; a byte-level one that puts none (GPT-2, SmolLM2) means it.
+        A SentencePiece model (Llama 2, Mistral) expects one even if its file lost the template that
+        adds it; a byte-level one (GPT-2, SmolLM2) omits it on purpose.
         """
         tokenizer = self.tokenizer
         known = tokenizer.convert_tokens_to_ids(_SENTENCEPIECE_SPACE)
@@ -147,7 +146,7 @@ class Texts:
         found = self.tokenizer.convert_tokens_to_ids(token)
         if found is None or (found == self.tokenizer.unk_token_id and token != "<unk>"):
             raise ConfigError(
-                f"{setting}: the model's tokenizer has no token {token!r}; give one of its own, "
-                "or null for what it puts itself."
+                f"{setting}: the model's tokenizer has no token {token!r}; use one that it has, or "
+                "null for its default."
             )
         return found

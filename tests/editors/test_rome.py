@@ -525,6 +525,6 @@ def test_other_settings_that_do_not_fit_are_refused():
     with pytest.raises(EditorError, match="none of the model's 40 tokens"):
         create_editor("rome", model, layer, {"essence_suffix": (40,)})
     editor = make(model, layer)
-    with pytest.raises(EditorError, match="not finite, and was not made"):
+    with pytest.raises(EditorError, match="non-finite update and was skipped"):
         editor.write(torch.ones(128), torch.full((32,), torch.inf))
     assert torch.equal(editor.weight, editor.original)

@@ -29,7 +29,6 @@ from grace_bench.codebook.file import (
     codebook_from_state,
     codebook_state,
     load_codebook,
-    read_header,
     save_codebook,
 )
 
@@ -70,7 +69,6 @@ def check(fence, content: bytes) -> str | None:
 
     def use() -> None:
         codebook = load_codebook(path)
-        read_header(path)
         rows = codebook.rows()
         assert len(rows) == len(codebook) == len(codebook.keys) == len(codebook.values)
         codebook.nearest(torch.zeros(2, codebook.d_in))

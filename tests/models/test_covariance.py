@@ -181,7 +181,7 @@ def test_files_that_are_no_covariance_are_refused(tmp_path):
     save_covariance(path, compute(build("gpt2"), LAYERS["gpt2"]))
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match="not a whole covariance"):
+    with pytest.raises(DataError, match="not a complete covariance"):
         load_covariance(path)
     path.write_bytes(safetensors.torch.save({"second_moment": torch.eye(3)}))
     with pytest.raises(DataError, match="no covariance header"):

@@ -104,11 +104,11 @@ def test_classes_get_their_names(tokenizer, architecture):
     ("name", "shape", "sentence"),
     [
         ("t5", {"d_modl": 16}, "t5 shape: unknown key 'd_modl'; did you mean 'd_model'?"),
-        ("gpt2", {"n_embd": "big"}, "gpt2 shape: no model can be built of it ("),
+        ("gpt2", {"n_embd": "big"}, "gpt2 shape: no model can be built from it ("),
         ("gpt2", {"n_embd": 15}, "`embed_dim` must be divisible by num_heads"),
-        ("t5", {"d_model": -1}, "t5 shape: no model can be built of it ("),
-        ("bert", {"hidden_size": 15}, "bert shape: no model can be built of it ("),
-        ("t5", {"feed_forward_proj": "gated-foo"}, "t5 shape: no model can be built of it ("),
+        ("t5", {"d_model": -1}, "t5 shape: no model can be built from it ("),
+        ("bert", {"hidden_size": 15}, "bert shape: no model can be built from it ("),
+        ("t5", {"feed_forward_proj": "gated-foo"}, "t5 shape: no model can be built from it ("),
     ],
 )
 def test_a_shape_that_makes_no_model_is_one_sentence(name, shape, sentence):

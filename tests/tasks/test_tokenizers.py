@@ -194,7 +194,7 @@ def test_a_t5_as_classifier_says_the_same_alone_and_in_a_batch():
 def test_a_tokenizer_without_an_end_is_one_sentence_and_a_setting_of_the_model():
     bare = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
     config = gpt2_config(len(bare))
-    with pytest.raises(ConfigError, match="names no end-of-sequence token"):
+    with pytest.raises(ConfigError, match="has no end-of-sequence token"):
         QuestionAnswering(bare, config, 64)
     task = QuestionAnswering(bare, config, 64, end_token="<|endoftext|>")
     assert task.answer_ids(ROWS[0])[-1] == bare.convert_tokens_to_ids("<|endoftext|>")
@@ -230,7 +230,7 @@ def test_an_empty_prompt_is_a_token_all_the_same():
 def test_an_encoder_cannot_be_asked_to_write():
     tokenizer = byte_level()
     for config in (bert_config(len(tokenizer)), RobertaConfig(vocab_size=len(tokenizer))):
-        with pytest.raises(ConfigError, match=f"a {config.model_type} model reads a text as a who"):
+        with pytest.raises(ConfigError, match=f"a {config.model_type} model cannot generate text"):
             QuestionAnswering(tokenizer, config, 64)
 
 

@@ -1,1 +1,1 @@
-"""The tasks: a file each, called as the task, with `TASK` in it."""
+"""The tasks: one file each, named like the task, with `TASK` in it."""

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """The class predicted is the argmax; the main measure is accuracy."""
+    """Predicts the class with the largest logit; the main measure is accuracy."""
 
     name = "classification"
     main_measure = "accuracy"
     classifies = True
 
     def fit_to_model(self) -> None:
-        """Tell the model what padding is: a decoder classifies at its last token that is none."""
+        """Set the padding token: a decoder classifies at its last other token."""
         config = self.config
         if not is_roberta_like(config):
             config.pad_token_id = config.get_text_config().pad_token_id = self.texts.pad
@@ -47,7 +47,7 @@ class Classification(Task):
         }
 
     def truncation(self, example: Example, asked: bool = True) -> Truncation:
-        """Return how much of the text's end is cut off; a class has no length."""
+        """Return how many tokens the text's end loses; a class has no length."""
         return Truncation(text=max(0, len(self.texts.ids(example["text"])) - self.max_length))
 
     def _class_of(self, example: Example) -> int:
@@ -75,7 +75,7 @@ class Classification(Task):
         return predictions
 
     def is_error(self, prediction: Prediction) -> bool:
-        """Wrong when another class is predicted."""
+        """Call another class an error."""
         return prediction.scores["accuracy"] < 1.0
 
 

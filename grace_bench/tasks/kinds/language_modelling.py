@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from grace_bench.tasks.base import GenerativeTask, Prediction
+from typing import TYPE_CHECKING
+
+from grace_bench.tasks.generative import GenerativeTask
+
+if TYPE_CHECKING:
+    from grace_bench.tasks.base import Prediction
 
 
 class LanguageModelling(GenerativeTask):
@@ -14,7 +19,7 @@ class LanguageModelling(GenerativeTask):
     most_new_tokens = 64
 
     def is_error(self, prediction: Prediction) -> bool:
-        """Always true: an edit of this task replaces a sentence known to be false (GRACE, 4)."""
+        """Call every prediction an error: edits replace sentences known to be false (GRACE, 4)."""
         return True
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from grace_bench.tasks.base import GenerativeTask, Prediction
+from typing import TYPE_CHECKING
+
+from grace_bench.tasks.generative import GenerativeTask
+
+if TYPE_CHECKING:
+    from grace_bench.tasks.base import Prediction
 
 
 class QuestionAnswering(GenerativeTask):

@@ -1,7 +1,7 @@
 """Defer: a gate decides per input between the layer and a trained linear map of the query.
 
-After SERAC (Mitchell et al. 2022); docs/reference/quirks.md has the released code's version. It is
-trained on edits alone, so nothing teaches the gate to stay shut for other inputs.
+After SERAC (Mitchell et al. 2022); docs/reference/quirks.md describes the released code's version.
+It is trained only on edits, so nothing teaches the gate to stay shut for other inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeferAdapter(ParametricAdapter):
     predict_values: nn.Linear
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Mix layer and value while learning; afterwards choose one of them per row."""
+        """Mix layer and value while learning; otherwise choose one of them per row."""
         output = self.base_layer(hidden)
         if not self.edited:
             return output
@@ -51,7 +51,7 @@ class DeferAdapter(ParametricAdapter):
 
 
 class DeferEditor(ParametricEditor):
-    """Defer to a trained map where its gate opens."""
+    """Defers to a trained map where its gate opens."""
 
     name: ClassVar[str] = "defer"
     hyperparameters: DeferHyperparameters

@@ -24,10 +24,10 @@ class DeferHyperparameters(AdapterHyperparameters):
         "all", description="As for GRACE; the released code replaces every position."
     )
     learning_rate: float = Field(0.1, gt=0, description="Of Adam, new for each edit (released).")
-    steps: int = Field(100, ge=0, description="Gradient steps an edit (released 100).")
+    steps: int = Field(100, ge=0, description="Gradient steps per edit (released 100).")
     threshold: float = Field(
-        0.5, ge=0, le=1, description="The gate is open at or above it (released .5)."
+        0.5, ge=0, le=1, description="The gate opens at this value (released .5)."
     )
     honour_threshold: bool = Field(
-        True, description="Use `threshold`, or .5 whatever it says, as the released code does."
+        True, description="Use `threshold`; false: always .5, as in the released code."
     )

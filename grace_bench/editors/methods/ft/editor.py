@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FinetuneEditor(WeightEditor):
-    """Adam on one weight matrix until the edit is answered (docs/reference/quirks.md)."""
+    """Adam on one weight matrix until the model answers the edit (docs/reference/quirks.md)."""
 
     name: ClassVar[str] = "ft"
     hyperparameters: FinetuneHyperparameters

@@ -18,7 +18,7 @@ class FinetuneHyperparameters(TrainedHyperparameters):
     RELEASED: ClassVar[Mapping[str, Any]] = {"shift_labels": False}
 
     learning_rate: float = Field(1e-2, gt=0, description="Of Adam, new for each edit (released).")
-    steps: int = Field(100, ge=0, description="Gradient steps an edit at most (released).")
+    steps: int = Field(100, ge=0, description="Limit on gradient steps per edit (released 100).")
     early_stop: EarlyStop = Field(
         "argmax",
         description="Stop when every label token is the argmax by early_stop_margin (released), "
@@ -26,6 +26,6 @@ class FinetuneHyperparameters(TrainedHyperparameters):
     )
     shift_labels: bool = Field(
         True,
-        description="Compare the argmax of a causal language model with the next token, or, as "
-        "released, with the token itself, so that the stop test hardly ever holds.",
+        description="Compare a causal language model's argmax with the next token; false: with "
+        "the token itself (released), so that training hardly ever stops early.",
     )

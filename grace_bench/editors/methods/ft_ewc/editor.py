@@ -1,7 +1,7 @@
 """FT + EWC: finetuning with a penalty on weights that past edits need (Kirkpatrick et al. 2017).
 
-The penalty is lambda * sum(F * (w - anchor)^2), F the diagonal Fisher information of the latest
-edits. As released it crashes; `rules: released` is what it does with the one-line repair.
+The penalty is lambda * sum(F * (w - anchor)^2), with F the diagonal Fisher information of the
+latest edits. The released code crashes; `rules: released` is its behaviour with the one-line fix.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EwcEditor(FinetuneEditor):
         self._forwards: dict[int, Callable[[], Any]] = {}  # of the items in memory, by id
 
     def edit(self, batch: EditBatch) -> EditResult:
-        """Finetune on the edit, held back by the edits in memory."""
+        """Finetune on the edit, restrained by the edits in memory."""
         settings, current = self.hyperparameters, dict(batch.inputs)
         items = [*self.history, current] if settings.include_current else self.history
         with self.training_weight():
@@ -63,7 +63,7 @@ class EwcEditor(FinetuneEditor):
         return _Penalty(self.weight, fisher, anchor, settings.ewc_lambda)
 
     def _forward(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Run the model on an item in memory; what the weight can't change is computed once."""
+        """Run the model on an item in memory, reusing what the weight can't change."""
         key = id(inputs)
         if key not in self._forwards:
             self._forwards[key] = self.replay.session(inputs)
@@ -74,7 +74,7 @@ class EwcEditor(FinetuneEditor):
         return {**super().state_dict(), **history_state(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over weight and memory."""
+        """Load weight and memory."""
         super().load_state_dict(state)
         self.history = history_from_state(state, self.weight.device)
         self._forwards = {}

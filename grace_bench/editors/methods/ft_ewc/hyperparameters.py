@@ -25,23 +25,23 @@ class EwcHyperparameters(FinetuneHyperparameters):
 
     ewc_lambda: float = Field(0.1, ge=0, description="Weight of the penalty (released .1).")
     memory: Annotated[int, Field(ge=1)] = Field(
-        10, description="Edits the Fisher information is taken over (released 10)."
+        10, description="Latest edits that give the Fisher information (released 10)."
     )
     anchor: Literal["before_edit", "shrunken"] = Field(
         "before_edit",
-        description="Weights are pulled to what they were before the edit, or, as released, to "
-        "a copy of it scaled by (edits in memory) / memory.",
+        description="Weights are pulled to their values before the edit; shrunken: to those "
+        "times (edits in memory) / memory (released).",
     )
     zero_gradients: bool = Field(
         True,
-        description="Square each edit's own gradient, or, as released, the sum of all gradients "
-        "so far.",
+        description="Square each edit's own gradient; false: the sum of all gradients so far "
+        "(released).",
     )
     divide_by: Literal["count", "memory"] = Field(
         "count",
-        description="The Fisher sum is divided by the edits in it or, as released, by `memory`.",
+        description="Divide the Fisher sum by its number of edits, or by `memory` (released).",
     )
     include_current: bool = Field(
         False,
-        description="Count the edit being made among the past ones (released).",
+        description="Count the current edit among the past ones (released).",
     )

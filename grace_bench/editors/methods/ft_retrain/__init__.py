@@ -1,4 +1,4 @@
-"""FT, and from time to time a round on past edits."""
+"""FT with periodic retraining on past edits."""
 
 from grace_bench.registry import EditorSpec
 

@@ -1,6 +1,6 @@
-"""FT + Retrain: finetuning, and every so many edits a round of training on the past ones.
+"""FT + Retrain: finetuning, with a round of training on past edits every few edits.
 
-As released it crashes; `rules: released` is what it does with the missing argument passed.
+The released code crashes; `rules: released` is its behaviour with the missing argument passed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RetrainEditor(FinetuneEditor):
         self.n_edits = 0
 
     def edit(self, batch: EditBatch) -> EditResult:
-        """Retrain if it is time, then finetune on the edit."""
+        """Retrain if due, then finetune on the edit."""
         settings, current = self.hyperparameters, dict(batch.inputs)
         past, self.n_edits = self.history, self.n_edits + 1
         keep = len(past) + 1 if settings.memory is None else settings.memory
@@ -54,12 +54,12 @@ class RetrainEditor(FinetuneEditor):
                 optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weight, the past edits, and how many there were."""
+        """Return the weight, the past edits and their number."""
         count = torch.tensor([self.n_edits])
         return {**super().state_dict(), **history_state(self.history), "n_edits": count}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over weight, past edits and their number."""
+        """Load the weight, the past edits and their number."""
         super().load_state_dict(state)
         self.history = history_from_state(state, self.weight.device)
         self.n_edits = int(state["n_edits"])

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class RetrainHyperparameters(FinetuneHyperparameters):
-    """FT, and from time to time a round of finetuning on the past edits."""
+    """FT with periodic rounds of finetuning on past edits."""
 
     RELEASED: ClassVar[Mapping[str, Any]] = {
         **FinetuneHyperparameters.RELEASED,
         "include_current": True,
     }
 
-    retrain_every: int = Field(50, ge=1, description="Edits between two rounds (released 50).")
-    epochs: int = Field(5, ge=1, description="Passes over the memory in a round (released 5).")
+    retrain_every: int = Field(50, ge=1, description="Edits between rounds (released 50).")
+    epochs: int = Field(5, ge=1, description="Passes over the memory per round (released 5).")
     memory: int | None = Field(
         None,
         ge=1,
@@ -30,10 +30,9 @@ class RetrainHyperparameters(FinetuneHyperparameters):
     )
     retrain_from: Literal["current", "original"] = Field(
         "current",
-        description="A round goes on from the current weights (released) or begins from the "
-        "original ones.",
+        description="Start a round from the current weights (released) or the original ones.",
     )
     include_current: bool = Field(
         False,
-        description="A round, made before its edit, trains on that edit as well (released).",
+        description="Train a round on the edit that follows it as well (released).",
     )

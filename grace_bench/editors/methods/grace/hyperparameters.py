@@ -33,60 +33,59 @@ class GraceHyperparameters(AdapterHyperparameters):
         1.0, gt=0, description="eps_init, the deferral radius of a new key (paper 3; released 1.0)."
     )
     learning_rate: float = Field(1.0, gt=0, description="Of Adam on the value (released 1.0).")
-    steps: int = Field(100, ge=0, description="Gradient steps an edit (paper and released 100).")
+    steps: int = Field(100, ge=0, description="Gradient steps per edit (paper and released 100).")
     label_match: Literal["exact", "mean"] = Field(
         "exact",
-        description="When two labels count as the same: equal token ids, masked ones left out, "
-        "or equal means of the whole label row, mask included (released; G1).",
+        description="Two labels match if their token ids are equal without masked ones, or if the "
+        "means of their whole label rows are equal, mask included (released; G1).",
     )
     expand: Literal["add_radius", "to_distance", "moving_average", "none"] = Field(
         "add_radius",
-        description="An edit outside the nearest key, with its label: add eps_init to the "
-        "radius (paper), set the radius to the distance (released; P1), also move the key "
-        "half way to the query, or leave it, so that the edit fails.",
+        description="For an edit outside the nearest key but with its label: add eps_init to "
+        "the radius (paper), set the radius to the distance (released; P1), also move the key "
+        "halfway to the query, or do nothing, so that the edit fails.",
     )
     split: Literal["shrink", "half"] = Field(
         "shrink",
-        description="An edit near a key of another label: no radius grows, min(radius, d/2), "
-        "or both become d/2 even if that is larger (paper and released; G7).",
+        description="For an edit near a key with another label: both radii become d/2 unless "
+        "that is larger, or in any case (paper and released; G7).",
     )
     split_margin: float = Field(
         0.0,
         ge=0,
-        description="Taken off the old key's radius in a split (released 1e-5; P3).",
+        description="Subtracted from the old key's radius in a split (released 1e-5; P3).",
     )
     zero_distance: Literal["overwrite", "ignore"] = Field(
         "overwrite",
-        description="The same input with another label: overwrite the key's value and label, or "
-        "split as usual, after which neither value is ever used (released; G6).",
+        description="For the same input with another label: overwrite the key's value and label, "
+        "or split as usual, after which neither value is ever used (released; G6).",
     )
     boundary: Literal["open", "closed"] = Field(
         "open", description="A key answers if d < radius (paper, Eq. 1) or d <= radius (P4)."
     )
     distance: Literal["exact", "matrix_product"] = Field(
         "exact",
-        description="Euclidean distance by differences, or, above 25 keys, by a matrix product "
-        "that gives an input a distance above 0 from its own key (released; G8).",
+        description="Euclidean distance by differences, or, above 25 keys, by a matrix product, "
+        "in which an input's distance to its own key exceeds 0 (released; G8).",
     )
     train_on_expand: bool = Field(
         False,
-        description="Train the key's value on further edits with its label too (released; P5); "
-        "the paper leaves it alone.",
+        description="Also train the key's value on later edits with its label (released; P5); "
+        "the paper doesn't.",
     )
     value_init: Literal["cold", "warm"] = Field(
         "cold",
-        description="A new value starts from U[0, 1) or from the layer's own output at the query.",
+        description="Start a new value from U[0, 1) or from the layer's own output at the query.",
     )
 
     @classmethod
     def from_released(cls, settings: Mapping[str, Any]) -> GraceHyperparameters:
         """Translate the `editor` section of the released code's config.
 
-        Its options that nothing reads (G11) are accepted and dropped, and so are unknown
-        expansion rules, which do nothing there.
+        Options that its code never reads (G11) are dropped; unknown expansion rules do nothing.
 
         Raises:
-            ConfigError: an option has a value the released code has no name for.
+            ConfigError: an option has a value that the released code doesn't know.
         """
         expand = {"coverage": "to_distance", "moving_average": "moving_average"}
         names: dict[str, tuple[str, Mapping[str, str] | None]] = {

@@ -1,6 +1,6 @@
-"""Memory: soft attention over a fixed number of trained values in the layer's place.
+"""Memory: soft attention over a fixed number of trained values replaces the layer.
 
-The memory answers for every input alike, edited or not.
+As in the released code, the memory answers every input, edited or not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MemoryAdapter(ParametricAdapter):
     values: nn.Parameter
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Replace the layer's output by the memory's, from the first edit on or always."""
+        """Replace the layer's output by the memory's, always or from the first edit on."""
         output = self.base_layer(hidden)
         if not self.edited and self.settings.original_layer == "until_edited":
             return output
@@ -39,7 +39,7 @@ class MemoryAdapter(ParametricAdapter):
 
 
 class MemoryEditor(ParametricEditor):
-    """Let a trained memory answer in the layer's place."""
+    """Lets a trained memory answer in the layer's place."""
 
     name: ClassVar[str] = "memory"
     hyperparameters: MemoryHyperparameters

@@ -24,10 +24,10 @@ class MemoryHyperparameters(AdapterHyperparameters):
         "all", description="As for GRACE; the released code replaces every position."
     )
     learning_rate: float = Field(0.1, gt=0, description="Of Adam, new for each edit (released).")
-    steps: int = Field(100, ge=0, description="Gradient steps an edit (released 100).")
+    steps: int = Field(100, ge=0, description="Gradient steps per edit (released 100).")
     size: int = Field(100, ge=1, description="Number of values in the memory (released 100).")
     original_layer: Literal["until_edited", "never"] = Field(
         "until_edited",
-        description="The layer answers until the first edit, or never, so that the model is "
-        "another one before any edit (released).",
+        description="When the layer itself answers: until the first edit, or never, which "
+        "changes the model before any edit (released).",
     )

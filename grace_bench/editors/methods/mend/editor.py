@@ -1,9 +1,9 @@
 """MEND: a trained network turns an edit's gradient into a weight update (Mitchell et al. 2022).
 
-The gradient of a linear layer's weight is a sum of outer products, one a token, of the gradient at
-the layer's output (delta) and the layer's input (u). MEND maps each pair (u, delta) to another one;
-the sum of their outer products, times a learned rate, is taken off the weight. The map is trained
-before the run on other examples than the stream's (`editors/methods/mend/training.py`).
+The gradient of a linear layer's weight is a sum of outer products, one per token, of the gradient
+at the layer's output (delta) and the layer's input (u). MEND maps each pair (u, delta) to another;
+the sum of their outer products, times a learned rate, is subtracted from the weight. The map is
+trained before the run, on examples outside the stream (`training.py`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 TRANSFORM = "mend.safetensors"
 SMALLEST_DEVIATION = 1e-7
-"""A feature that never varies is divided by this much at least."""
+"""The smallest divisor of a feature, for one that never varies."""
 
 
 class GradientTransform(nn.Module):
     """The map g of MEND (paper, Eq. 3), and the rate of its update.
 
-    Two low-rank layers with residuals on the normalised pair. Untrained it is the identity: the
+    Two low-rank layers with residuals, on the normalised pair. Untrained, it is the identity: the
     update is a gradient step in normalised coordinates.
 
     Args:
         d_in: width of the layer's input u.
         d_out: width of the gradient delta at its output.
         rank: of both layers; at most their width.
-        rate: of the update at first; it is trained, too.
-        generator: draws the first weights (CPU).
+        rate: initial rate of the update; trained too.
+        generator: draws the initial weights (CPU).
     """
 
     def __init__(
@@ -63,25 +63,25 @@ class GradientTransform(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def normalise_by(self, pairs: Tensor) -> None:
-        """Take mean and standard deviation (width,) from pairs (N, width) of the unedited model."""
+        """Set mean and standard deviation from pairs (N, width) of the unedited model."""
         self.mean = pairs.mean(0)
         self.deviation = pairs.std(0).clamp(min=SMALLEST_DEVIATION)
 
     def forward(self, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Map inputs u (N, d_in) and gradients delta (N, d_out) to those of the update.
 
-        The weight (d_out, d_in) is to lose delta^T u; the rate is in delta already.
+        The weight (d_out, d_in) loses delta^T u; delta includes the rate.
         """
         pairs = (torch.cat([inputs, gradients], 1) - self.mean) / self.deviation
         for down, up, bias in zip(self.down, self.up, self.bias, strict=True):
-            # Unlike relu, clamp lets gradients through at 0, where training starts.
+            # Unlike relu, clamp passes gradients at 0, where training starts.
             pairs = pairs + (pairs @ down @ up + bias).clamp(min=0)
         u, delta = pairs.split([self.d_in, pairs.shape[1] - self.d_in], 1)
         return u, self.rate * delta
 
 
 class MendEditor(WeightEditor):
-    """A trained map of gradients to updates of one weight matrix, applied edit after edit."""
+    """Updates one weight matrix, edit after edit, by a trained map of gradients."""
 
     name: ClassVar[str] = "mend"
     hyperparameters: MendHyperparameters
@@ -95,19 +95,19 @@ class MendEditor(WeightEditor):
         ).to(self.weight.device)
 
     def use_assets(self, folder: Path) -> None:
-        """Take over the transform that was trained for this model and layer."""
+        """Load the transform trained for this model and layer."""
         load_transform(self.transform, folder, self.layer)
 
     def edit(self, batch: EditBatch) -> EditResult:
-        """Map the edit's gradient and take the update off the weight."""
+        """Map the edit's gradient and subtract the update from the weight."""
         found = token_gradients(self.model, self.module, batch.inputs, own_loss)
         with torch.no_grad():
             u, delta = self.transform(found.inputs, found.gradients)
             update = delta.T @ u
             if not update.isfinite().all():
                 raise EditorError(
-                    "the edit's update is not finite, and was not made; train the transform with "
-                    "lower rates."
+                    "the edit produced a non-finite update and was skipped; retrain the transform "
+                    "with lower learning rates."
                 )
             self.weight -= update if isinstance(self.module, nn.Linear) else update.T
         return EditResult(losses=[found.loss])
@@ -115,13 +115,13 @@ class MendEditor(WeightEditor):
 
 @dataclass(frozen=True)
 class TokenGradients:
-    """What the gradient of a linear layer's weight is made of.
+    """The factors of a linear layer's weight gradient, at the tokens that the loss depends on.
 
     Args:
-        inputs: (N, d_in) of the layer, at the tokens that the loss depends on.
-        gradients: (N, d_out) of the loss at the layer's outputs there.
-        rows: (N,) of the batch, in order.
-        loss: that was taken the gradient of.
+        inputs: (N, d_in) of the layer.
+        gradients: (N, d_out) of the loss at the layer's outputs.
+        rows: (N,) each token's row in the batch, in order.
+        loss: its value.
     """
 
     inputs: Tensor
@@ -142,7 +142,7 @@ def token_gradients(
         model: in eval mode.
         module: the layer.
         inputs: of the model, labels included.
-        loss_of: makes one number of the model's output.
+        loss_of: reduces the model's output to one number.
 
     Raises:
         EditorError: the loss does not depend on the layer, or not row by row.
@@ -187,7 +187,7 @@ def save_transform(transform: GradientTransform, folder: Path, layer: str) -> No
 
 
 def load_transform(transform: GradientTransform, folder: Path, layer: str) -> None:
-    """Fill in a transform from its file.
+    """Load a transform's tensors.
 
     Raises:
         EditorError: the file is missing, damaged, or of another layer or shape.
@@ -201,5 +201,7 @@ def load_transform(transform: GradientTransform, folder: Path, layer: str) -> No
             transform.load_state_dict(state)
             return
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise EditorError(f"{path}: is no transform of layer '{layer}'; train it again.") from error
-    raise EditorError(f"{path}: was trained for layer '{trained_for}', not '{layer}'.")
+        raise EditorError(f"{path}: no transform for layer '{layer}'; train it again.") from error
+    raise EditorError(
+        f"{path}: trained for layer '{trained_for}', not for '{layer}'; train it again."
+    )

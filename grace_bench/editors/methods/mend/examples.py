@@ -1,7 +1,7 @@
-"""The edits that MEND's transform is trained on, made of examples that no run edits or scores.
+"""The edits that MEND's transform is trained on, from examples that no run edits or scores.
 
-Every one asks for what another example of the same relation says. An example without a prompt, a
-whole text, is cut in two: what follows its beginning is to be what followed another text's.
+Each edit asks for the label of another example of the same relation. An example without a prompt,
+a whole text, is split in two: its beginning should be followed by another text's continuation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 FEWEST = 8
-"""Facts; with fewer there is nothing to hold out."""
+"""Facts needed to hold some out."""
 
 Row = dict[str, Any]
 
@@ -30,9 +30,9 @@ class TrainingEdit:
     """One edit to train on.
 
     Args:
-        edit: the example with its wanted label.
+        edit: the example with the wanted label.
         outer: another phrasing with the same label, or the edit itself.
-        local: another fact's example, to be answered as before.
+        local: another fact's example, whose answer must not change.
     """
 
     edit: Row
@@ -41,10 +41,10 @@ class TrainingEdit:
 
 
 def training_edits(rows: Sequence[Row], seed: int) -> Iterator[TrainingEdit]:
-    """Yield edits without end, in a random order of the rows that the seed fixes.
+    """Yield edits endlessly, in a random order that depends on the seed.
 
     Raises:
-        DataError: no example has a label that another of its relation could take over.
+        DataError: no two examples of one relation have different labels.
     """
     generator = random.Random(f"mend-{seed}")
     alike: dict[Any, list[Row]] = defaultdict(list)
@@ -56,7 +56,7 @@ def training_edits(rows: Sequence[Row], seed: int) -> Iterator[TrainingEdit]:
     several = {kind for kind, found in alike.items() if len({row["label"] for row in found}) > 1}
     usable = [row for kind in alike if kind in several for row in alike[kind]]
     if not usable or len(phrasings) < 2:
-        raise DataError("MEND finds no two labels of one relation to train on; give it more data.")
+        raise DataError("MEND finds no two labels of one relation to train on; add more data.")
     while True:
         for row in generator.sample(usable, len(usable)):
             other = cut(generator.choice(alike[_kind(row)]), generator)
@@ -73,7 +73,7 @@ def training_edits(rows: Sequence[Row], seed: int) -> Iterator[TrainingEdit]:
 
 
 def _kind(row: Row) -> tuple[Any, bool]:
-    """Return what rows must share for one to take over the other's label."""
+    """Return what two rows must share to exchange labels."""
     return row.get("relation"), not row["text"] and len(_sentences(row["label"])) > 1
 
 
@@ -82,14 +82,14 @@ def _sentences(text: str) -> list[str]:
 
 
 def _can_be_asked(row: Row) -> bool:
-    """Say whether a row's prompt leaves its answer open; a whole text needs two words."""
+    """Say whether a row's prompt doesn't contain its answer; a whole text needs two words."""
     if not row["text"]:
         return len(row["label"].split()) > 1
     return not re.search(rf"(?<!\w){re.escape(row['label'])}(?!\w)", row["text"], re.IGNORECASE)
 
 
 def cut(row: Row, generator: random.Random) -> Row:
-    """Return a row with a prompt: its own, or some of its text, then one sentence or the rest.
+    """Return a row with a prompt: its own, or the beginning of its text.
 
     >>> cut({"text": "", "label": "One two. Three."}, random.Random(0))
     {'text': 'One two.', 'label': 'Three.'}
@@ -111,10 +111,10 @@ def take(items: Iterator[TrainingEdit], count: int) -> list[TrainingEdit]:
 
 
 def split_by_fact(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows of most facts, and those of a random `share` of facts."""
+    """Return the rows of most facts, and those of a random `share` of the facts."""
     facts = list(dict.fromkeys(row["fact_id"] for row in rows))
     if len(facts) < FEWEST:
-        raise DataError(f"MEND needs {FEWEST} facts to train on, there are {len(facts)}.")
+        raise DataError(f"MEND needs {FEWEST} facts to train on, but there are {len(facts)}.")
     drawn = random.Random(f"mend-held-out-{seed}").sample(facts, len(facts))
     held_out = set(drawn[: max(2, round(share * len(facts)))])
     return (

@@ -1,10 +1,9 @@
-"""Training MEND's transform before any run (Mitchell et al. 2022, Sect. 3.2, Eq. 4).
+"""Train MEND's transform before any run (Mitchell et al. 2022, Sect. 3.2, Eq. 4).
 
-After the update the model should say what the edit asks for, for another phrasing too where there
-is one, and should answer other examples as before: loss = c_edit * NLL(edit) +
-KL(model before || model after) on other examples. The edits of one step are one batch, in which
-each row sees the update of its own edit alone. Interrupted, the training goes on from its last
-checkpoint and ends with the same bits.
+After the update the model should answer the edit, also in another phrasing if there is one, and
+answer other examples as before: loss = c_edit * NLL(edit) + KL(model before || model after) on
+other examples. A step's edits are one batch in which each row sees only its own edit's update.
+Interrupted training resumes from its last checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGEST_NORM = 100.0
-"""Of the gradient of a step (released)."""
+"""Of a step's gradient (released)."""
 
 CHECKPOINTS = ".training"
 
@@ -66,8 +65,8 @@ class MendTraining:
 
     Args:
         model: the unedited model, in eval mode; not changed.
-        layer: that is edited.
-        encode: makes the model's arguments of rows, labels included.
+        layer: the layer to edit.
+        encode: turns rows into the model's arguments, labels included.
         settings: of the editor.
     """
 
@@ -105,16 +104,16 @@ class MendTraining:
         checkpoints: Checkpoints | None = None,
         policy: CheckpointPolicy = CheckpointPolicy(),
     ) -> dict[str, Any]:
-        """Train on most rows, keep what is best on the others; return what to tell of it.
+        """Train on most rows, keep the state that is best on the others, and return a summary.
 
         Args:
             rows: of the role `train`.
-            checkpoints: to go on from, and to write; None: it cannot be resumed.
+            checkpoints: to resume from and to write; None: not resumable.
             policy: when to write checkpoints.
 
         Raises:
-            DataError: there is too little to train on.
-            Interrupted: it was asked to stop; there is a checkpoint of the step it was at.
+            DataError: there are too few rows.
+            Interrupted: it was asked to stop, and wrote a checkpoint.
         """
         settings = self.settings
         train, held_out = split_by_fact(rows, settings.held_out, settings.training_seed)
@@ -206,7 +205,7 @@ class MendTraining:
 
         Args:
             items: B edits.
-            edited: False: make no update.
+            edited: False: without the update.
         """
         outer = self._inputs([item.outer for item in items])
         local = self._inputs([item.local for item in items])
@@ -219,7 +218,7 @@ class MendTraining:
         return {"edit": answered, "local": divergence(before, after, local, self.causal)}
 
     def _updates(self, items: Sequence[TrainingEdit]) -> tuple[Tensor, Tensor]:
-        """Return what each edit's update is made of: u (B, N, d_in) and delta (B, N, d_out)."""
+        """Return the factors of each edit's update: u (B, N, d_in) and delta (B, N, d_out)."""
         found = self._gradients(items)
         u, delta = self.transform(found.inputs, found.gradients)
         counts = torch.bincount(found.rows, minlength=len(items)).tolist()
@@ -239,7 +238,7 @@ class MendTraining:
         )
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum that is trained on, for each edit."""
+        """Return each edit's training loss."""
         return self.settings.c_edit * losses["edit"] + losses["local"]
 
     @torch.no_grad()
@@ -256,7 +255,7 @@ class MendTraining:
         return {**means, "total": self.settings.c_edit * means["edit"] + means["local"]}
 
     def _pairs(self, rows: Sequence[Row]) -> Tensor:
-        """Return (u, delta) of many tokens of training edits."""
+        """Return the pairs (u, delta) of many training edits' tokens."""
         settings, size = self.settings, self.settings.accumulate
         items = take(training_edits(rows, settings.training_seed + 2), settings.normalise_over)
         found = [
@@ -274,7 +273,7 @@ class MendTraining:
 
 @contextlib.contextmanager
 def updated(module: nn.Module, u: Tensor, delta: Tensor) -> Iterator[None]:
-    """Let row b of a batch see the layer's weight without delta[b]^T u[b], meanwhile.
+    """Subtract delta[b]^T u[b] from the layer's weight for row b of a batch, within the block.
 
     Args:
         module: the layer.
@@ -285,7 +284,7 @@ def updated(module: nn.Module, u: Tensor, delta: Tensor) -> Iterator[None]:
     def take_off(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = args[0].float()
         x = x[:, None] if output.dim() == 2 else x  # (B, L, d_in)
-        less = (x @ u.mT) @ delta  # (B, L, d_out), without an update of (d_out, d_in) a row
+        less = (x @ u.mT) @ delta  # (B, L, d_out), without forming (B, d_out, d_in)
         return output - less.reshape(output.shape).to(output.dtype)
 
     handle = module.register_forward_hook(take_off)
@@ -296,13 +295,13 @@ def updated(module: nn.Module, u: Tensor, delta: Tensor) -> Iterator[None]:
 
 
 def divergence(before: Tensor, after: Tensor, inputs: Mapping[str, Tensor], causal: bool) -> Tensor:
-    """Return KL(before || after) of each row (B,), the mean of what predicts something.
+    """Return each row's mean KL(before || after), (B,), over the tokens that predict something.
 
     Args:
         before: logits (B, L, V) or (B, C).
         after: the same of the edited model.
         inputs: of the model.
-        causal: every real token's prediction counts, not only those of labels.
+        causal: count every real token's prediction, not only those of labels.
     """
     if before.dim() == 2:
         return _kl(before, after)
@@ -318,19 +317,19 @@ def _kl(before: Tensor, after: Tensor) -> Tensor:
 
 
 def make_assets(request: AssetRequest) -> dict[str, Any]:
-    """Train a transform for the request's model and layer, and write it into its folder."""
+    """Train a transform for the request's model and layer, and write it to its folder."""
     training = MendTraining(
         request.model, request.layer, request.task.encode, request.hyperparameters
     )
     checkpoints = Checkpoints(request.folder / CHECKPOINTS, fingerprint(request))
-    told = training.fit(request.rows, checkpoints, request.policy)
+    summary = training.fit(request.rows, checkpoints, request.policy)
     save_transform(training.transform, request.folder, request.layer)
     checkpoints.remove()
-    return told
+    return summary
 
 
 def fingerprint(request: AssetRequest) -> str:
-    """Return the hash of all that the training depends on."""
+    """Return a hash of all that the training depends on."""
     device = next(request.model.parameters()).device
     parts = {
         "state": STATE_VERSION,

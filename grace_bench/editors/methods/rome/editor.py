@@ -1,15 +1,15 @@
-"""ROME (Meng et al., NeurIPS 2022): one fact becomes one key and its value in a linear layer.
+"""ROME (Meng et al., NeurIPS 2022): an edit writes one key and its value into a linear layer.
 
-The layer is taken as a memory that maps keys k to values W k. An edit
+The layer is seen as a memory that maps keys k to values W k. An edit
 
 1. reads the key k*, the layer's input at the subject's last token, averaged over contexts (Eq. 3);
-2. looks by gradient steps for the value v*, the layer's output there, that lets the model say the
-   target and leaves what it says of the subject itself (Eq. 4);
-3. adds to W the matrix of rank one that gives W' k* = v* and, among all that do, changes least
-   what W makes of other keys, whose second moment is C = E[k k^T] (Eq. 2).
+2. finds, by gradient steps, the value v* (the layer's output there) that makes the model say the
+   target without changing what it says about the subject otherwise (Eq. 4);
+3. adds to W the rank-one matrix that gives W' k* = v* and, among all such matrices, changes the
+   outputs for other keys least; their second moment is C = E[k k^T] (Eq. 2).
 
 Contexts are prefixes of the prompt, written once by the unedited model. Editors see no text, so a
-prefix is tokens alone, without the full stop that the paper puts behind it.
+prefix consists of tokens only, without the full stop that the paper appends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CONTEXTS = "contexts/"
 
 
 class RomeEditor(WeightEditor):
-    """A rank-one change of the layer's weight for each edit.
+    """Makes a rank-one change of the layer's weight for each edit.
 
     Attributes:
         contexts: prefixes (n, length) for each length; None until the first edit writes them.
@@ -74,11 +74,11 @@ class RomeEditor(WeightEditor):
         if max(hyperparameters.essence_suffix, default=0) >= self.vocabulary:
             raise EditorError(
                 f"essence_suffix has ids that are none of the model's {self.vocabulary} tokens; "
-                "take those of its own tokenizer."
+                "use ids of its own tokenizer."
             )
 
     def use_assets(self, folder: Path) -> None:
-        """Take over the covariance that was computed for this model and layer."""
+        """Load the covariance computed for this model and layer."""
         if self.hyperparameters.covariance is None:
             self._load_covariance(folder / COVARIANCE)
 
@@ -97,12 +97,12 @@ class RomeEditor(WeightEditor):
         if matrix is not None and matrix.shape != (d_in, d_in):
             raise EditorError(
                 f"the covariance is {tuple(matrix.shape)}, but layer '{self.layer}' takes {d_in} "
-                f"numbers; give it one of ({d_in}, {d_in})."
+                f"numbers; use one of ({d_in}, {d_in})."
             )
         self._covariance, self._factor = matrix, None
 
     def edit(self, batch: EditBatch) -> EditResult:
-        """Find the key and the value of the edit and write them into the weight."""
+        """Find the edit's key and value and write them into the weight."""
         request = read_request(batch, self.hyperparameters.query, self.start_token)
         inputs, columns = request.behind(self._prefixes(request))
         keys = self._read_keys(inputs, columns)  # (N, d_in)
@@ -115,12 +115,12 @@ class RomeEditor(WeightEditor):
 
     @torch.no_grad()
     def write(self, key: Tensor, value: Tensor, direction: Tensor | None = None) -> None:
-        """Change the weight so that the layer makes `value` of `key` (Eq. 2).
+        """Change the weight so that the layer maps `key` to `value` (Eq. 2).
 
         Args:
             key: (d_in,).
             value: (d_out,), the layer's bias included.
-            direction: (d_in,) the key whose C^-1 k is added to; None: `key`.
+            direction: (d_in,) the k of the update's C^-1 k; None: `key`.
 
         Raises:
             EditorError: the covariance is singular, or numbers are not finite.
@@ -131,15 +131,15 @@ class RomeEditor(WeightEditor):
         update = torch.outer(rate, u)  # as of a Linear, (d_out, d_in)
         if not update.isfinite().all():
             raise EditorError(
-                "the edit's update is not finite, and was not made; lower the learning rate, or "
-                "look at the layer's inputs."
+                "the edit produced a non-finite update and was skipped; lower the learning rate "
+                "or check the layer's inputs."
             )
         update = update if isinstance(self.module, nn.Linear) else update.T
         self.weight.copy_(self.weight.double() + update)
 
     @torch.no_grad()
     def output_of(self, key: Tensor) -> Tensor:
-        """Return what the layer makes of a key (d_in,), in double precision (d_out,)."""
+        """Return the layer's output (d_out,) for a key (d_in,), in double precision."""
         weight = self.weight.double()
         weight = weight if isinstance(self.module, nn.Linear) else weight.T
         bias = self.module.bias
@@ -177,7 +177,7 @@ class RomeEditor(WeightEditor):
     def _find_change(
         self, request: Request, inputs: Mapping[str, Tensor], columns: Tensor, own: Tensor
     ) -> tuple[Tensor, list[float]]:
-        """Return what v* is more than the layer's own output (d_out,), and the losses (Eq. 4)."""
+        """Return v* minus the layer's own output (d_out,), and the losses (Eq. 4)."""
         settings = self.hyperparameters
         change = nn.Parameter(torch.zeros_like(own))
         divergence = self._divergence(request, change)
@@ -205,7 +205,7 @@ class RomeEditor(WeightEditor):
         return change.detach(), losses
 
     def _divergence(self, request: Request, change: Tensor) -> Callable[[], Tensor | float]:
-        """Return what computes KL(changed || unchanged) of the token after the essence prompt."""
+        """Return a function: KL(changed || unchanged) of the token after the essence prompt."""
         essence = request.essence(self.hyperparameters.essence_suffix)
         if essence is None or self.hyperparameters.kl_factor == 0:
             return lambda: 0.0
@@ -226,7 +226,7 @@ class RomeEditor(WeightEditor):
         return divergence
 
     def _prefixes(self, request: Request) -> list[Tensor]:
-        """Return the prefixes an edit is seen behind, the empty one first."""
+        """Return the prefixes of an edit's contexts, the empty one first."""
         if self.contexts is None:
             lengths = self.hyperparameters.context_lengths
             self.contexts = {n: self._written(n) for n in sorted(set(lengths))}
@@ -242,7 +242,7 @@ class RomeEditor(WeightEditor):
 
     @torch.no_grad()
     def _written(self, length: int) -> Tensor:
-        """Return prefixes (n, length) that the model writes, drawn by the editor's generator."""
+        """Return prefixes (n, length) written by the model, drawn by the editor's generator."""
         rows, start = self.hyperparameters.contexts_per_length, self.start_token
         special = [*_ids(self.model, "bos"), *_ids(self.model, "eos"), *_ids(self.model, "pad")]
         first = torch.randint(self.vocabulary, (rows, 1), generator=self.generator)
@@ -258,12 +258,12 @@ class RomeEditor(WeightEditor):
 
     @property
     def start_token(self) -> int | None:
-        """The token that contexts are written from: the model's first, or else its last, one."""
+        """The token that contexts start from: the model's start token, or else its end token."""
         ids = [*_ids(self.model, "bos"), *_ids(self.model, "eos")]
         return ids[0] if ids else None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weight as edited, and the contexts."""
+        """Return the edited weight and the contexts."""
         contexts = (self.contexts or {}).items()
         return {
             **super().state_dict(),
@@ -271,7 +271,7 @@ class RomeEditor(WeightEditor):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put another editor's weight and contexts in place."""
+        """Load another editor's weight and contexts."""
         super().load_state_dict(state)
         names = [name for name in state if name.startswith(_CONTEXTS)]
         contexts = {int(n.removeprefix(_CONTEXTS)): state[n].cpu().clone() for n in sorted(names)}
@@ -280,7 +280,7 @@ class RomeEditor(WeightEditor):
 
 @contextmanager
 def added(module: nn.Module, change: Tensor, columns: Tensor) -> Iterator[None]:
-    """Add `change` (d_out,) to a layer's output at one column (N,) of each row, meanwhile."""
+    """Add `change` (d_out,) to a layer's output at each row's column (N,), within the block."""
 
     def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         every = torch.arange(output.shape[1], device=output.device)
@@ -318,7 +318,7 @@ def make_assets(request: AssetRequest) -> dict[str, Any]:
 
 
 def _ids(model: nn.Module, kind: str) -> list[int]:
-    """Return the model's bos, eos or pad tokens; a configuration has none, one or a list."""
+    """Return the model's bos, eos or pad tokens; a configuration may have several or none."""
     value = getattr(model.config, f"{kind}_token_id", None)
     ids = value if isinstance(value, list | tuple) else [value]
     return [token for token in ids if token is not None and token >= 0]

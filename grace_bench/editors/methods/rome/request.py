@@ -1,4 +1,4 @@
-"""What ROME reads from an edit: its tokens, its target, and where its subject stands."""
+"""What ROME reads from an edit: its tokens, its target and its subject's position."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Request:
 
     Args:
         tokens: (L,) prompt and target.
-        labels: (L,) the target; the rest masked.
-        subject: columns [start, end) of what the edit is about; the key is that of the last one.
-        head: start tokens that the prompt begins with; they stay before any prefix.
-        query: whose token the key is taken from, "subject_last" or "prompt_last".
+        labels: (L,) the target, everything else masked.
+        subject: columns [start, end) of the subject, whose last token gives the key.
+        head: number of start tokens, which stay before any prefix.
+        query: the token that gives the key, "subject_last" or "prompt_last".
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class Request:
     query: str
 
     def behind(self, prefixes: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return a batch, each row behind one prefix, and the key's column (N,) in each row."""
+        """Return a batch with one prefix per row, and the key's column (N,) in each row."""
         rows, labels = [], []
         for prefix in prefixes:
             masked = torch.full_like(prefix, IGNORED)
@@ -57,25 +57,25 @@ class Request:
     def essence(self, suffix: Sequence[int]) -> tuple[Tensor, Tensor] | None:
         """Return the prompt '{subject} is a' (1, E) and the key's column (1,) in it.
 
-        None where it is how the edit itself begins: what follows is then what must change.
+        None if the edit's own prompt equals it, as its continuation must change then.
         """
         start, end = self.subject
         parts = [self.tokens[: min(self.head, start)], self.tokens[start:end]]
         column = sum(map(len, parts)) - 1
         tokens = torch.cat([*parts, self.tokens.new_tensor(list(suffix))])
-        told = len(tokens) < len(self.labels) and self.labels[len(tokens)] != IGNORED
-        if told and torch.equal(tokens, self.tokens[: len(tokens)]):
+        target_follows = len(tokens) < len(self.labels) and self.labels[len(tokens)] != IGNORED
+        if target_follows and torch.equal(tokens, self.tokens[: len(tokens)]):
             return None
         return tokens[None], self.tokens.new_tensor([column])
 
 
 def read_request(batch: EditBatch, query: str, start_token: int | None) -> Request:
-    """Return what an edit asks for.
+    """Return an edit without its padding.
 
     Args:
         batch: the edit.
-        query: whose token the key is taken from.
-        start_token: the model's; what the edit begins with where it does not say so itself.
+        query: the token that gives the key.
+        start_token: the model's, to look for if the edit doesn't say how many it begins with.
 
     Raises:
         EditorError: it is not one edit with a target, or its subject is not before the target.
@@ -83,16 +83,16 @@ def read_request(batch: EditBatch, query: str, start_token: int | None) -> Reque
     ids, labels = batch.inputs["input_ids"], batch.inputs.get("labels")
     if ids.shape[0] != 1 or labels is None or labels.shape != ids.shape:
         raise EditorError(
-            "ROME makes one edit at a time, with a label for each token; give it a batch of one."
+            "ROME makes one edit at a time, with a label for each token; use a batch of one."
         )
     mask = batch.inputs.get("attention_mask")
     real = torch.ones_like(ids[0]).bool() if mask is None else mask[0].bool()
     tokens, labels = ids[0][real], labels[0][real]
     labels[:1] = IGNORED  # nothing predicts the first token
-    told = (labels != IGNORED).nonzero().flatten().tolist()
-    if not told:
-        raise EditorError("the edit has no target; give it labels that are not all masked.")
-    subject = (told[0] - 1, told[0])
+    target = (labels != IGNORED).nonzero().flatten().tolist()
+    if not target:
+        raise EditorError("the edit has no target; pass labels that are not all masked.")
+    subject = (target[0] - 1, target[0])
     if batch.subject is None:
         query = "prompt_last"
     if query == "subject_last":
@@ -100,16 +100,16 @@ def read_request(batch: EditBatch, query: str, start_token: int | None) -> Reque
         if not 0 <= start < end <= len(real) or not real[start:end].all():
             raise EditorError(
                 f"the edit's subject [{start}, {end}) is not a span of tokens in its "
-                f"{len(real)} columns; give it as columns [start, end) of input_ids."
+                f"{len(real)} columns; pass it as columns [start, end) of input_ids."
             )
         padding = int((~real[:start]).sum())
         subject = (start - padding, end - padding)
-        if subject[1] > told[-1]:
+        if subject[1] > target[-1]:
             raise EditorError(
-                "no target follows the edit's subject, so that its key cannot bring one about; "
-                "use query: prompt_last."
+                "no target follows the edit's subject, so its key cannot produce one; use "
+                "query: prompt_last."
             )
     head = batch.starts
     if head is None:
         head = int(tokens[0].item() == start_token)
-    return Request(tokens, labels, subject, head=min(head, told[0]), query=query)
+    return Request(tokens, labels, subject, head=min(head, target[0]), query=query)
