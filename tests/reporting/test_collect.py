@@ -401,7 +401,7 @@ def test_a_full_disk_leaves_nothing_half_there(machines, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copying.os, "utime", full)
+    monkeypatch.setattr(copying.shutil, "copy2", full)
     with pytest.raises(ResultError, match="the disk is full") as error:
         collect([a], out)
     assert error.value.exit_code == 75
