@@ -336,14 +336,17 @@ def plan(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """`grace-bench status`."""
-    from grace_bench.results.status import Look
+    from grace_bench.results.status import StatusReader
     from grace_bench.results.status_text import show
 
     if options.plan is not None and (options.suite or options.suite_json or options.overrides):
         raise ConfigError("--plan: says all; leave --suite, --suite-json and --set out.")
     plan_given = options.plan is not None
-    look = Look.of_plan(options.plan) if plan_given else Look.of_suite(suite_of(options))
-    show(look, sys.stdout, options.json, options.watch)
+    if plan_given:
+        reader = StatusReader.of_plan(options.plan)
+    else:
+        reader = StatusReader.of_suite(suite_of(options))
+    show(reader, sys.stdout, options.json, options.watch)
 
 
 def collect(options: argparse.Namespace) -> None:
@@ -351,7 +354,7 @@ def collect(options: argparse.Namespace) -> None:
     from grace_bench.results.collect import collect as bring_together
 
     done = bring_together(options.sources, options.output, options.with_models)
-    for line in done.told:
+    for line in done.notes:
         print(line)
     print(f"{len(done.copied)} runs copied, {done.kept} there already, {done.inputs} inputs copied")
     for line in done.problems:

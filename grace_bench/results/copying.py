@@ -84,3 +84,8 @@ def is_file(path: Path) -> bool:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a path is a folder and no link to one."""
+    return path.is_dir() and not path.is_symlink()
