@@ -130,14 +130,17 @@ def plan(options: argparse.Namespace) -> None:
 )
 def status(options: argparse.Namespace) -> None:
     """Show what a suite has, what is running, what failed and what is left."""
-    from grace_bench.results.status import Look
+    from grace_bench.results.status import StatusReader
     from grace_bench.results.status_text import show
 
     plan_given = options.plan is not None
     if plan_given and (options.suite or options.overrides):
         raise ConfigError("--plan replaces --suite and --set; leave those out.")
-    look = Look.of_plan(options.plan) if plan_given else Look.of_suite(suite_of(options))
-    show(look, sys.stdout, options.json, options.watch)
+    if plan_given:
+        reader = StatusReader.of_plan(options.plan)
+    else:
+        reader = StatusReader.of_suite(suite_of(options))
+    show(reader, sys.stdout, options.json, options.watch)
 
 
 @command(
@@ -150,7 +153,7 @@ def collect(options: argparse.Namespace) -> None:
     from grace_bench.results.collect import collect as combine
 
     done = combine(options.sources, options.output, options.with_models)
-    for line in done.told:
+    for line in done.notes:
         print(line)
     print(f"{len(done.copied)} runs copied, {done.kept} there already, {done.inputs} inputs copied")
     for line in done.problems:

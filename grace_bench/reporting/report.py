@@ -12,7 +12,7 @@ import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -27,136 +27,16 @@ from grace_bench.reporting.tables.write import tables_of
 from grace_bench.store import files, schemas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>grace-bench: {{ suite }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1b; background: #fff; }
-h1, h2, h3 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-nav a { margin-right: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222;
-  margin: .5rem 0 2rem; font-variant-numeric: tabular-nums; }
-th { border-bottom: 1px solid #222; font-weight: 600; font-size: .85rem; vertical-align: bottom; }
-th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th { white-space: normal; }
-.name { text-align: left; }
-.group { text-align: center; }
-.interval { display: block; font-size: .7rem; color: #555; }
-p.caption { max-width: 60rem; margin-bottom: .3rem; }
-p.footnote { max-width: 60rem; margin: -1.5rem 0 2rem; font-size: .85rem; overflow-wrap: anywhere; }
-figure { margin: 1rem 0 2rem; }
-img { max-width: 100%; height: auto; }
-figcaption, footer { color: #444; font-size: .9rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
-dt { font-weight: 600; }
-dd { margin: 0; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .85rem; }
-</style>
-</head>
-<body>
-<h1>Suite {{ suite }}</h1>
-<nav><a href="#tables">Tables</a><a href="#figures">Figures</a>
-{%- if paper %}<a href="#paper">The paper's figures</a>{% endif %}
-{%- if failed %}<a href="#failed">Failed runs</a>{% endif %}
-<a href="#provenance">Provenance</a>
-</nav>
-<h2 id="tables">Tables</h2>
-{% for table in tables %}
-<p class="caption">{{ table.caption }}</p>
-<div class="wide">
-<table>
-<thead>
-{% if table.groups|selectattr(0)|list %}
-<tr>{% for name, span in table.groups %}<th class="group" colspan="{{ span }}">{{ name }}</th>
-{%- endfor %}</tr>
-{% endif %}
-<tr>
-{% for column in table.columns %}<th{% if loop.index0 < table.left %} class="name"{% endif %}>
-{{- column|header }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr>{% if row.heading -%}
-<td class="name" colspan="{{ table.columns|length }}"><strong>{{ row.cells[0].text }}</strong></td>
-{%- else %}{% for cell in row.cells %}<td
-{%- if loop.index0 < table.left %} class="name"{% endif %}>
-{%- if cell.bold %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}
-{%- if cell.mark %}<sup>{{ cell.mark }}</sup>{% endif %}
-{%- if cell.interval %}<span class="interval">{{ cell.interval }}</span>{% endif %}</td>
-{%- endfor %}{% endif %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% if table.footnotes %}
-<p class="footnote">
-{% for mark, sentence in table.footnotes %}<sup>{{ mark }}</sup> {{ sentence }}
-{%- if not loop.last %}<br>{% endif %}
-{% endfor %}
-</p>
-{% endif %}
-{% endfor %}
-<h2 id="figures">Figures</h2>
-{% for figure in figures %}
-<figure>
-<img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.name }}">
-<figcaption>{{ figure.caption or figure.name }}</figcaption>
-</figure>
-{% endfor %}
-{% if paper or not_drawn %}
-<h2 id="paper">The paper's figures</h2>
-{% for figure in paper %}
-<figure>
-<img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.name }}">
-<figcaption>{{ figure.name }}: {{ figure.caption }}</figcaption>
-</figure>
-{% endfor %}
-{% if not_drawn %}
-<p>Not drawn:</p>
-<ul>
-{% for line in not_drawn %}<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-{% endif %}
-{% if failed %}
-<h2 id="failed">Failed runs</h2>
-<p>None of their numbers is in a table; the curves show how far each came.</p>
-<ul>
-{% for line in failed %}<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-{% if data %}
-<h2 id="data">Data</h2>
-<ul>
-{% for line in data %}<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-<h2 id="provenance">Provenance</h2>
-<dl>
-{% for key, value in provenance.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>
-{% endfor %}
-</dl>
-<footer>Written by grace-bench {{ version }}.</footer>
-</body>
-</html>
-"""
+TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
 class _Figure:
     name: str
-    data: Markup
-    caption: str = ""
+    data: Markup  # base64 of a PNG
+    caption: str
 
 
 def write_report(
@@ -173,33 +53,33 @@ def write_report(
     Raises:
         DataError: the summary is missing or damaged.
     """
-    suite = Summary(summary)
-    provenance = suite.provenance
-    pictures = [
-        _figure(path, caption_of(path.stem))
-        for path in _ordered(Path(figures), "*.png", ("overview",))
-    ]
+    suite, folder = Summary(summary), Path(summary).parent
+    pictures = sorted(Path(figures).glob("*.png"), key=lambda p: (p.stem != "overview", p.name))
     paper, not_drawn = _paper_figures(paper_figures)
-    folder = Path(summary).parent
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("grace_bench", "reporting"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["header"] = plain_header
-    text = environment.from_string(TEMPLATE).render(
-        suite=provenance.get("suite", ""),
+    text = environment.get_template(TEMPLATE).render(
+        suite=suite.provenance.get("suite", ""),
         tables=list(itertools.chain(*tables_of(suite).values())),
-        figures=pictures,
-        data=[*_counted(folder), *_cut_short(folder)],
-        failed=_failed(suite),
+        figures=[_figure(path, caption_of(path.stem)) for path in pictures],
+        data=[*_row_counts(folder), *_truncations(folder)],
+        failed=_failures(suite),
         paper=paper,
         not_drawn=not_drawn,
-        provenance=provenance,
+        provenance=suite.provenance,
         version=__version__,
     )
     with files.atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _failed(suite: Summary) -> list[str]:
-    """Say of each run that failed at which step it did, and why."""
+def _failures(suite: Summary) -> list[str]:
+    """Describe each failed run: at which step it failed, and why."""
     return [
         f"{s.experiment.model}/{s.experiment.dataset}/{s.editor}/{s.variant}/seed-{f.seed}: "
         f"{f.place}{f' (example {f.example_id})' if f.example_id else ''}, {f.reason}."
@@ -208,7 +88,7 @@ def _failed(suite: Summary) -> list[str]:
     ]
 
 
-def _figure(path: Path, caption: str = "") -> _Figure:
+def _figure(path: Path, caption: str) -> _Figure:
     return _Figure(path.stem, Markup(base64.b64encode(path.read_bytes()).decode()), caption)
 
 
@@ -217,30 +97,26 @@ def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
     if folder is None or not (folder / INDEX).is_file():
         return [], []
     with _reading(folder / INDEX):
-        told = [
-            {key: e.get(key) for key in ("figure", "name", "caption", "why_not")}
-            for e in files.read_json(folder / INDEX)
-        ]
-    drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in told if e["name"]]
+        keys = ("figure", "name", "caption", "why_not")
+        entries = [{key: e.get(key) for key in keys} for e in files.read_json(folder / INDEX)]
+    drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in entries if e["name"]]
     toy = folder / "toy.png"
     if toy.is_file():
         drawn.insert(0, _figure(toy, "The paper's toy (Fig. 2): one key repairs a disc."))
-    return drawn, [f"Fig. {e['figure']}: {e['why_not']}" for e in told if not e["name"]]
+    return drawn, [f"Fig. {e['figure']}: {e['why_not']}" for e in entries if not e["name"]]
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what a file of another form leads to into a sentence."""
+    """Turn the errors that a malformed file leads to into one sentence."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: is not what its step writes ({error!r}); make it again."
-        ) from error
+        raise DataError(f"{path}: has an unexpected form ({error!r}); make it again.") from error
 
 
-def _counted(folder: Path) -> list[str]:
-    """Say of each data set of a suite what it holds and what was left out of it."""
+def _row_counts(folder: Path) -> list[str]:
+    """Describe each data set of a suite: its rows by role, and what was left out of it."""
     lines = []
     for path in sorted((folder / "data").glob("*/manifest.json")):
         with _reading(path):
@@ -255,45 +131,37 @@ def _counted(folder: Path) -> list[str]:
     return lines
 
 
-def _counts(by_role: dict[str, int]) -> str:
-    """Name the roles that have any, in their order: "train 7, edits 3"."""
-    return ", ".join(f"{r} {n}" for r, n in sorted(by_role.items(), key=_role_order) if n)
+def _counts(by_role: Mapping[str, int]) -> str:
+    """List the roles that have any rows, in their order: "train 7, edits 3"."""
+    return ", ".join(f"{role} {n}" for role, n in _by_role(by_role) if n)
 
 
-def _role_order(item: tuple[str, object]) -> int:
-    return schemas.ROLES.index(item[0])
+def _by_role(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(values.items(), key=lambda item: schemas.ROLES.index(item[0]))
 
 
-def _cut_short(folder: Path) -> list[str]:
-    """Say of each model and data set what `max_length` cuts, and what the tokenizer cannot say."""
+def _truncations(folder: Path) -> list[str]:
+    """Describe what `max_length` cuts, and the labels that a tokenizer writes in another form."""
     lines = []
     for path in sorted((folder / "baselines").glob("*/*/baseline.json")):
         with _reading(path):
             baseline = files.read_json(path)
             name = path.parent.relative_to(folder / "baselines").as_posix()
+            roles = _by_role(baseline.get("truncated", {}))
             cut = ", ".join(
                 f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
-                for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
+                for role, n in roles
                 if n["texts"] or n["labels"]
             )
             if cut:
                 lines.append(f"{name}: cut short at max_length {baseline['max_length']}: {cut}.")
-            unsaid = ", ".join(
+            changed = ", ".join(
                 f"{role} {n['unsayable']} of {n['rows']} labels"
-                for role, n in sorted(baseline.get("truncated", {}).items(), key=_role_order)
+                for role, n in roles
                 if n.get("unsayable")
             )
-            if unsaid:
+            if changed:
                 lines.append(
-                    f"{name}: labels compared in the form that the tokenizer has: {unsaid}."
+                    f"{name}: labels compared in the form that the tokenizer has: {changed}."
                 )
     return lines
-
-
-def _ordered(folder: Path, pattern: str, first: tuple[str, ...]) -> list[Path]:
-    """Return files by name, the ones called `first` before all others."""
-
-    def rank(path: Path) -> tuple[int, str]:
-        return (first.index(path.stem) if path.stem in first else len(first), path.name)
-
-    return sorted(folder.glob(pattern), key=rank)

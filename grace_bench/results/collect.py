@@ -1,11 +1,11 @@
-"""Bring together the runs of a suite that were made on different machines.
+"""Brings together the runs of a suite that were made on different machines.
 
-    found = collect([Path("a/results/default"), Path("b/results/default")], Path("results"))
+    done = collect([Path("a/results/default"), Path("b/results/default")], Path("results"))
 
-A run is copied whole, its files checked against the hashes in its run.json, or not at all. What
-contradicts each other is not copied: runs of one id with other settings or other results, runs of
-one data set or model made from other data or other weights. Nothing in the files is executed,
-no link is followed, and nothing is written outside the output. Torch-free.
+A run is copied whole, its files checked against the hashes in its run.json, or not at all.
+Contradictions are not copied: runs of one id with different settings or results, runs of one data
+set or model made from different data or weights. Nothing in the files is executed, no link is
+followed, and nothing is written outside the output. Torch-free.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.locks import exclusive
-from grace_bench.results.copying import Piece, is_file, place_folder
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folder
+from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
 from grace_bench.results.shared_inputs import copy_inputs
-from grace_bench.results.status import look_at_run
-from grace_bench.store.json_records import check_record, is_plain_name
+from grace_bench.results.status import status_of_run
 from grace_bench.store.files import sha256_of
+from grace_bench.store.json_records import check_record, is_plain_name
 from grace_bench.suite.plan import RUN_FILES
 from grace_bench.suite.schema import base_model_name
 from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LOCK = ".collect.lock"
 TIMED = ("steps.parquet", "latency.parquet")
@@ -41,7 +41,7 @@ SEED = re.compile(r"seed-[0-9]{1,18}")
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run that is done, in one of the places."""
+    """A finished run in one of the suite's folders."""
 
     place: Path  # the suite's folder
     run: RunFolder
@@ -52,21 +52,22 @@ class FoundRun:
         return self.run.id
 
     @property
-    def base_model(self) -> str:
-        """Its base model, as the folder under models/ is called."""
-        training = self.run.spec["model"].get("training")
-        return base_model_name(self.id.split("/")[0], self.dataset, training and training["seed"])
-
-    @property
-    def dataset(self) -> str:
-        """Name of its data set."""
-        return self.id.split("/")[1]
-
-    @property
     def result(self) -> dict[str, str]:
-        """Hashes of what is equal where the result is: the rows of tables, not their bytes."""
+        """Hashes that are equal if the results are: of tables' rows, not of their bytes."""
         found = {**self.run.record["files"], **(self.run.record.get("rows") or {})}
         return {n: h for n, h in found.items() if n not in TIMED}
+
+    @property
+    def made_from(self) -> dict[str, tuple[str, str]]:
+        """By kind, "data set" and "model": the name of what it was made from, and its hash."""
+        record = self.run.record
+        model, dataset = self.id.split("/")[:2]
+        training = record["spec"]["model"].get("training")
+        base_model = base_model_name(model, dataset, training and training["seed"])
+        return {
+            "data set": (dataset, record["data_hash"]),
+            "model": (base_model, record["model_hash"]),
+        }
 
 
 @dataclass
@@ -74,27 +75,27 @@ class Collected:
     """What was done.
 
     Args:
-        copied: ids of the runs that are new in the output, those that replaced others included.
-        kept: how many were there already.
-        inputs: how many data sets, baselines, models and assets are new.
-        told: sentences on what was decided.
-        problems: sentences on what was not copied and should have been.
+        copied: ids of the runs that are new in the output, including those that replaced others.
+        kept: number of runs that were there already.
+        inputs: number of data sets, baselines, models and assets that are new.
+        notes: sentences on decisions.
+        problems: sentences on what should have been copied and was not.
     """
 
     copied: list[str] = field(default_factory=list)
     kept: int = 0
     inputs: int = 0
-    told: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def collect(sources: Sequence[Path], output: Path, with_models: bool = False) -> Collected:
-    """Copy what the sources have and the output has not.
+    """Copy what the sources have and the output lacks.
 
     Args:
-        sources: folders of suites (`results/<suite>`), or of results with several suites.
+        sources: suites' folders (`results/<suite>`), or folders of results with several suites.
         output: the folder of results to copy to; suites get their folders in it.
-        with_models: base models and editors' assets too; without them one can only aggregate.
+        with_models: also copy base models and editors' assets; reports need neither.
 
     Raises:
         ConfigError: a source is no folder of results, or the output is a suite's folder.
@@ -109,7 +110,7 @@ def collect(sources: Sequence[Path], output: Path, with_models: bool = False) ->
             found = list(find_runs(place, done))
             for suite in sorted({run.run.spec["suite"] for run in found}):
                 if (output / suite).resolve() == place:
-                    done.told.append(f"{place}: is where to collect to; left as it is.")
+                    done.notes.append(f"{place}: is the folder to collect into; left unchanged.")
                     continue
                 runs = [run for run in found if run.run.spec["suite"] == suite]
                 by_suite[suite].setdefault(place, runs)
@@ -120,7 +121,7 @@ def collect(sources: Sequence[Path], output: Path, with_models: bool = False) ->
 
 
 def suite_folders(source: Path) -> list[Path]:
-    """Return the folders of suites at a place: the place itself, or those in it.
+    """Return the suites' folders at a place: the place itself, or those in it.
 
     Raises:
         ConfigError: there are none.
@@ -133,14 +134,14 @@ def suite_folders(source: Path) -> list[Path]:
             names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise ConfigError(f"{source}: cannot be read ({error}); check the path.") from error
-    found = [home / name for name in names if _is_folder(home / name / "runs")]
+    found = [home / name for name in names if is_folder(home / name / "runs")]
     if not found:
         raise ConfigError(f"{source}: has no runs; give results/<suite>, or the folder above it.")
     return found
 
 
 def find_runs(place: Path, done: Collected) -> Iterator[FoundRun]:
-    """Yield the runs of a suite's folder that are done; `done` is told of all others."""
+    """Yield the finished runs of a suite's folder; notes and problems go into `done`."""
     unfinished = 0
     for folder in _walk(place / "runs", 5, done):
         if not is_file(folder / "run.json"):
@@ -151,7 +152,7 @@ def find_runs(place: Path, done: Collected) -> Iterator[FoundRun]:
         except DataError as error:
             done.problems.append(f"{error} The run is not copied.")
     if unfinished:
-        done.told.append(f"{place}: {unfinished} runs are not finished; left where they are.")
+        done.notes.append(f"{place}: {unfinished} runs are not finished; not copied.")
 
 
 def _walk(folder: Path, levels: int, done: Collected) -> Iterator[Path]:
@@ -172,15 +173,14 @@ def _walk(folder: Path, levels: int, done: Collected) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> RunFolder:
-    """Read a run's record, and check that it is that of this folder."""
+    """Read a run's record, and check that it belongs to this folder."""
     path = folder / "run.json"
     run = read_run_folder(folder)
     check_record(path, run.record, data_hash=str, model_hash=str)
     spec, parts = run.spec, folder.parts[-5:]
     named = [spec[part]["name"] for part in ("model", "dataset", "editor")]
-    names = (*parts[:3], spec["suite"])
-    if not all(map(is_name, names)) or not SEED.fullmatch(parts[4]):
-        raise DataError(f"{path}: the names of the run are not those that a suite can have.")
+    if not all(map(is_name, (*parts[:3], spec["suite"]))) or not SEED.fullmatch(parts[4]):
+        raise DataError(f"{path}: the run has names that no suite can have.")
     if run.id != "/".join(parts) or named != list(parts[:3]) or parts[4] != f"seed-{spec['seed']}":
         raise DataError(f"{path}: belongs to the run {run.id[:200]!r}, not to this folder.")
     files = run.record["files"]
@@ -194,22 +194,17 @@ def _read(folder: Path) -> RunFolder:
 def _collect_suite(
     places: dict[Path, list[FoundRun]], target: Path, with_models: bool, done: Collected
 ) -> None:
-    there: list[FoundRun] = []
-    if _is_folder(target / "runs"):
-        ignored = Collected()
-        there = list(find_runs(target.resolve(), ignored))
+    present: list[FoundRun] = []
+    if is_folder(target / "runs"):
+        present = list(find_runs(target.resolve(), Collected()))
     coming = [run for runs in places.values() for run in runs]
-    kinds: tuple[tuple[str, str, Callable[[FoundRun], str]], ...] = (
-        ("data_hash", "data set", lambda run: run.dataset),
-        ("model_hash", "model", lambda run: run.base_model),
-    )
     agreed: dict[tuple[str, str], str] = {}
-    for key, kind, name_of in kinds:
-        coming = _agreeing(coming, there, key, kind, name_of, agreed, target, done)
+    for kind in ("data set", "model"):
+        coming = _agreeing(kind, coming, present, agreed, target, done)
     by_id: dict[str, list[FoundRun]] = defaultdict(list)
     for run in coming:
         by_id[run.id].append(run)
-    ours = {run.id: run for run in there}
+    ours = {run.id: run for run in present}
     for run_id in sorted(by_id):
         _collect_run(by_id[run_id], ours.get(run_id), target, done)
     # Only what the runs that are there now were made from.
@@ -217,34 +212,42 @@ def _collect_suite(
 
 
 def _agreeing(
-    coming: list[FoundRun],
-    there: list[FoundRun],
-    key: str,
     kind: str,
-    name_of: Callable[[FoundRun], str],
+    coming: Sequence[FoundRun],
+    present: Sequence[FoundRun],
     agreed: dict[tuple[str, str], str],
     target: Path,
     done: Collected,
 ) -> list[FoundRun]:
-    """Return the runs made from the same data, or weights; those that are there decide."""
+    """Return the runs made from the same data, or weights; runs in the output decide.
+
+    Args:
+        kind: "data set" or "model".
+        coming: runs to be copied.
+        present: runs in the output.
+        agreed: receives the hash that was decided on, by kind and name.
+        target: the suite's folder in the output.
+        done: receives problems.
+    """
     hashes: dict[str, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
     for run in coming:
-        hashes[name_of(run)][run.run.record[key]].add(run.place)
-    known = {name_of(run): run.run.record[key] for run in there}
-    for name, found in hashes.items():
-        if name in known or len(found) == 1:
-            agreed[kind, name] = known.get(name) or next(iter(found))
-        others = [h for h in found if h != agreed.get((kind, name))]
-        if others:
-            told = "; ".join(
-                f"{_short(h)} in {', '.join(map(str, sorted(found[h])))}" for h in sorted(others)
+        name, sha256 = run.made_from[kind]
+        hashes[name][sha256].add(run.place)
+    known = dict(run.made_from[kind] for run in present)
+    for name, places in hashes.items():
+        if name in known or len(places) == 1:
+            agreed[kind, name] = known.get(name) or next(iter(places))
+        if others := sorted(h for h in places if h != agreed.get((kind, name))):
+            listed = "; ".join(
+                f"{_short(h)} in {', '.join(map(str, sorted(places[h])))}" for h in others
             )
-            have = f" ({target} has {_short(known[name])})" if name in known else ""
+            ours = f" ({target} has {_short(known[name])})" if name in known else ""
             done.problems.append(
-                f"{kind} {name}: runs were made with different ones: {told}{have}; none of these "
+                f"{kind} {name}: runs were made with different ones: {listed}{ours}; none of these "
                 "runs is copied, as their scores do not compare."
             )
-    return [run for run in coming if agreed.get((kind, name_of(run))) == run.run.record[key]]
+    decided = {name: sha256 for (k, name), sha256 in agreed.items() if k == kind}
+    return [run for run in coming if run.made_from[kind] in decided.items()]
 
 
 def _collect_run(
@@ -254,13 +257,12 @@ def _collect_run(
     run_id = coming[0].id
     folder = target / "runs" / run_id
     if ours is not None and not _is_whole(ours.run):
-        done.told.append(f"{run_id}: the copy in {target} is damaged and is replaced.")
+        done.notes.append(f"{run_id}: the copy in {target} is damaged and is replaced.")
         ours = None
-    if ours is None and look_at_run(run_id, folder, "").state == "running":
-        done.problems.append(f"{run_id}: is being run in {target} now; collect again afterwards.")
+    if ours is None and status_of_run(run_id, folder, "").state == "running":
+        done.problems.append(f"{run_id}: is running in {target} now; collect again when it is done.")
         return
-    candidates = _settled(coming, ours, target, done)
-    for found in candidates:
+    for found in _candidates(coming, ours, done):
         files = found.run.record["files"]
         pieces = [Piece(found.run.folder / name, sha256) for name, sha256 in files.items()]
         log = found.run.folder / "run.log"
@@ -275,19 +277,15 @@ def _collect_run(
             return
 
 
-def _settled(
-    coming: list[FoundRun], ours: FoundRun | None, target: Path, done: Collected
+def _candidates(
+    coming: Sequence[FoundRun], ours: FoundRun | None, done: Collected
 ) -> list[FoundRun]:
-    """Return the runs of one id of which any may be copied, the first first."""
+    """Return the runs of one id of which any may be copied, in order of preference."""
     run_id = coming[0].id
     everything = [*([] if ours is None else [ours]), *coming]
-
-    def places(runs: Sequence[FoundRun]) -> str:
-        return " and ".join(dict.fromkeys(str(run.place) for run in runs))
-
     if len({run.run.record["content_hash"] for run in everything}) > 1:
         done.problems.append(
-            f"{run_id}: was made with different settings in {places(everything)}; not copied."
+            f"{run_id}: was made with different settings in {_places(everything)}; not copied."
         )
         return []
     whole = [run for run in everything if run.run.failure is None]
@@ -295,17 +293,17 @@ def _settled(
     if any(run.result != whole[0].result for run in whole):
         files = sorted({n for r in whole for n, _ in r.result.items() ^ whole[0].result.items()})
         done.problems.append(
-            f"{run_id}: has different results in {places(whole)} ({', '.join(files)}); not copied."
+            f"{run_id}: has different results in {_places(whole)} ({', '.join(files)}); not copied."
         )
         return []
     if whole and failed:
-        done.told.append(
-            f"{run_id}: failed in {places(failed)}, was completed in {places(whole)}; the complete "
-            "one counts."
+        done.notes.append(
+            f"{run_id}: failed in {_places(failed)}, was completed in {_places(whole)}; the "
+            "complete one counts."
         )
     if not whole and any(run.result != failed[0].result for run in failed):
-        done.told.append(
-            f"{run_id}: failed in {places(failed)}, not with the same files; the first counts."
+        done.notes.append(
+            f"{run_id}: failed in {_places(failed)}, with different files; the first counts."
         )
     best = whole or failed
     if ours is not None and ours in best:
@@ -314,15 +312,15 @@ def _settled(
     return best
 
 
+def _places(runs: Iterable[FoundRun]) -> str:
+    return " and ".join(dict.fromkeys(str(run.place) for run in runs))
+
+
 def _is_whole(run: RunFolder) -> bool:
     try:
         return all(sha256_of(run.folder / n) == h for n, h in run.record["files"].items())
     except OSError:
         return False
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 def _short(sha256: str) -> str:

@@ -1,29 +1,24 @@
-"""Whole folders copied from places one does not trust: checked on the way, there or not there.
+"""Copies whole folders from untrusted places: a folder arrives with every file checked, or not.
 
-No link is followed and nothing but ordinary files is read; what is hashed is what is written.
+No link is followed, and only ordinary files are read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 import stat
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import DataError, ResultError
-from grace_bench.store.files import describe_os_error
+from grace_bench.store.files import describe_os_error, discard, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-CHUNK = 2**20
-LEFT_BEHIND = r"\.{name}\.[0-9a-f]{{8}}\.(tmp|old)"
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,8 @@ class Piece:
 
     Args:
         source: its path.
-        sha256: that it must have; None: it is not known.
-        optional: it may be missing.
+        sha256: the hash that it must have; None: unknown.
+        optional: whether it may be missing.
     """
 
     source: Path
@@ -42,68 +37,45 @@ class Piece:
 
 
 def place_folder(pieces: Sequence[Piece], target: Path) -> None:
-    """Copy files into the folder `target`, which is there whole or, as before, after it.
+    """Copy files into a new folder and put it in the place of `target`.
 
-    What was in it before is gone then. Times of change are kept: the workflow goes by them.
+    Modification times are kept, as the workflow goes by them.
 
     Raises:
         DataError: a file is missing, no ordinary file, or not the one it should be.
         ResultError: the target cannot be written.
     """
-    with _writing(target):
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(target)
-    mark = uuid.uuid4().hex[:8]
-    fresh = target.with_name(f".{target.name}.{mark}.tmp")
-    old = target.with_name(f".{target.name}.{mark}.old")
-    try:
-        with _writing(target):
-            fresh.mkdir()
+        for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a call that was killed
+            discard(left)
+        fresh.mkdir()
         for piece in pieces:
-            copy_file(piece, fresh / piece.source.name)
-        with _writing(target):
-            with suppress(FileNotFoundError):
-                os.rename(target, old)
-            try:
-                os.rename(fresh, target)
-            except OSError:
-                with suppress(OSError):
-                    os.rename(old, target)
-                raise
-    finally:
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def copy_file(piece: Piece, target: Path) -> None:
-    """Copy one file, and check its hash on the way.
-
-    Raises:
-        DataError: it is missing, no ordinary file, or not the one it should be.
-        ResultError: the target cannot be written.
-    """
-    source = piece.source
-    try:
-        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        if piece.optional:
-            return
-        raise DataError(f"{source}: no such file, but it is listed.") from error
+            _copy_file(piece, fresh / piece.source.name)
+        discard(target)
+        os.rename(fresh, target)
     except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}).") from error
-    with open(handle, "rb") as stream:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{source}: is no ordinary file.")
-        digest = hashlib.sha256()
-        with _writing(target), open(target, "xb") as copy:
-            for chunk in _chunks(stream, source):
-                digest.update(chunk)
-                copy.write(chunk)
-    if piece.sha256 is not None and digest.hexdigest() != piece.sha256:
+        raise ResultError(describe_os_error(target, error)) from error
+    finally:
+        with suppress(OSError):
+            discard(fresh)
+
+
+def _copy_file(piece: Piece, target: Path) -> None:
+    """Copy one file and check the copy's hash; OSError if the copy cannot be written."""
+    source = piece.source
+    if piece.optional and not os.path.lexists(source):
+        return
+    if not is_file(source):
+        missing = not os.path.lexists(source)
+        reason = "no such file, but it is listed" if missing else "is no ordinary file"
+        raise DataError(f"{source}: {reason}.")
+    if not os.access(source, os.R_OK):
+        raise DataError(f"{source}: cannot be read; check its permissions.")
+    shutil.copy2(source, target, follow_symlinks=False)
+    if piece.sha256 is not None and sha256_of(target) != piece.sha256:
         raise DataError(f"{source}: is not the file that was written; it was changed or cut.")
-    with _writing(target):
-        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def is_file(path: Path) -> bool:
@@ -114,28 +86,6 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _chunks(stream, source: Path) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = stream.read(CHUNK)
-        except OSError as error:
-            raise DataError(f"{source}: cannot be read ({error.strerror}).") from error
-        if not chunk:
-            return
-        yield chunk
-
-
-def _tidy(target: Path) -> None:
-    """Remove what an earlier call left behind when it was killed."""
-    pattern = re.compile(LEFT_BEHIND.format(name=re.escape(target.name)))
-    for name in os.listdir(target.parent):
-        if pattern.fullmatch(name):
-            shutil.rmtree(target.with_name(name), ignore_errors=True)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ResultError(describe_os_error(target, error)) from error
+def is_folder(path: Path) -> bool:
+    """Say whether a path is a folder and no link to one."""
+    return path.is_dir() and not path.is_symlink()

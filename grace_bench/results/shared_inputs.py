@@ -1,4 +1,4 @@
-"""What the runs of a suite share, copied beside them: data sets, baselines, models and assets."""
+"""Copies what runs were made from along with them: data sets, baselines, models and assets."""
 
 from __future__ import annotations
 
@@ -6,50 +6,44 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import DataError
-from grace_bench.results.copying import Piece, is_file, place_folder
-from grace_bench.store.json_records import check_record, is_plain_name
+from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
 from grace_bench.store.files import read_json
+from grace_bench.store.json_records import check_record, is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-Record = dict[str, Any]
-Agreed = dict[tuple[str, str], str]
-"""The hash of the data of each ("data set", name), of the weights of each ("model", name)."""
 
 
 def copy_inputs(
     places: Sequence[Path],
     target: Path,
-    agreed: Agreed,
+    agreed: Mapping[tuple[str, str], str],
     with_models: bool,
     problems: list[str],
 ) -> int:
-    """Copy what the runs were made from, and is not there yet; return how many folders.
+    """Copy what the runs were made from and the target lacks; return the number of folders.
 
     Args:
-        places: folders of one suite, from which the runs came.
+        places: folders of one suite that the runs came from.
         target: the suite's folder to copy to.
-        agreed: what the runs were made from; all else is left where it is.
-        with_models: weights too.
-        problems: is told what is damaged.
+        agreed: the hash of the data of each ("data set", name) and of the weights of each
+            ("model", name) that the runs were made from; everything else is left out.
+        with_models: whether to copy weights and assets, too.
+        problems: receives a sentence about each folder that is damaged.
     """
-    copied = 0
-    models = {name for kind, name in agreed if kind == "model"}
-    wanted = [("data", name, _data, agreed[kind, name]) for kind, name in agreed if kind != "model"]
-    wanted += [("baselines", name, _baseline, agreed["model", name]) for name in models]
-    if with_models:
-        wanted += [("models", name, _model, agreed["model", name]) for name in models]
-        for name in models:
-            assets = {asset for place in places for asset in _names(place / "assets" / name)}
-            wanted += [
-                (f"assets/{name}", asset, _assets, agreed["model", name])
-                for asset in sorted(assets)
-            ]
-    for home, name, pieces_of, expected in sorted(wanted, key=lambda w: w[:2]):
-        copied += _copy(places, target, f"{home}/{name}", pieces_of, expected, problems)
-    return copied
+    wanted: list[tuple[str, Callable[[Path, str], list[Piece]], str]] = []
+    for (kind, name), sha256 in agreed.items():
+        if kind == "data set":
+            wanted.append((f"data/{name}", _data, sha256))
+            continue
+        wanted.append((f"baselines/{name}", _baseline, sha256))
+        if with_models:
+            wanted.append((f"models/{name}", _model, sha256))
+            folders = [place / "assets" / name for place in places]
+            assets = {asset for folder in folders for asset in _names(folder, os.DirEntry.is_dir)}
+            wanted += [(f"assets/{name}/{asset}", _assets, sha256) for asset in assets]
+    return sum(_copy(places, target, *item, problems) for item in sorted(wanted, key=lambda w: w[0]))
 
 
 def _copy(
@@ -61,8 +55,7 @@ def _copy(
     problems: list[str],
 ) -> bool:
     folder = target / inside
-    found = [place / inside for place in places if _is_plain(place, inside)]
-    for source in found:
+    for source in (place / inside for place in places if _is_plain(place, inside)):
         try:
             pieces = pieces_of(source, expected)
             if not pieces:
@@ -80,78 +73,69 @@ def _copy(
 
 
 def _data(folder: Path, expected: str) -> list[Piece]:
-    """Return a data set's files, manifest.json last; none if it is other data."""
-    path = folder / "manifest.json"
-    manifest = _record(path, data_hash=str, roles=dict)
-    if manifest is None or manifest["data_hash"] != expected:
-        return []
-    pieces = []
-    for role, entry in sorted(manifest["roles"].items()):
-        check_record(f"{path}: roles.{role[:20]}", entry, file=str, sha256=str)
-        pieces.append(_piece(folder, entry["file"], entry["sha256"]))
-    return [*pieces, Piece(path)]
+    """Return a data set's files, its record last; none if it is other data."""
+    manifest = _record(folder / "manifest.json", "data_hash", expected, roles=dict)
+    roles = sorted(manifest["roles"].items()) if manifest else []
+    for role, entry in roles:
+        place = f"{folder / 'manifest.json'}: roles.{role[:20]}"
+        check_record(place, entry, file=str, sha256=str)
+    return _listed(folder, {e["file"]: e["sha256"] for _, e in roles}, manifest, "manifest.json")
 
 
 def _baseline(folder: Path, expected: str) -> list[Piece]:
-    """Return a baseline's files; none if it is of other weights."""
-    path = folder / "baseline.json"
-    baseline = _record(path, model_hash=str)
-    if baseline is None or baseline["model_hash"] != expected:
+    """Return a baseline's files, its record last; none if it is of other weights."""
+    if _record(folder / "baseline.json", "model_hash", expected) is None:
         return []
-    return [Piece(folder / "predictions.parquet", optional=True), Piece(path)]
+    return [Piece(folder / "predictions.parquet", optional=True), Piece(folder / "baseline.json")]
 
 
 def _model(folder: Path, expected: str) -> list[Piece]:
-    """Return a model's files; none if they are other weights."""
-    path = folder / "training.json"
-    training = _record(path, sha256=str)
-    if training is None or training["sha256"] != expected:
+    """Return a model's files, its record last; none if they are other weights."""
+    if _record(folder / "training.json", "sha256", expected) is None:
         return []
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
-    )
-    others = [n for n in names if n not in ("model.safetensors", path.name, "lease.json")]
+    left_out = ("model.safetensors", "training.json", "lease.json")
+    others = [n for n in sorted(_names(folder, os.DirEntry.is_file)) if n not in left_out]
     pieces = [Piece(folder / "model.safetensors", expected)]
-    return [*pieces, *(Piece(folder / name) for name in others), Piece(path)]
+    return [*pieces, *(Piece(folder / n) for n in (*others, "training.json"))]
 
 
 def _assets(folder: Path, expected: str) -> list[Piece]:
-    """Return the files of an editor's assets; none if they are of other weights."""
-    path = folder / "assets.json"
-    assets = _record(path, model_hash=str, files=dict)
-    if assets is None or assets["model_hash"] != expected:
+    """Return the files of an editor's assets, their record last; none if of other weights."""
+    assets = _record(folder / "assets.json", "model_hash", expected, files=dict)
+    return _listed(folder, assets["files"] if assets else {}, assets, "assets.json")
+
+
+def _listed(
+    folder: Path, hashes: Mapping[str, Any], record: Any, record_name: str
+) -> list[Piece]:
+    """Return the files that a record lists, and the record itself; none without a record."""
+    if record is None:
         return []
-    pieces = [_piece(folder, name, sha256) for name, sha256 in sorted(assets["files"].items())]
-    return [*pieces, Piece(path)]
+    for name, sha256 in hashes.items():
+        if not is_plain_name(name) or name.startswith(".") or not isinstance(sha256, str):
+            raise DataError(f"{folder}: lists a file that it cannot have.")
+    pieces = [Piece(folder / name, sha256) for name, sha256 in sorted(hashes.items())]
+    return [*pieces, Piece(folder / record_name)]
 
 
-def _piece(folder: Path, name: str, sha256: Any) -> Piece:
-    if not is_plain_name(name) or name.startswith(".") or not isinstance(sha256, str):
-        raise DataError(f"{folder}: lists a file that it cannot have.")
-    return Piece(folder / name, sha256)
-
-
-def _record(path: Path, **wanted: type) -> Record | None:
-    return check_record(path, read_json(path), **wanted) if is_file(path) else None
+def _record(path: Path, key: str, expected: str, **wanted: type) -> dict[str, Any] | None:
+    """Return a record whose `key` is as expected; None if there is none."""
+    if not is_file(path):
+        return None
+    record = check_record(path, read_json(path), **{key: str}, **wanted)
+    return record if record[key] == expected else None
 
 
 def _is_plain(place: Path, inside: str) -> bool:
     """Say whether a folder is there, and no link on the way to it."""
-    folder = place
-    for name in inside.split("/"):
-        folder = folder / name
-        if not folder.is_dir() or folder.is_symlink():
-            return False
-    return True
+    steps = inside.split("/")
+    return all(is_folder(place.joinpath(*steps[:n])) for n in range(1, len(steps) + 1))
 
 
-def _names(folder: Path) -> Iterator[str]:
-    if folder.is_dir() and not folder.is_symlink():
-        with os.scandir(folder) as entries:
-            yield from (
-                entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            )
+def _names(folder: Path, is_wanted: Callable[..., bool]) -> set[str]:
+    """Return the names of a folder's files or folders: no links, no hidden ones."""
+    if not is_folder(folder):
+        return set()
+    with os.scandir(folder) as entries:
+        found = {entry.name for entry in entries if is_wanted(entry, follow_symlinks=False)}
+    return {name for name in found if not name.startswith(".")}

@@ -1,12 +1,10 @@
-"""What a suite has, what is running, what failed and what is left. Reads files only; torch-free.
+"""The status of a suite: what is finished, running, failed or left. Reads files only; torch-free.
 
-    look = Look.of_suite(suite)        # or Look.of_plan(Path("results/default/plan.json"))
-    look.now().counts["running"]
+    reader = StatusReader.of_suite(suite)   # or .of_plan(Path("results/default/plan.json"))
+    reader.read_status().counts["running"]
 
-`status_text` writes it for people.
-
-It may be asked at any time, while jobs write: a file that is half there, damaged or just gone says
-nothing, and the run counts by what the others say.
+`status_text` writes it for people. It works at any time, while jobs write: a file that is
+incomplete, damaged or just gone is ignored, and the run's other files decide.
 """
 
 from __future__ import annotations
@@ -38,32 +36,32 @@ if TYPE_CHECKING:
 
 STATES = {
     "finished": "complete, with the plan's settings",
-    "failed": "its editor failed, which is its result, or its settings were refused",
+    "failed": "the editor failed, which is the run's result, or its settings were refused",
     "running": "its process renews its lease",
-    "dead": "its process ended without an end; goes on when run again",
-    "waiting": "was stopped; goes on from its checkpoint when run again",
-    "left": "nothing is there yet",
+    "dead": "its process died; rerun to resume",
+    "waiting": "was stopped; rerun to resume from its checkpoint",
+    "left": "not started yet",
 }
-AGAIN = "what it was made from is missing or outdated, and is made again for other runs"
+AGAIN = "its inputs are missing or outdated, and are made again for other runs"
 CHECKPOINT = re.compile(r"[0-9]{8,18}")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run as its files show it; None: they do not say.
+    """One run as its files show it; None: unknown.
 
     Args:
         id: of the run.
         state: one of STATES.
-        step: the last one done; of a failed run, the one it failed at.
-        steps: of the whole stream.
-        edits: made so far.
-        seconds_left: as the run itself estimates.
-        heartbeat_seconds: since its process was last heard of.
+        step: the last one done; the one at which a failed run failed.
+        steps: number of steps of the whole stream.
+        edits: number of edits so far.
+        seconds_left: the run's own estimate.
+        heartbeat_seconds: since its process last renewed its lease.
         holder: that process: "process 12 on node-1 (job 7)".
-        checkpoint: the step it goes on from.
+        checkpoint: the step from which it resumes.
         message: how it failed.
-        note: what else there is to say.
+        note: why a finished run does not count.
     """
 
     id: str
@@ -99,7 +97,7 @@ class SuiteStatus:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many runs there are of each state."""
+        """The number of runs in each state."""
         found = Counter(run.state for run in self.runs)
         return {state: found[state] for state in STATES}
 
@@ -116,7 +114,7 @@ class SuiteStatus:
         return {name: {s: counts[s] for s in STATES} for name, counts in found.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return the status as plain values."""
         return {
             "format": "grace-bench status",
             "version": 1,
@@ -134,12 +132,14 @@ class SuiteStatus:
 
 @dataclass(frozen=True)
 class _Input:
+    """Something that runs need; `record` is the file that is written last."""
+
     kind: str
     folder: Path
-    record: str  # the file that is written last
+    record: str
 
-    def now(self, again: Set[Path] = frozenset()) -> InputStatus:
-        """Return its status; `again` are the records that are made again."""
+    def read_status(self, again: Set[Path]) -> InputStatus:
+        """Return its status; `again` holds the records that are made again."""
         path = self.folder / self.record
         state = "missing"
         if _is_file(path):
@@ -147,22 +147,19 @@ class _Input:
         if state != "present" and (age := _heartbeat(self.folder)) is not None:
             holder = read_lease(self.folder / LEASE) or {}
             state = state if _is_dead(holder, age) else "being made"
-        name = self.folder.name
-        if self.kind != "data set":
-            name = f"{self.folder.parent.name}/{name}"
-        if self.kind == "assets":
-            name = f"{self.folder.parent.parent.name}/{name}"
+        depth = {"data set": 1, "assets": 3}.get(self.kind, 2)
+        name = "/".join(self.folder.parts[-depth:])
         return InputStatus(self.kind, _printable(name), state)
 
 
-class Look:
-    """The runs to look at, and what they need.
+class StatusReader:
+    """Reads the status of a suite's runs and of what they need.
 
     Args:
         suite: its name.
         entries: of its plan: id, folder and content hash of each run.
         inputs: what the runs need.
-        planned: the runs, where they are known: a plan.json has no settings.
+        planned: the runs, if they are known: a plan.json has no settings.
     """
 
     def __init__(
@@ -178,8 +175,8 @@ class Look:
         self.inputs = inputs
 
     @classmethod
-    def of_suite(cls, suite: SuiteConfig, results: Path = RESULTS) -> Look:
-        """Look at the runs that a suite describes."""
+    def of_suite(cls, suite: SuiteConfig, results: Path = RESULTS) -> StatusReader:
+        """Return the reader of the runs that a suite describes."""
         inputs: dict[_Input, None] = {}
         runs = expand(suite, results)
         for run in runs:
@@ -192,8 +189,8 @@ class Look:
         return cls(suite.name, entries, sorted(inputs, key=_input_order), runs)
 
     @classmethod
-    def of_plan(cls, path: Path) -> Look:
-        """Look at the runs of a plan.json; it does not say which assets editors need.
+    def of_plan(cls, path: Path) -> StatusReader:
+        """Return the reader of the runs of a plan.json, which does not list editors' assets.
 
         Raises:
             DataError: the file is missing, damaged or no plan.
@@ -224,23 +221,23 @@ class Look:
         for entry, model in zip(self.entries, folders, strict=True):
             folder = Path(entry["folder"])
             also = AGAIN if folder / "run.json" in again else None
-            found = look_at_run(entry["id"], folder, entry["content_hash"], weights[model], also)
+            found = status_of_run(entry["id"], folder, entry["content_hash"], weights[model], also)
             if found.state == "left" and (run := planned.get(entry["id"])) is not None:
-                found = _with_refusal_of_its_parts(found, run)
+                found = _refused_by_a_part(found, run)
             yield found
 
-    def now(self) -> SuiteStatus:
-        """Return how the suite is at this moment."""
+    def read_status(self) -> SuiteStatus:
+        """Return the suite's status at this moment."""
         again = outdated(self.planned)
         return SuiteStatus(
             _printable(self.suite),
             datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
             list(self._runs(again)),
-            [item.now(again) for item in self.inputs],
+            [item.read_status(again) for item in self.inputs],
         )
 
 
-def look_at_run(
+def status_of_run(
     run_id: str,
     folder: Path,
     content_hash: str,
@@ -250,11 +247,11 @@ def look_at_run(
     """Return the status of one run.
 
     Args:
-        run_id: of the run.
-        folder: of the run.
-        content_hash: of the run as it would be done now.
-        model_hash: of its base model; None: it is not there.
-        also: why it is made again although it is done with these settings.
+        run_id: its id.
+        folder: its folder.
+        content_hash: its hash if it were run now.
+        model_hash: the hash of its base model; None: there is none.
+        also: why it is run again although it is finished with these settings.
     """
     run_id, note = _printable(run_id), None
     record = try_read(folder / "run.json")
@@ -288,25 +285,21 @@ def look_at_run(
     )
 
 
-def _with_refusal_of_its_parts(found: RunStatus, run: Run) -> RunStatus:
-    """Return the status of a run that cannot start, as what it needs was refused."""
+def _refused_by_a_part(found: RunStatus, run: Run) -> RunStatus:
+    """Return the status as failed if something that the run needs was refused."""
     for part in parts_of(run):
         if (refused := refusal(part.record.parent, part.made_from)) is not None:
             return replace(found, state="failed", message=_printable(f"refused: {refused}"))
     return found
 
 
-def _failed(run_id: str, told: Any) -> RunStatus:
-    told = told if isinstance(told, dict) else {}
-    kind, message = told.get("kind"), told.get("message")
-    parts = [str(part).replace("_", " ") for part in (kind,) if isinstance(kind, str)]
+def _failed(run_id: str, failure: Any) -> RunStatus:
+    failure = failure if isinstance(failure, dict) else {}
+    kind, message = (failure.get(key) for key in ("kind", "message"))
+    parts = [kind.replace("_", " ")] if isinstance(kind, str) else []
     parts += [message] if isinstance(message, str) else []
-    return RunStatus(
-        run_id,
-        "failed",
-        step=_whole(told.get("step")),
-        message=_printable(": ".join(parts)) or None,
-    )
+    message = _printable(": ".join(parts)) or None
+    return RunStatus(run_id, "failed", step=_whole(failure.get("step")), message=message)
 
 
 def _is_dead(holder: Mapping[str, Any], age: float | None) -> bool:
@@ -314,17 +307,17 @@ def _is_dead(holder: Mapping[str, Any], age: float | None) -> bool:
         return True
     try:
         return has_ended(dict(holder))
-    except (ValueError, OverflowError):  # a process number that is none
+    except (ValueError, OverflowError):  # an impossible process number
         return False
 
 
 def _heartbeat(folder: Path) -> float | None:
-    """Return the seconds since a folder's lease was renewed; None: it has none."""
+    """Return the seconds since a folder's lease was renewed; None: no lease."""
     try:
         found = os.lstat(folder / LEASE)
     except (OSError, ValueError):
         return None
-    # Clocks of machines differ a little; nothing was renewed in the future.
+    # Clocks of machines differ a little: never negative.
     return max(0.0, time.time() - found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
 
@@ -354,7 +347,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _printable(text: str) -> str:
-    """Return text from a file without what a terminal would take for a command."""
+    """Return text from a file without what a terminal would take for a command, shortened."""
     return "".join(c if c.isprintable() else " " for c in text)[:1000]
 
 

@@ -1,4 +1,4 @@
-"""The status of a suite as text, once or again and again. Torch-free."""
+"""The status of a suite as text, once or repeatedly. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
-from grace_bench.results.status import STATES, InputStatus, Look, RunStatus, SuiteStatus
+from grace_bench.results.status import STATES, InputStatus, StatusReader, RunStatus, SuiteStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def render(status: SuiteStatus) -> str:
-    """Return a status as text: a line of totals, a table, then what one may want to look into."""
+    """Return a status as text: totals, a table, and the runs that may need attention."""
     totals = ", ".join(f"{n} {state}" for state, n in status.counts.items() if n)
     lines = [f"suite {status.suite}: {len(status.runs)} runs" + (f": {totals}" if totals else "")]
     lines += ["", *_render_groups(status), "", *_render_inputs(status.inputs)]
@@ -27,11 +27,11 @@ def render(status: SuiteStatus) -> str:
         runs = [run for run in status.runs if run.state == state]
         if runs:
             lines += ["", f"{state} ({STATES[state]}):"]
-            lines += [f"  {run.id}  {_told(run)}" for run in runs[:MOST_LISTED]]
+            lines += [f"  {run.id}  {_details(run)}" for run in runs[:MOST_LISTED]]
         if len(runs) > MOST_LISTED:
             lines.append(f"  and {len(runs) - MOST_LISTED} more; --json lists all")
     if noted := sum(run.state == "left" and run.note is not None for run in status.runs):
-        lines += ["", f"of those left, {noted} were run with other settings, data, code or weights"]
+        lines += ["", f"{noted} of those left were run with other settings, data, code or weights"]
     return "\n".join(lines) + "\n"
 
 
@@ -64,8 +64,8 @@ def _render_inputs(inputs: Sequence[InputStatus]) -> Iterator[str]:
         yield line
 
 
-def _told(run: RunStatus) -> str:
-    """Return what there is to say of a run that is not simply finished or left."""
+def _details(run: RunStatus) -> str:
+    """Return the details of a run that is neither finished nor left."""
     parts = []
     if run.state == "failed":
         parts.append(f"at step {run.step}" if run.step else "before the first step")
@@ -82,12 +82,12 @@ def _told(run: RunStatus) -> str:
         parts.append(f"{run.edits} edits")
     if run.state == "running":
         parts += [] if run.seconds_left is None else [f"{duration(run.seconds_left)} left"]
-        parts += [f"{run.holder}", f"heard of {duration(run.heartbeat_seconds or 0)} ago"]
+        parts += [f"{run.holder}", f"last seen {duration(run.heartbeat_seconds or 0)} ago"]
     elif run.state == "dead":
-        parts.append(f"{run.holder}, not heard of for {duration(run.heartbeat_seconds or 0)}")
+        parts.append(f"{run.holder}, last seen {duration(run.heartbeat_seconds or 0)} ago")
     if run.state in ("dead", "waiting"):
-        begins = "at the beginning" if run.checkpoint is None else f"after step {run.checkpoint}"
-        parts.append(f"goes on {begins} when run again")
+        start = "from the start" if run.checkpoint is None else f"after step {run.checkpoint}"
+        parts.append(f"rerun to resume {start}")
     return ", ".join(parts + ([run.note] if run.note else []))
 
 
@@ -103,23 +103,30 @@ def duration(seconds: float) -> str:
 
 
 def show(
-    look: Look,
+    reader: StatusReader,
     out: TextIO,
     as_json: bool = False,
     every: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the status once, or every so many seconds until nothing is left to do.
+    """Write the status once or, with `every`, repeatedly until nothing is left to do.
 
-    The screen is cleared between two only where `out` is one. As JSON, a status a line if repeated.
+    A terminal is cleared in between. JSON that is repeated has one status per line.
+
+    Args:
+        reader: reads the status.
+        out: where to write.
+        as_json: write JSON instead of text.
+        every: seconds between two statuses.
+        sleep: waits for that long.
 
     Raises:
-        ConfigError: `every` is not a time one can wait.
+        ConfigError: `every` is not between 0.1 and 86400.
     """
     if every is not None and not 0.1 <= every <= 86400:
         raise ConfigError(f"--watch {every:g}: must be between 0.1 and 86400 seconds.")
     while True:
-        status = look.now()
+        status = reader.read_status()
         if as_json:
             indent = 2 if every is None else None
             out.write(json.dumps(status.as_json(), indent=indent, ensure_ascii=True) + "\n")

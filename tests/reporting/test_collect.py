@@ -1,4 +1,4 @@
-"""`grace-bench collect`: runs of several machines in one place, conflicts told and left out."""
+"""`grace-bench collect`: runs of several machines in one place, conflicts reported and left out."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_runs_and_what_reports_need_come_together(machines):
     done = collect([a / "s", b], out)
     assert done.copied == ["m/d/grace/default/seed-0", "m/d/grace/default/seed-1"]
     assert (done.kept, done.inputs, done.problems) == (0, 2, [])
-    assert done.told == [f"{b / 's'}: 1 runs are not finished; left where they are."]
+    assert done.notes == [f"{b / 's'}: 1 runs are not finished; not copied."]
     copy = out / "s" / first.relative_to(a / "s")
     assert tree(copy) == tree(first)
     assert (copy / "run.json").stat().st_mtime == 10**9  # the workflow goes by times
@@ -256,7 +256,7 @@ def test_a_complete_run_counts_before_a_failed_one(machines):
     inside = whole.relative_to(b)
     done = collect([a, b], out)
     assert tree(out / inside) == tree(whole)
-    [said] = done.told
+    [said] = done.notes
     assert said == (
         f"m/d/grace/default/seed-0: failed in {a}/s, was completed in {b}/s; the complete one "
         "counts."
@@ -266,7 +266,7 @@ def test_a_complete_run_counts_before_a_failed_one(machines):
     assert collect([a], out).copied == ["m/d/grace/default/seed-0"]
     assert tree(out / inside) == tree(failed)
     done = collect([b], out)
-    assert (done.copied, len(done.told)) == (["m/d/grace/default/seed-0"], 1)
+    assert (done.copied, len(done.notes)) == (["m/d/grace/default/seed-0"], 1)
     assert tree(out / inside) == tree(whole)
     done = collect([a], out)
     assert (done.copied, done.kept, done.problems) == ([], 1, [])
@@ -293,7 +293,7 @@ def test_a_damaged_copy_is_replaced(machines):
     copy = out / folder.relative_to(a)
     (copy / "probes.parquet").write_bytes(b"cut")
     done = collect([a], out)
-    assert done.told == [
+    assert done.notes == [
         f"m/d/grace/default/seed-0: the copy in {out / 's'} is damaged and is replaced."
     ]
     assert tree(copy) == tree(folder)
@@ -401,7 +401,7 @@ def test_a_full_disk_leaves_nothing_half_there(machines, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copying.os, "utime", full)
+    monkeypatch.setattr(copying.shutil, "copy2", full)
     with pytest.raises(ResultError, match="the disk is full") as error:
         collect([a], out)
     assert error.value.exit_code == 75
@@ -429,7 +429,7 @@ def test_a_run_that_goes_on_in_the_output_is_left_alone(machines):
     (running / "lease.json").write_text(json.dumps({"host": "node-1", "step": 3}))
     done = collect([a], out)
     assert done.problems == [
-        f"m/d/grace/default/seed-0: is being run in {out / 's'} now; collect again afterwards."
+        f"m/d/grace/default/seed-0: is running in {out / 's'} now; collect again when it is done."
     ]
     os.utime(running / "lease.json", (0, 0))
     assert collect([a], out).copied == ["m/d/grace/default/seed-0"]
@@ -447,7 +447,7 @@ def test_places_that_are_none(machines, tmp_path):
             collect(sources, output)
     assert not out.exists()
     done = collect([a], a)
-    assert done.told == [f"{a / 's'}: is where to collect to; left as it is."]
+    assert done.notes == [f"{a / 's'}: is the folder to collect into; left unchanged."]
 
 
 def test_several_suites_stay_apart(machines):

@@ -15,7 +15,7 @@ import pytest
 
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.lease import Lease
-from grace_bench.results.status import STATES, Look, RunStatus, SuiteStatus, look_at_run
+from grace_bench.results.status import STATES, RunStatus, StatusReader, SuiteStatus, status_of_run
 from grace_bench.results.status_text import CLEAR, duration, render, show
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def plan_entry(run_id: str, folder: str) -> dict:
 
 
 def look(folder: Path) -> RunStatus:
-    return look_at_run("m/d/e/v/seed-0", folder, HASH)
+    return status_of_run("m/d/e/v/seed-0", folder, HASH)
 
 
 FAILURE = {"kind": "out_of_memory", "step": 17, "message": "no room on the GPU."}
@@ -226,7 +226,7 @@ def write_plan(tmp_path: Path, n: int = 1) -> Path:
 
 
 def test_totals_groups_inputs_and_lists(tmp_path):
-    status = Look.of_plan(write_plan(tmp_path, 4)).now()
+    status = StatusReader.of_plan(write_plan(tmp_path, 4)).read_status()
     assert status.counts == dict.fromkeys(STATES, 4)
     assert status.groups()["m1", "d", "e0"] == dict.fromkeys(STATES, 1)
     text = render(status)
@@ -236,19 +236,19 @@ def test_totals_groups_inputs_and_lists(tmp_path):
     assert "  m0/d/e0/v0/seed-1  at step 17: out of memory: no room on the GPU." in text
     assert (
         "  m0/d/e0/v0/seed-2  step 30 of 120, 21 edits, 3 min left, process 12 on node-1 (job 77), "
-        "heard of"
+        "last seen"
     ) in text
-    assert "not heard of for 10 min, goes on after step 20 when run again" in text
-    assert "  m0/d/e0/v0/seed-4  goes on after step 20 when run again" in text
+    assert "last seen 10 min ago, rerun to resume after step 20" in text
+    assert "  m0/d/e0/v0/seed-4  rerun to resume after step 20" in text
     assert "data sets: 1 of 1" in text
     assert "models: 0 of 2; being made: m0-d/seed-0; missing: m1-d/seed-0" in text
     assert "baselines: 0 of 2; missing: m0-d/seed-0, m1-d/seed-0" in text
 
 
 def test_thousands_of_runs_stay_short_and_quick(tmp_path):
-    look = Look.of_plan(write_plan(tmp_path, 400))
+    reader = StatusReader.of_plan(write_plan(tmp_path, 400))
     began = time.process_time()
-    text = render(look.now())
+    text = render(reader.read_status())
     assert time.process_time() - began < 5
     assert text.startswith("suite big: 2400 runs")
     assert text.count("\n") < 250
@@ -257,7 +257,7 @@ def test_thousands_of_runs_stay_short_and_quick(tmp_path):
 
 def test_json_has_every_run(tmp_path):
     out = io.StringIO()
-    show(Look.of_plan(write_plan(tmp_path)), out, as_json=True)
+    show(StatusReader.of_plan(write_plan(tmp_path)), out, as_json=True)
     told = json.loads(out.getvalue())
     assert told["format"] == "grace-bench status"
     assert told["counts"] == dict.fromkeys(STATES, 1)
@@ -285,12 +285,12 @@ def test_watch_goes_on_until_all_is_done_and_clears_only_a_screen(tmp_path, stre
             record(folder)
 
     out = stream()
-    show(Look.of_plan(plan), out, every=5.0, sleep=sleep)
+    show(StatusReader.of_plan(plan), out, every=5.0, sleep=sleep)
     assert slept == [5.0, 5.0]
     assert out.getvalue().count("suite s: 1 runs") == 3
     assert out.getvalue().count(CLEAR) == (3 if stream is Terminal else 0)
     with pytest.raises(ConfigError, match="--watch 0: must be between"):
-        show(Look.of_plan(plan), out, every=0.0)
+        show(StatusReader.of_plan(plan), out, every=0.0)
 
 
 @pytest.mark.slow
@@ -299,7 +299,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
     rng = random.Random(5)
     path = write_plan(tmp_path, 3)
     files = [f for f in (tmp_path / "results").rglob("*.json") if f != path]
-    look = Look.of_plan(path)
+    reader = StatusReader.of_plan(path)
     for _ in range(60):
         for file in rng.sample(files, 4):
             if not file.exists():
@@ -309,7 +309,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
                 file.unlink()
             else:
                 file.write_bytes(file.read_bytes()[: rng.randrange(20)])
-        render(look.now())
+        render(reader.read_status())
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_plan_that_is_none_is_one_sentence(tmp_path, content, said):
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=said):
-        Look.of_plan(path)
+        StatusReader.of_plan(path)
 
 
 def test_the_command_needs_neither_torch_nor_pandas(repository, tmp_path):

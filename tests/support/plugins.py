@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 def install(folder: Path, name: str, group: str, points: dict[str, str], version: str) -> None:
     """Write what pip writes of a package in `folder`, which must be on the path.
 
+    A further call for the same package adds a group.
+
     Args:
         folder: holds the package's modules.
         name: of the package.
@@ -19,7 +21,8 @@ def install(folder: Path, name: str, group: str, points: dict[str, str], version
         version: of the package.
     """
     about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    about.mkdir(parents=True)
+    about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = [f"{point} = {target}\n" for point, target in points.items()]
-    (about / "entry_points.txt").write_text(f"[grace_bench.{group}]\n{''.join(lines)}")
+    with (about / "entry_points.txt").open("a") as stream:
+        stream.write(f"[grace_bench.{group}]\n{''.join(lines)}")

@@ -158,6 +158,7 @@ rule report:
         runtime=10,
     params:
         folder=subpath(input.summary, parent=True),
+        added=plugins(TABLES, FIGURES, MEASURES.added),
     shell:
         "python -m grace_bench report --summary {params.folder:q} --output {output:q} > {log} 2>&1"
 

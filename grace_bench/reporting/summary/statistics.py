@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,18 +39,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
-LEVEL = 0.95
 SEED = 20231210
 CHUNK = 32  # examples that a median's search takes at once
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def generator_for(key: str) -> np.random.Generator:
@@ -174,7 +163,7 @@ def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
         return summed / weights.sum(axis=0)
 
 
-def interval(replicates: Array, level: float = LEVEL) -> tuple[float, float]:
+def interval(replicates: Array, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of the replicates; NaN, NaN where there are none."""
     finite_or_infinite = replicates[~np.isnan(replicates)]
     if finite_or_infinite.size == 0:
@@ -189,32 +178,3 @@ def interval(replicates: Array, level: float = LEVEL) -> tuple[float, float]:
 def _stable(value: float) -> float:
     """Drop the last digits, which depend on how a matrix product is split over threads."""
     return float(f"{value:.9g}")
-
-
-def mean_interval(
-    samples: Sequence[Sequence[float]],
-    units: Sequence[Sequence[str | int]] | None = None,
-    key: str = "",
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> Interval:
-    """Return the mean over seeds of the means over examples, with its interval.
-
-    Args:
-        samples: the values of each seed.
-        units: the unit (fact) of each value; None: the i-th values of all seeds are one unit.
-        key: chooses the random numbers.
-        resamples: how many resamples.
-        level: of the interval.
-    """
-    columns = [np.asarray(sample, dtype=np.float64) for sample in samples]
-    named = units or [range(len(sample)) for sample in samples]
-    indices, n_units = unit_indices([name for names in named for name in names])
-    generator = generator_for(key)
-    seeds = draw_weights(generator, len(columns), resamples)
-    facts = draw_weights(generator, n_units, resamples)
-    sizes = [len(column) for column in columns]
-    replicates = weighted_means(np.concatenate(columns)[:, None], indices, facts, sizes)[:, 0]
-    low, high = interval(over_seeds(replicates, seeds), level)
-    value = float(np.mean([np.nanmean(column) for column in columns]))
-    return Interval(value, low, high)
