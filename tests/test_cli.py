@@ -155,8 +155,6 @@ MISTAKES = {
         "none: no such folder; go to the clone of grace-bench",
     ),
     "a folder as suite": (["plan", "--suite", "config"], "config: cannot be read"),
-    "suite as broken JSON": (["plan", "--suite-json", "{"], "--suite-json: not valid JSON ("),
-    "suite as a list": (["plan", "--suite-json", "[]"], "--suite-json: must be a JSON object."),
     "plan without a run": (["edit", "--plan", "plan.json"], "--plan and --run go together"),
     "run of no plan": (["edit", "--plan", "p.json", "--run", "x"], "p.json: no such file"),
     "set without a value": (["plan", "--set", "seeds"], "--set seeds: write it as key=value"),
@@ -278,7 +276,8 @@ def test_the_plan_lists_runs_and_can_be_written(folder, capsys):
         for seed in (0, 1)
     ]
     assert "8 runs in suite 'small'" in said.err
-    assert main(["plan", "--suite-json", '{"seeds": [5]}', "--output", "out/plan.json"]) == 0
+    Path("seeds.json").write_text('{"seeds": [5]}')
+    assert main(["plan", "--suite", "seeds.json", "--output", "out/plan.json"]) == 0
     plan = read_json(folder / "out/plan.json")
     assert (plan["suite"], len(plan["runs"])) == ("small", 4)
     assert plan["runs"][0]["id"].endswith("seed-5")

@@ -17,7 +17,8 @@ import yaml
 from plugins import install
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from grace_bench.cli import build_parser, run_of, suite_of
+from grace_bench.cli import build_parser
+from grace_bench.cli.options import run_of, suite_of
 from grace_bench.metrics import Answer
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.reporting.summary.read import MISSING, Estimate

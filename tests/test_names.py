@@ -72,15 +72,16 @@ def test_in_a_plan(capsys, fence, name, part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_in_a_suite(capsys, name, part):
+def test_in_a_suite(capsys, fence, name, part):
     run = named(part, name)
     suite = {
         "name": run["suite"],
         "experiments": [{"model": run["model"], "dataset": run["dataset"]}],
         "editors": [run["editor"]],
     }
+    (fence.inside / "suite.json").write_text(json.dumps(suite))
     for command in ("plan", "status"):
-        refused(capsys, command, "--suite-json", json.dumps(suite))
+        refused(capsys, command, "--suite", "suite.json")
 
 
 @pytest.mark.parametrize("part", ["model", "dataset", "editor"])

@@ -193,12 +193,6 @@ def run_stream(
     loading_seconds = time.perf_counter() - started
     run.start(prepared.baseline, stream)
     failure = _run_steps(run, stream, loop, lease)
-    if failure is None and not run.edited:
-        logger.warning(
-            "no edit was made: the model was right on all %d examples of the stream; use a longer "
-            "or harder stream, or edit: all.",
-            len(stream),
-        )
     record = {
         **describe_run(spec, prepared, failure),
         "content_hash": made_from,
@@ -245,6 +239,12 @@ def _run_steps(
                 raise
             logger.exception("the run failed at step %d", run.done + 1)
             return describe_failure(error, run.done + 1, stream)
+    if not run.edited:
+        logger.warning(
+            "no edit was made: the model was right on all %d examples of the stream; use a longer "
+            "or harder stream, or edit: all.",
+            len(stream),
+        )
     return None
 
 

@@ -35,6 +35,7 @@ from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig, 
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -65,18 +66,9 @@ def prepare_model(
     train = list(load_role(data_folder, "train"))
     if not train:
         raise DataError(f"{data_folder}: no rows to train on; prepare the data set again.")
-    labels = manifest.get("labels")
-    seed = (model_config.training and model_config.training.seed) or 0
-    source = model_config.source
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a new classification head is drawn from the global generator
-        if isinstance(source, ScratchSource):
-            texts = (row[key] for row in train for key in ("text", "label") if row[key])
-            tokenizer = train_tokenizer(source.architecture, texts, source.vocabulary_size)
-            model = build_model(source, dataset_config.task, tokenizer, labels, seed)
-        else:
-            trains = model_config.training is not None
-            model, tokenizer = load_pretrained(source, dataset_config.task, labels, trains)
+    model, tokenizer = build_or_load(
+        model_config, dataset_config.task, train, manifest.get("labels")
+    )
     find_layer(model, model_config.layer)
     model.to(device)
     task = create_task(
@@ -87,8 +79,8 @@ def prepare_model(
         "dataset": dataset_config.name,
         "made_from": made_from,
         "compute": {"precision": compute.precision, "threads": compute.threads},
+        "config": model_config.model_dump(mode="json"),
     }
-    record["config"] = model_config.model_dump(mode="json")
     data_hash, settings = manifest["data_hash"], model_config.training
     log: list[dict[str, Any]] = []
     if settings is not None:
@@ -109,6 +101,27 @@ def prepare_model(
     record = save_model(model, tokenizer, record, log, data_hash, output)
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+def build_or_load(
+    config: ModelConfig, task: str, train: Sequence[dict[str, Any]], labels: list[str] | None
+) -> tuple[nn.Module, Any]:
+    """Return a model, not yet trained here, and its tokenizer.
+
+    Args:
+        config: of the model.
+        task: that it is for.
+        train: rows from which the tokenizer of a new model is trained.
+        labels: classes in their order; None: the task has none.
+    """
+    source, seed = config.source, (config.training and config.training.seed) or 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a new classification head is drawn from the global generator
+        if not isinstance(source, ScratchSource):
+            return load_pretrained(source, task, labels, config.training is not None)
+        texts = (row[key] for row in train for key in ("text", "label") if row[key])
+        tokenizer = train_tokenizer(source.architecture, texts, source.vocabulary_size)
+        return build_model(source, task, tokenizer, labels, seed), tokenizer
 
 
 def training_fingerprint(

@@ -65,11 +65,12 @@ ASSETS = f"{RESULTS}/assets/{{base_model}}/{{assets}}"
 BUNDLE = f"{RESULTS}/bundles/{{base_model}}/{{bundle}}.json"
 RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}}"
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
-LONGEST_ARGUMENT = 60_000  # bytes; Linux takes 128 kB, quotes included
 THREADS = SUITE.compute.threads
 TOY = [f"{RESULTS}/paper-figures/toy.png"] if SUITE.toy else []
 CONFIG_JSON = json.dumps(
-    {"name": SUITE.name, **without_resources(config)}, sort_keys=True
+    {"name": SUITE.name, **without_resources(config)},
+    sort_keys=True,
+    ensure_ascii=False,
 )
 
 # What is outdated is decided by contents (grace_bench/suite/outdated.py), and Snakemake is told by this
@@ -82,23 +83,25 @@ if workflow.is_main_process and (OUTDATED or PLAN_OUTDATED or not MARK.exists())
 
 
 class Argument:
-    """A rule's parameter whose changes start no job again: contents decide that.
-
-    One that is too long for a command line is written to a file, and is then `@file`.
-    """
+    """A rule's parameter whose changes start no job again: contents decide that."""
 
     def __init__(self, text):
         self.text = text
 
     def __str__(self):
-        content = self.text.encode()
-        if len(content) < LONGEST_ARGUMENT:
-            return self.text
-        path = MARK.parent / f"{hashlib.sha256(content).hexdigest()[:16]}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return f"@{path}"
+        return self.text
+
+
+class SuiteFile(Argument):
+    """The suite as a file, which is written when a job needs it. JSON is YAML, too."""
+
+    def __str__(self):
+        path = (
+            MARK.parent / f"{hashlib.sha256(self.text.encode()).hexdigest()[:16]}.json"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.text, encoding="utf-8")
+        return str(path)
 
 
 def a_run(wildcards):

@@ -14,10 +14,10 @@ rule plan:
         mem_mb=500,
         runtime=5,
     params:
-        suite=Argument(CONFIG_JSON),
+        suite=SuiteFile(CONFIG_JSON),
         config_dir=Argument(str(CONFIG_DIR)),
     shell:
-        "python -m grace_bench plan --suite-json {params.suite:q} --config-dir {params.config_dir:q}"
+        "python -m grace_bench plan --suite {params.suite:q} --config-dir {params.config_dir:q}"
         " --output {output:q} > {log} 2>&1"
 
 

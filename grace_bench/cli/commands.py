@@ -1,98 +1,40 @@
-"""The commands: `grace-bench <command>`, or `python -m grace_bench <command>`. No logic here.
-
-Exit codes: 0 done; 2 the user can fix the problem (the message says how); 75 the machine is in
-trouble (retry); 143 asked to stop (the same command resumes); 1 anything else. A run whose editor
-failed counts as done: the failure is its result.
-"""
+"""One function per command; each parses options and calls a step."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from grace_bench import __version__
-from grace_bench.errors import ConfigError, DataError, GraceBenchError, Interrupted, ResultError
-from grace_bench.jobs.resumable import CHECKPOINT_MINUTES, CheckpointPolicy
+from grace_bench.cli.options import (
+    MINUTES_OPTION,
+    PLAN_OPTION,
+    POLICY_OPTIONS,
+    RUN_OPTIONS,
+    SUITE_OPTIONS,
+    SUMMARY_OPTIONS,
+    URI_OPTION,
+    option,
+    policy_of,
+    run_of,
+    suite_of,
+)
+from grace_bench.errors import ConfigError, DataError
 from grace_bench.steps import pipeline
-from grace_bench.steps.single import describe_result, single_run
-from grace_bench.store.files import describe_os_error
-from grace_bench.store.json_records import read_record
-from grace_bench.suite.compose import find_suite, load_suite
+from grace_bench.steps.single import describe_result
 from grace_bench.suite.plan import RESULTS, expand
 from grace_bench.suite.planned import planned_runs, write_plan
 from grace_bench.suite.section import is_name
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
-    from grace_bench.suite.plan import Run
-    from grace_bench.suite.schema import SuiteConfig
+    from grace_bench.cli.options import Option
 
     Function = Callable[[argparse.Namespace], None]
-    Option = tuple[tuple[str, ...], dict[str, Any]]
-
-logger = logging.getLogger(__name__)
 
 COMMANDS: list[tuple[Function, Sequence[Option]]] = []
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-    for name in ("httpx", "fontTools"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        options.run(options)
-    except GraceBenchError as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if options.debug:
-            raise
-        place = error.filename or "a file"
-        print(f"error: {describe_os_error(place, error)}", file=sys.stderr)
-        return ResultError.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted; rerun the same command to resume.", file=sys.stderr)
-        return Interrupted.exit_code
-    return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="grace-bench", description="A benchmark suite for lifelong model editing."
-    )
-    parser.add_argument("--version", action="version", version=f"grace-bench {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for function, options in COMMANDS:
-        name, text = function.__name__.replace("_", "-"), function.__doc__.splitlines()[0]
-        one = commands.add_parser(name, help=text, description=text)
-        one.set_defaults(run=function)
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        for names, settings in options:
-            one.add_argument(*names, **settings)
-    return parser
-
-
-def option(*names: str, **settings: Any) -> Option:
-    """Return the arguments of `add_argument`."""
-    return names, settings
 
 
 def command(*options: Option) -> Callable[[Function], Function]:
@@ -103,104 +45,6 @@ def command(*options: Option) -> Callable[[Function], Function]:
         return function
 
     return register
-
-
-SUITE_OPTIONS = (
-    option("--suite", type=Path, help="suite file, or its name; default config/config.yaml"),
-    option("--suite-json", help="content of a suite as JSON, or @file"),
-    option(
-        "--config-dir",
-        type=Path,
-        default=Path("config"),
-        help="folder of models, data sets, editors and suites, searched before the clone's own",
-    ),
-    option(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a setting: editor.radius=3.0, stream.facts=8, model.training.steps=10",
-    ),
-)
-PLAN_OPTION = option("--plan", type=Path, required=True, help="plan.json of the suite")
-RUN_OPTIONS = (
-    option("--plan", type=Path, help="plan.json of a suite; with --run"),
-    option("--run", dest="run_id", metavar="ID", help="a run of the plan"),
-    option("--model", help="a file in config/models"),
-    option("--dataset", help="a file in config/datasets"),
-    option("--editor", help="a file in config/editors; unedited is the control"),
-    option("--seed", type=int, default=0),
-    *SUITE_OPTIONS,
-)
-MINUTES_OPTION = option(
-    "--checkpoint-minutes",
-    type=float,
-    metavar="M",
-    default=os.environ.get("GRACE_BENCH_CHECKPOINT_MINUTES", str(CHECKPOINT_MINUTES)),
-    help="minutes between checkpoints; 0: only when asked to stop; "
-    f"default GRACE_BENCH_CHECKPOINT_MINUTES or {CHECKPOINT_MINUTES:g}",
-)
-POLICY_OPTIONS = (
-    MINUTES_OPTION,
-    option("--checkpoint-steps", type=int, metavar="N", help="most steps between checkpoints"),
-)
-SUMMARY_OPTIONS = (
-    option("--summary", type=Path, required=True, help="folder of the summary"),
-    option("--output", type=Path, required=True, help="folder to write to"),
-)
-URI_OPTION = option("--uri", help="tracking URI; default MLFLOW_TRACKING_URI or sqlite")
-
-
-def policy_of(options: argparse.Namespace) -> CheckpointPolicy:
-    """Return when checkpoints are written; no result depends on it."""
-    if not options.checkpoint_minutes >= 0:
-        raise ConfigError("--checkpoint-minutes must be 0 or more.")
-    steps = getattr(options, "checkpoint_steps", None)
-    if steps is not None and steps < 1:
-        raise ConfigError("--checkpoint-steps must be 1 or more.")
-    return CheckpointPolicy(options.checkpoint_minutes, steps)
-
-
-def suite_of(options: argparse.Namespace) -> SuiteConfig:
-    """Return the suite that the options choose."""
-    if options.suite_json is not None:
-        source = from_json(options.suite_json, "--suite-json")
-        return load_suite(source, options.config_dir, options.overrides)
-    path = find_suite(options.suite, options.config_dir)
-    return load_suite(path, options.config_dir, options.overrides)
-
-
-def run_of(options: argparse.Namespace, *, without_model: bool = False) -> Run:
-    """Return the run that the options choose; `without_model`: --model may be missing."""
-    if (options.plan is None) != (options.run_id is None):
-        raise ConfigError("--plan and --run go together; give both.")
-    if options.plan is not None:
-        return planned_runs(options.plan, [options.run_id])[0]
-    if options.dataset is None or (options.model is None and not without_model):
-        raise ConfigError("give --model and --dataset (names of files in config/).")
-    return single_run(
-        find_suite(options.suite, options.config_dir),
-        options.config_dir,
-        options.model,
-        options.dataset,
-        "unedited" if options.editor is None else options.editor,
-        options.seed,
-        options.overrides,
-    )
-
-
-def from_json(text: str, where: str) -> dict:
-    """Parse a JSON object given on the command line, or in a file: "@suite.json"."""
-    if text.startswith("@"):
-        return read_record(text[1:])
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: must be a JSON object.")
-    return value
 
 
 @command(*RUN_OPTIONS)
@@ -290,8 +134,8 @@ def status(options: argparse.Namespace) -> None:
     from grace_bench.results.status_text import show
 
     plan_given = options.plan is not None
-    if plan_given and (options.suite or options.suite_json or options.overrides):
-        raise ConfigError("--plan replaces --suite, --suite-json and --set; leave those out.")
+    if plan_given and (options.suite or options.overrides):
+        raise ConfigError("--plan replaces --suite and --set; leave those out.")
     look = Look.of_plan(options.plan) if plan_given else Look.of_suite(suite_of(options))
     show(look, sys.stdout, options.json, options.watch)
 
