@@ -176,7 +176,7 @@ def exact_match(prediction: str, answer: str) -> float:
     """
     predicted, wanted = normalize_answer(prediction), normalize_answer(answer)
     if not predicted or not wanted:
-        predicted, wanted = prediction.lower().split(), answer.lower().split()
+        predicted, wanted = (" ".join(text.lower().split()) for text in (prediction, answer))
     return float(predicted == wanted)
 
 
@@ -337,8 +337,11 @@ def averaged(columns: Iterable[str]) -> list[Measure]:
 
 def score(answer: Answer) -> dict[str, float]:
     """Return an answer's value of every measure that is computed from answers."""
-    applying = [measure for measure in MEASURES.values() if measure.applies_to(answer)]
-    return {measure.name: float(measure.score(answer)) for measure in applying}
+    return {
+        measure.name: float(measure.score(answer))
+        for measure in MEASURES.values()
+        if measure.score is not None and measure.applies_to(answer)
+    }
 
 
 def aggregate(values: Sequence[float], measure: str) -> float:

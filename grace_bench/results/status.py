@@ -264,7 +264,7 @@ def status_of_run(
     holder = read_lease(folder / LEASE) or {} if age is not None else {}
     alive = age is not None and not _is_dead(holder, age)
     if failed and not alive:
-        return _failed(run_id, record.get("failure"))
+        return _failed(run_id, (record or {}).get("failure"))
     if not alive and (refused := refusal(folder, content_hash)) is not None:
         return RunStatus(run_id, "failed", message=_printable(f"refused: {refused}"))
     checkpoint = _newest_checkpoint(folder / "checkpoints")
