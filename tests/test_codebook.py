@@ -181,28 +181,6 @@ def test_many_examples_may_stand_behind_one_key():
     assert codebook.rows()[0]["n_examples"] == 40_001
 
 
-def test_an_older_key_info_keeps_its_examples():
-    codebook, names = plane((0.0, 0.0)), [f"e{i}" for i in range(40)]
-    codebook.note(0, names, step=1, changed=False)
-    before = codebook.info[0]
-    codebook.note(0, ["e1", "x", "y"], step=1, changed=False)
-    after = codebook.info[0]
-    codebook.info[0] = before
-    codebook.note(0, ["x", "z"], step=1, changed=False)
-    assert tuple(before.example_ids) == ("a", *names)
-    assert tuple(after.example_ids) == ("a", *names, "x", "y")
-    assert tuple(codebook.info[0].example_ids) == ("a", *names, "x", "z")
-    assert "x" in after.example_ids
-    assert "x" not in before.example_ids
-    same = KeyInfo(PARIS, ("a", *names), 1, 1)
-    assert before == same
-    assert same == before
-    assert hash(before) == hash(same)
-    assert after != before
-    assert after.example_ids[-1] == "y"
-    assert codebook_from_state(codebook_state(codebook)).info == codebook.info
-
-
 points = st.lists(
     st.tuples(*[st.integers(-100, 100).map(float)] * 2), min_size=1, max_size=40, unique=True
 )

@@ -10,9 +10,7 @@ codebook/search.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,16 +22,13 @@ from grace_bench.codebook.storage import close_gap, reserve
 from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
 IGNORED = -100
 """Label id that Hugging Face losses ignore."""
 
 MM_ROWS = 25
 """Above this number of rows, torch.cdist chooses the matrix product (G8)."""
-
-MANY_EXAMPLES = 16
-"""With more examples, versions of a KeyInfo share one list of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,59 +56,18 @@ class Label:
         return self.mean == other.mean if rule == "mean" else self.ids == other.ids
 
 
-class ExampleIds(Sequence[str]):
-    """A tuple of many names: adding one doesn't copy the others."""
-
-    __slots__ = ("_n", "_names", "_places")
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names: list[str] = []
-        self._places: dict[str, int] = {}
-        self._n = 0
-        self._append(names)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __iter__(self) -> Iterator[str]:
-        return islice(self._names, self._n)
-
-    def __contains__(self, name: object) -> bool:
-        return self._places.get(name, self._n) < self._n
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._names[: self._n][index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, tuple | ExampleIds) and tuple(self) == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __add__(self, names: Iterable[str]) -> ExampleIds:
-        """Return these names and more; both share one list until a second one is added to."""
-        if len(self._names) != self._n:
-            return ExampleIds([*self, *names])
-        longer = ExampleIds()
-        longer._names, longer._places = self._names, self._places
-        longer._append(names)
-        return longer
-
-    def _append(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._places.setdefault(name, len(self._names))
-            self._names.append(name)
-        self._n = len(self._names)
-
-
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
     """A key's label, the examples behind it, and the steps that made and last changed it."""
 
     label: Label
-    example_ids: tuple[str, ...] | ExampleIds = ()
+    example_ids: Iterable[str] = ()  # kept as the keys of a dict, in order, each once
     made_at_step: int = 0
     changed_at_step: int = 0
+
+    def __post_init__(self) -> None:
+        """Copy the examples, which `Codebook.note` adds to."""
+        object.__setattr__(self, "example_ids", dict.fromkeys(self.example_ids))
 
 
 _STORED = ("_keys", "_values", "_radii", "_versions")
@@ -226,7 +180,7 @@ class Codebook:
         self._keys[index] = key.detach()
         self.set_value(index, value)
         self._radii[index] = radius
-        self.info.append(info)
+        self.info.append(replace(info))
         return index
 
     def expand(
@@ -308,15 +262,9 @@ class Codebook:
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Add examples to a key's info and, if it changed, the step."""
-        info = self.info[index]
-        ids = info.example_ids
-        if len(ids) > MANY_EXAMPLES and isinstance(ids, tuple):
-            ids = ExampleIds(ids)
-        self.info[index] = replace(
-            info,
-            example_ids=ids + tuple(name for name in example_ids if name not in ids),
-            changed_at_step=step if changed else info.changed_at_step,
-        )
+        self.info[index].example_ids.update(dict.fromkeys(example_ids))
+        if changed:
+            self.info[index] = replace(self.info[index], changed_at_step=step)
 
     def remove(self, index: int) -> KeyInfo:
         """Remove one key; later keys move up by one, and the others' radii stay.

@@ -12,7 +12,7 @@ Ids like G6 are those of docs/reference/quirks.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
@@ -50,6 +50,10 @@ class PresetHyperparameters(EditorHyperparameters):
 
 class TrainedHyperparameters(PresetHyperparameters):
     """Base class for editors that take gradient steps: when to stop an edit's training early."""
+
+    if TYPE_CHECKING:  # each editor has its own defaults
+        learning_rate: float
+        steps: int
 
     early_stop: EarlyStop = Field(
         "none",

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from grace_bench.editors.adapter import AdapterEditor, LayerAdapter
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.replay.recording import only_trainable
@@ -56,18 +55,11 @@ class ParametricEditor(AdapterEditor):
 
     def edit(self, batch: EditBatch) -> EditResult:
         """Train the adapter on the edit."""
-        settings, adapter, parameters = self.hyperparameters, self.adapter, self.trained
+        adapter, parameters = self.adapter, self.trained
         adapter.edited = adapter.learning = True
         try:
             with only_trainable(self.model, parameters):
-                losses = train_on_edit(
-                    self.replay,
-                    batch.inputs,
-                    parameters,
-                    learning_rate=settings.learning_rate,
-                    steps=settings.steps,
-                    early_stop=EarlyStop.of(settings),
-                )
+                losses = train_on_edit(self.replay, batch.inputs, parameters, self.hyperparameters)
         finally:
             adapter.learning = False
             for parameter in parameters:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook.codebook import IGNORED
-from grace_bench.editors.early_stop import NEVER, EarlyStop, aligned
 from grace_bench.errors import EditorError
+from grace_bench.replay.steps import labelled_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from grace_bench.editors.hyperparameters import TrainedHyperparameters
     from grace_bench.replay.steps import StepReplay
 
 
@@ -23,10 +24,8 @@ def train_on_edit(
     replay: StepReplay,
     inputs: Mapping[str, Tensor],
     parameters: Sequence[nn.Parameter],
+    settings: TrainedHyperparameters,
     *,
-    learning_rate: float,
-    steps: int,
-    early_stop: EarlyStop = NEVER,
     shift_labels: bool = True,
     penalty: Callable[[], Tensor] | None = None,
     within: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -38,10 +37,9 @@ def train_on_edit(
         replay: runs the model, which must return a loss.
         inputs: one edit, labels included.
         parameters: trained in place; all others must be frozen.
-        learning_rate: of Adam, whose moments are new for each edit (as released).
-        steps: gradient steps at most.
-        early_stop: checked before each step, at no extra cost.
-        shift_labels: compare a causal model's argmax with the next token; see `EarlyStop`.
+        settings: learning rate of Adam, whose moments are new for each edit (as released), limit
+            on steps, and the early stop, checked before each step at no extra cost.
+        shift_labels: let the early stop compare a causal model's argmax with the next token.
         penalty: added to the loss.
         within: context of the model's forward pass, not of the penalty.
         after_step: called after each step, without gradients.
@@ -52,19 +50,19 @@ def train_on_edit(
     Raises:
         EditorError: the model returns no loss for the edit.
     """
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
     shifted = shift_labels and is_causal(replay.model)
     forward = replay.session(inputs, all_logits=not shift_labels)
     losses: list[float] = []
     in_a_row = 0
-    for _ in range(steps):
+    for _ in range(settings.steps):
         with torch.enable_grad():
             with within():
                 output = forward()
             loss = own_loss(output) if penalty is None else own_loss(output) + penalty()
-        holds = early_stop.holds(loss, output.logits, inputs["labels"], shifted).all()
+        holds = early_stop_holds(settings, loss, output.logits, inputs["labels"], shifted).all()
         in_a_row = in_a_row + 1 if holds else 0
-        if in_a_row >= early_stop.steps:
+        if in_a_row >= settings.early_stop_steps:
             break
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -81,10 +79,7 @@ def train_rows(
     inputs: Mapping[str, Tensor],
     values: Tensor,
     answering_with: Callable[[nn.Parameter], AbstractContextManager[None]],
-    *,
-    learning_rate: float,
-    steps: int,
-    early_stop: EarlyStop = NEVER,
+    settings: TrainedHyperparameters,
 ) -> list[list[float]]:
     """Fit row b of `values` (B, d) to row b of a padded batch, in place, each as if it were alone.
 
@@ -96,9 +91,7 @@ def train_rows(
         inputs: B edits, labels included.
         values: the initial values; trained in place.
         answering_with: context in which a parameter (R, d) answers the R rows still in the batch.
-        learning_rate: as for `train_on_edit`.
-        steps: as for `train_on_edit`.
-        early_stop: as for `train_on_edit`, for each row.
+        settings: as for `train_on_edit`; the early stop is each row's own.
 
     Returns:
         For each row the loss before each of its steps.
@@ -108,18 +101,18 @@ def train_rows(
     in_a_row = torch.zeros_like(rows)
     moments: dict[str, Tensor] = {}
     taken = 0
-    while taken < steps and len(rows):
+    while taken < settings.steps and len(rows):
         batch = {name: tensor[rows] for name, tensor in inputs.items()}
         parameter = nn.Parameter(values[rows].clone())
-        optimizer = torch.optim.Adam([parameter], lr=learning_rate)
+        optimizer = torch.optim.Adam([parameter], lr=settings.learning_rate)
         optimizer.state[parameter].update(moments)
-        forward = _row_losses_of(replay, batch, early_stop)
+        forward = _row_losses_of(replay, batch, settings)
         going = torch.ones(len(rows), dtype=torch.bool, device=values.device)
         with answering_with(parameter):
-            while taken < steps and 2 * int(going.sum()) > len(rows):
+            while taken < settings.steps and 2 * int(going.sum()) > len(rows):
                 found, holds = forward()
                 in_a_row[rows] = torch.where(holds, in_a_row[rows] + 1, 0)
-                done = going & (in_a_row[rows] >= early_stop.steps)
+                done = going & (in_a_row[rows] >= settings.early_stop_steps)
                 values[rows[done]] = parameter.detach()[done]
                 going &= ~done
                 if not going.any():
@@ -138,7 +131,7 @@ def train_rows(
 
 
 def _row_losses_of(
-    replay: StepReplay, batch: Mapping[str, Tensor], early_stop: EarlyStop
+    replay: StepReplay, batch: Mapping[str, Tensor], settings: TrainedHyperparameters
 ) -> Callable[[], tuple[Tensor, Tensor]]:
     """Return a function that gives each row's loss (B,) now, and whether its early stop holds."""
     causal = is_causal(replay.model)
@@ -148,7 +141,7 @@ def _row_losses_of(
         with torch.enable_grad():
             output = forward()
             losses = row_losses(output.logits, batch["labels"], causal)
-        return losses, early_stop.holds(losses, output.logits, batch["labels"], causal)
+        return losses, early_stop_holds(settings, losses, output.logits, batch["labels"], causal)
 
     return losses_and_holds
 
@@ -172,6 +165,41 @@ def row_losses(logits: Tensor, labels: Tensor, causal: bool) -> Tensor:
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
     return losses.sum(1) / (labels != IGNORED).sum(1)
+
+
+def early_stop_holds(
+    settings: TrainedHyperparameters, losses: Tensor, logits: Tensor, labels: Tensor, shifted: bool
+) -> Tensor:
+    """Say for each row (B,) whether the early-stop rule holds in this forward pass.
+
+    Args:
+        settings: hold the rule, `early_stop`.
+        losses: (B,), or one for the whole batch.
+        logits: (B, L, V), or (B, C) of a classifier; of a causal model also (B, K, V), at only the
+            columns that predict a label.
+        labels: (B, L) or (B,), masked ones -100.
+        shifted: position t predicts label t + 1, as in a causal language model.
+    """
+    if settings.early_stop == "none":
+        return torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    if settings.early_stop == "loss":
+        return (losses.detach() <= settings.early_stop_loss).expand(len(labels))
+    logits, labels = aligned(logits.detach(), labels, shifted)
+    masked = labels == IGNORED
+    right = masked | (logits.argmax(-1) == labels)
+    if settings.early_stop_margin > 0:
+        best = logits.topk(2, dim=-1).values
+        right &= masked | (best[..., 0] - best[..., 1] >= settings.early_stop_margin)
+    return right.flatten(1).all(1) if right.dim() > 1 else right
+
+
+def aligned(logits: Tensor, labels: Tensor, shifted: bool) -> tuple[Tensor, Tensor]:
+    """Return logits and the labels they predict, column by column."""
+    if not shifted or labels.dim() == 1:
+        return logits, labels
+    if logits.shape[1] != labels.shape[1]:
+        return logits, labels[:, labelled_columns(labels) + 1]
+    return logits[:, :-1], labels[:, 1:]
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.training import train_on_edit
 from grace_bench.editors.weight import WeightEditor
 
@@ -38,9 +37,7 @@ class FinetuneEditor(WeightEditor):
             self.replay,
             inputs,
             [self.weight],
-            learning_rate=settings.learning_rate,
-            steps=settings.steps,
-            early_stop=EarlyStop.of(settings),
+            settings,
             shift_labels=settings.shift_labels,
             penalty=penalty,
         )

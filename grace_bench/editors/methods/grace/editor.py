@@ -9,7 +9,7 @@ Each deviation of the released code is a switch of GraceHyperparameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from grace_bench.codebook.file import codebook_from_state, codebook_state, save_
 from grace_bench.codebook.lookup import IncrementalLookup
 from grace_bench.editors.adapter import AdapterEditor
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.methods.grace.adapter import GraceAdapter, Retrieval
 from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
@@ -165,7 +164,7 @@ class GraceEditor(AdapterEditor):
         batch = {name: tensor[rows] for name, tensor in inputs.items()}
         with only_trainable(self.model, ()):
             answering = self.adapter.answering_with
-            losses = train_rows(self.replay, batch, values, answering, **self._training())
+            losses = train_rows(self.replay, batch, values, answering, self.hyperparameters)
         for row, value, own in zip(rows, values, losses, strict=True):
             self._ahead[steps[row]] = TrainedAhead(value, own)
 
@@ -288,14 +287,6 @@ class GraceEditor(AdapterEditor):
         """Train one key's value on the edit; other values and base weights stay fixed."""
         values = nn.Parameter(self.codebook.values[key][None].clone())
         with only_trainable(self.model, ()), self.adapter.answering_with(values, fires):
-            losses = train_on_edit(self.replay, inputs, [values], **self._training())
+            losses = train_on_edit(self.replay, inputs, [values], self.hyperparameters)
         self.codebook.set_value(key, values[0])
         return losses
-
-    def _training(self) -> dict[str, Any]:
-        settings = self.hyperparameters
-        return {
-            "learning_rate": settings.learning_rate,
-            "steps": settings.steps,
-            "early_stop": EarlyStop.of(settings),
-        }

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.early_stop import EarlyStop
 from grace_bench.editors.methods.rome.request import Request, read_request
 from grace_bench.editors.training import is_causal, train_on_edit
 from grace_bench.editors.weight import WeightEditor
@@ -195,9 +194,7 @@ class RomeEditor(WeightEditor):
             self.replay,
             inputs,
             [change],
-            learning_rate=settings.learning_rate,
-            steps=settings.steps,
-            early_stop=EarlyStop.of(settings),
+            settings,
             penalty=penalty,
             within=lambda: added(self.module, change, columns),
             after_step=shorten,
