@@ -12,26 +12,22 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
-from grace_bench.store.files import atomic_path, refuse_devices
+from grace_bench.store.tensors import parse_header, read_tensors, reading, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT_VERSION = 1
-_ENTRY = "grace_bench.codebook"  # a single entry, as the order of several is not reproducible
+_ENTRY = "grace_bench.codebook"
 _TENSORS = ("keys", "values", "radii")
 
 # Limits that no codebook reaches; a file beyond them is damaged or hostile.
 WIDEST = 2**24  # numbers in a key or a value
-MOST_PARTS = 2**22  # lists and objects in a header
-LONGEST_INT = 20  # digits
 LARGEST_ID = 2**63 - 1
 LARGEST_STEP = 2**31 - 1
 
@@ -53,7 +49,7 @@ def codebook_from_state(state: Mapping[str, Tensor]) -> Codebook:
         header = state["header"]
         if header.dtype != torch.uint8 or header.dim() != 1:
             raise ValueError("its header is not text")
-        info = _info_from_json(_parsed(header.cpu().numpy().tobytes().decode()))
+        info = _info_from_json(parse_header(header.cpu().numpy().tobytes().decode()))
         return _assemble({name: state[name] for name in _TENSORS}, info)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EditorError(
@@ -85,10 +81,7 @@ def save_codebook(
         "settings": dict(settings or {}),
         **_info_to_json(codebook),
     }
-    text = json.dumps(header, sort_keys=True, allow_nan=False)
-    content = safetensors.torch.save(_tensors(codebook), metadata={_ENTRY: text})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_tensors(path, _tensors(codebook), _ENTRY, header)
 
 
 def load_codebook(
@@ -102,25 +95,13 @@ def load_codebook(
     """
     if Path(path).is_dir():
         raise DataError(f"{path}: is a folder; give the codebook.safetensors in it.")
-    try:
-        header, tensors = _read(path)
+    with reading(path, "codebook"):
+        header, tensors = read_tensors(path, _ENTRY, FORMAT_VERSION)
+        if sorted(tensors) != sorted(_TENSORS):
+            raise ValueError(f"its tensors are not {', '.join(_TENSORS)}")
         made_for = {"layer": _typed(header["layer"], str), "model": _typed(header["model"], str)}
         _typed(header["settings"], dict)
         codebook = _assemble(tensors, _info_from_json(header))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; run the step that writes it first.") from error
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,  # a tensor type unknown to torch
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise DataError(
-            f"{path}: not a complete codebook ({error}); rerun the step that writes it."
-        ) from error
     for what, given in (("layer", layer), ("model", model)):
         if given is not None and given != made_for[what]:
             raise EditorError(
@@ -130,23 +111,7 @@ def load_codebook(
     return codebook
 
 
-def _read(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a file's header and tensors."""
-    refuse_devices(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(_ENTRY)
-        if text is None:
-            raise ValueError("it has no codebook header")
-        header = _parsed(text)
-        if header.get("format") != FORMAT_VERSION:
-            raise ValueError(f"this version reads format {FORMAT_VERSION} only")
-        if sorted(file.keys()) != sorted(_TENSORS):
-            raise ValueError(f"its tensors are not {', '.join(_TENSORS)}")
-        return header, {name: file.get_tensor(name) for name in _TENSORS}
-
-
 def _tensors(codebook: Codebook) -> dict[str, Tensor]:
-    # Clones, as safetensors refuses views or writes their whole storage.
     return {name: getattr(codebook, name).detach().cpu().clone() for name in _TENSORS}
 
 
@@ -180,27 +145,6 @@ def _info_from_json(header: Any) -> list[KeyInfo]:
         )
         for key in _typed(header["keys"], list)
     ]
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """Return a header's JSON object.
-
-    Raises:
-        ValueError: it is not an object, or larger, deeper or of more parts than any codebook's.
-    """
-    # An empty list takes two bytes here but thirty times as many once parsed.
-    if text.count("[") + text.count("{") > MOST_PARTS:
-        raise ValueError("its header has more parts than any codebook's")
-    try:
-        return _typed(json.loads(text, parse_int=_parse_int), dict)
-    except RecursionError as error:
-        raise ValueError("its header is nested too deeply") from error
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > LONGEST_INT:
-        raise ValueError("its header has a number with too many digits")
-    return int(digits)
 
 
 def _assemble(tensors: Mapping[str, Tensor], info: list[KeyInfo]) -> Codebook:

@@ -10,16 +10,13 @@ Editors see tensors, never tasks: `inputs["labels"]` holds the wanted answer.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import safetensors.torch
-
 from grace_bench.replay.steps import StepReplay
-from grace_bench.store.files import atomic_path
+from grace_bench.store.tensors import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -207,12 +204,7 @@ class Editor(ABC):
             model_hash: identity of the base model that the state belongs to.
         """
         header = {"editor": self.name, "layer": self.layer, "model": model_hash}
-        content = safetensors.torch.save(
-            {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()},
-            metadata={"grace_bench.editor": json.dumps(header, sort_keys=True)},
-        )
-        with atomic_path(folder / STATE_FILE) as temporary:
-            temporary.write_bytes(content)
+        write_tensors(folder / STATE_FILE, self.state_dict(), "grace_bench.editor", header)
         return [STATE_FILE]
 
     @property

@@ -11,13 +11,10 @@ encoder-decoder it must be in the encoder. The same covariance gives the same by
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -30,7 +27,7 @@ from grace_bench.models.architecture import (
     layer_name,
 )
 from grace_bench.models.positions import usable_positions
-from grace_bench.store.files import atomic_path
+from grace_bench.store.tensors import read_tensors, reading, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +38,7 @@ LONGEST = 1024
 """Tokens in one sequence, unless the model has fewer positions."""
 
 DTYPES = (torch.float32, torch.float64)
-_ENTRY = "grace_bench.covariance"  # a single entry, as the order of several is not reproducible
+_ENTRY = "grace_bench.covariance"
 _TENSOR = "second_moment"
 
 
@@ -191,12 +188,7 @@ def save_covariance(path: Path | str, covariance: Covariance) -> None:
         "n_tokens": covariance.n_tokens,
         "dtype": covariance.dtype,
     }
-    content = safetensors.torch.save(
-        {_TENSOR: covariance.second_moment.detach().cpu().contiguous()},
-        metadata={_ENTRY: json.dumps(header, sort_keys=True)},
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_tensors(path, {_TENSOR: covariance.second_moment}, _ENTRY, header)
 
 
 def load_covariance(
@@ -223,15 +215,9 @@ def load_covariance(
 
 
 def _read(path: Path | str) -> Covariance:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_ENTRY)
-            if text is None:
-                raise ValueError("it has no covariance header")
-            header = json.loads(text)
-            if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
-                raise ValueError(f"this version reads format {FORMAT_VERSION} only")
-            second_moment = file.get_tensor(_TENSOR)
+    with reading(path, "covariance"):
+        header, tensors = read_tensors(path, _ENTRY, FORMAT_VERSION)
+        second_moment = tensors[_TENSOR]
         shape = tuple(second_moment.shape)
         if len(shape) != 2 or shape[0] != shape[1] or second_moment.dtype not in DTYPES:
             raise ValueError(f"its matrix is {shape} {second_moment.dtype}")
@@ -242,9 +228,3 @@ def _read(path: Path | str) -> Covariance:
             if type(header[name]) is not kind:
                 raise ValueError(f"its header has no usable '{name}'")
         return Covariance(second_moment, **{name: header[name] for name in names})
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; run the step that writes it first.") from error
-    except (OSError, KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-        raise DataError(
-            f"{path}: not a complete covariance ({error}); rerun the step that writes it."
-        ) from error
