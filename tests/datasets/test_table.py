@@ -1,4 +1,4 @@
-"""`table`: the same rows from jsonl, json, csv and parquet; bad tables speak in one sentence."""
+"""`table`: the same rows from jsonl, json, csv and parquet; bad tables are refused in one sentence."""
 
 from __future__ import annotations
 
