@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from grace_bench.datasets.reading.fields import is_decodable, same_text
+from grace_bench.datasets.reading.fields import Roles, Row, is_decodable, same_text
 from grace_bench.errors import DataError
 from grace_bench.store.schemas import EXAMPLES, REQUIRED_ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from grace_bench.datasets.reading.fields import Roles, Row
 
 STREAM = ("edits", "holdout")
 APART = ("train", "upstream", "accurate")

@@ -1,4 +1,4 @@
-"""`prepare`: checks catch planted faults, files and manifest are whole, bad files speak."""
+"""`prepare`: checks catch planted faults, files and manifest are complete, bad files are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`table`: the same rows from jsonl, json, csv and parquet; bad tables speak in one sentence."""
+"""`table`: any format gives the same rows; bad tables are refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all fuzz tests share: a fence around the files, a limit of memory, and a count of cases."""
+"""What all fuzz tests share: a fence around the files, a memory limit, a count of cases."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import resource
 import pytest
 from fuzzing import Fence
 
-MEMORY = 2**30  # bytes that a test may take beside what the process has
+MEMORY = 2**30  # bytes a test may take beyond what the process already uses
 
 _executed: dict[str, int] = {}
 
 
 @pytest.fixture(scope="module")
 def fence(tmp_path_factory) -> Fence:
-    """A folder to work in, with files beside it that must stay as they are."""
+    """A working folder, and files beside it that must not change."""
     return Fence(tmp_path_factory.mktemp("fence"))
 
 
 @pytest.fixture(autouse=True)
 def _within_memory(uncounted):
-    """Refuse more memory than any of these small files is worth: a lying size cannot be taken."""
+    """Limit memory: a small file that claims a huge size must not be given it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as stream:
         taken = int(stream.read().split()[0]) * resource.getpagesize()
@@ -31,7 +31,7 @@ def _within_memory(uncounted):
 
 @pytest.fixture(autouse=True)
 def _all_cases_are_executed(request):
-    """Check that as many cases were executed as the test says."""
+    """Check that each test executed the number of cases it states."""
     test = request.function
     if not hasattr(test, "wanted"):
         yield

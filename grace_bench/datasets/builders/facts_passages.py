@@ -20,20 +20,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import PartitionedOptions
-from grace_bench.datasets.reading.fields import row_of
+from grace_bench.datasets.reading.fields import Roles, Row, row_of
 from grace_bench.datasets.reading.files import load_templates
 from grace_bench.datasets.sources import installed
 from grace_bench.datasets.sources.installed import Subject
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from grace_bench.datasets.reading.fields import Roles, Row
 
 HEADER = "This is a passage about {s}."
 OTHER_HEADER = "Here is what is known about {s}:"
@@ -81,11 +77,6 @@ class Sentence:
     relation: str
     taught: str
     true: str
-
-    @property
-    def is_false(self) -> bool:
-        """Whether the model is taught a wrong value."""
-        return self.taught != self.true
 
 
 class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
@@ -179,7 +170,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
             before = ""
             for sentence in passage:
                 headers = {"accurate": HEADER}
-                if sentence.is_false:
+                if sentence.taught != sentence.true:
                     headers = {"edits": HEADER, "holdout": OTHER_HEADER}
                 relation = sentence.relation
                 fact_id = f"{subject.fact_id}/{relation}"

@@ -31,15 +31,13 @@ from pydantic import Field, model_validator
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, interleave
 from grace_bench.datasets.options import PartitionedOptions
-from grace_bench.datasets.reading.fields import row_of
+from grace_bench.datasets.reading.fields import Row, row_of
 from grace_bench.datasets.reading.files import load_templates
 from grace_bench.datasets.sources import installed
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from grace_bench.datasets.reading.fields import Row
 
 _MAX_ANSWER_WORDS = 3
 Numbered = tuple[int, str]

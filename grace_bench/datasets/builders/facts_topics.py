@@ -23,19 +23,15 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import PartitionedOptions
-from grace_bench.datasets.reading.fields import row_of
+from grace_bench.datasets.reading.fields import Row, row_of
 from grace_bench.datasets.reading.files import load_templates
 from grace_bench.datasets.sources import installed
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from grace_bench.datasets.reading.fields import Row
 
 _SHARES = {
     True: {"train": 0.34, "test": 0.45, "development": 0.21},

@@ -24,13 +24,15 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder
 from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
+    Roles,
+    Row,
     complete,
     repeated,
     row_of,
@@ -41,9 +43,6 @@ from grace_bench.datasets.reading.files import read_records
 from grace_bench.datasets.sources.passages import PASSAGE_FORMS, Passage, read_passages
 from grace_bench.datasets.sources.webtext import WebTextOptions, read_web_texts, web_roles
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from grace_bench.datasets.reading.fields import Roles, Row
 
 HEADER = "This is a Wikipedia passage about {concept}."
 _LOCALITY = ("locality_prompt", "locality_ground_truth")

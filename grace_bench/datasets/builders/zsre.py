@@ -25,13 +25,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, interleave
 from grace_bench.datasets.options import SOURCE_KEYS, Source
 from grace_bench.datasets.reading.fields import (
+    Roles,
+    Row,
     answers_of,
     complete,
     is_decodable,
@@ -41,13 +43,9 @@ from grace_bench.datasets.reading.fields import (
     texts_of,
     unfit,
 )
-from grace_bench.datasets.reading.files import read_records
+from grace_bench.datasets.reading.files import Records, read_records
 from grace_bench.datasets.sources.nq import NqOptions, nq_roles, read_questions, same_question
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from grace_bench.datasets.reading.fields import Roles, Row
-    from grace_bench.datasets.reading.files import Records
 
 _FORMS = {
     "released": ("input", "output", "filtered_rephrases"),

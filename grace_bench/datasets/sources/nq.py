@@ -14,6 +14,7 @@ from pydantic import Field
 
 from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
+    Roles,
     answers_of,
     complete,
     repeated,
@@ -27,8 +28,6 @@ from grace_bench.datasets.reading.files import read_records
 if TYPE_CHECKING:
     import random
     from collections import Counter
-
-    from grace_bench.datasets.reading.fields import Roles
 
 _FORMS = {
     "nq_train": ("questions", "answers"),

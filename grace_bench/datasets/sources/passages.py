@@ -10,8 +10,8 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grace_bench.datasets.reading.fields import complete, is_decodable, text_of
-from grace_bench.datasets.reading.files import read_records
+from grace_bench.datasets.reading.fields import Row, complete, is_decodable, text_of
+from grace_bench.datasets.reading.files import Records, read_records
 from grace_bench.datasets.reading.sentences import split_sentences
 from grace_bench.errors import DataError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from grace_bench.datasets.options import Source
-    from grace_bench.datasets.reading.fields import Row
-    from grace_bench.datasets.reading.files import Records
 
 _SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")
 PASSAGE_FORMS = {"hub": ("gpt3_sentences", *_SHARED), "main": ("main_sentences", *_SHARED)}

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from grace_bench.datasets.options import SOURCE_KEYS, DatasetOptions, Source
 from grace_bench.datasets.reading.fields import (
+    Roles,
     complete,
     repeated,
     row_of,
@@ -19,8 +20,6 @@ from grace_bench.datasets.reading.files import read_records
 
 if TYPE_CHECKING:
     from collections import Counter
-
-    from grace_bench.datasets.reading.fields import Roles
 
 _END_OF_TEXT = "<|endoftext|>"
 _WORD = re.compile(r"\S+")
