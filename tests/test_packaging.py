@@ -134,6 +134,22 @@ def test_the_ground_floor_stays_small(repository):
     assert {path.stem for path in (repository / "grace_bench").glob("*.py")} == GROUND_FLOOR
 
 
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
+
+
+def test_no_file_and_no_function_is_too_long_to_read(repository):
+    too_long = []
+    for path in sources(repository):
+        text = path.read_text(encoding="utf-8")
+        found = [(path.name, len(text.splitlines()), LONGEST_FILE)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                found.append((f"{path.name}:{node.name}", length, LONGEST_FUNCTION))
+        too_long += [f"{name}: {length} lines" for name, length, limit in found if length > limit]
+    assert too_long == []
+
+
 FORBIDDEN_CALLS = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "joblib.load"}
 
 
