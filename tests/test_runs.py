@@ -219,7 +219,7 @@ def test_a_run_of_a_plan_is_the_run_that_was_planned(tmp_path):
     chosen = suite(editors=[{**GRACE, "hyperparameters": {"radius": 3}, "sweep": {"steps": [2]}}])
     runs, path = expand(chosen, tmp_path), tmp_path / "s/plan.json"
     write_plan(chosen, runs, path)
-    found = planned_runs(path, [run.id for run in runs])
+    found = planned_runs(path, [run.id for run in runs], tmp_path)
     assert [(run.id, run.folder) for run in found] == [(run.id, run.folder) for run in runs]
     assert [run.content_hash for run in found] == [run.content_hash for run in runs]
     with pytest.raises(ConfigError, match="has no run 'tiny/qa/x'"):

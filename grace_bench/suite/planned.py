@@ -1,4 +1,4 @@
-"""`plan.json`: the runs of a suite, listed once; every job and every aggregation reads it.
+"""Plans: a suite's settings and its runs in one file, which jobs and aggregation read.
 
     write_plan(suite, expand(suite), Path("results/default/plan.json"))
     run = planned_runs(Path("results/default/plan.json"), ["facts-t5/.../seed-0"])[0]
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import ConfigError
 from grace_bench.store.files import write_json
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.suite.plan import RESULTS, Run, expand, without_labels
+from grace_bench.suite.plan import RESULTS, Run, digest, expand, without_labels
 from grace_bench.suite.schema import SuiteConfig
 from grace_bench.suite.section import validate
 
@@ -63,10 +63,21 @@ def write_plan(suite: SuiteConfig, runs: Iterable[Run], output: Path) -> None:
     write_json(output, plan_of(suite, runs))
 
 
-def planned_runs(path: Path, ids: Sequence[str]) -> list[Run]:
-    """Return runs of a plan by their ids; their results go beside it.
+def frozen_plan(suite: SuiteConfig, runs: Iterable[Run], folder: Path) -> Path:
+    """Write the plan under the name of its hash, unless it exists, and return its path.
 
-    Labels are replaced by names: no job depends on them.
+    Jobs of a workflow read it: whatever happens to the suite's files or its results meanwhile, they
+    do what was planned.
+    """
+    plan = plan_of(suite, runs)
+    path = folder / f"plan-{digest(plan)}.json"
+    if not path.exists():
+        write_json(path, plan)
+    return path
+
+
+def planned_runs(path: Path, ids: Sequence[str], results: Path = RESULTS) -> list[Run]:
+    """Return runs of a plan by their ids, with labels replaced by names: no job depends on them.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -74,10 +85,10 @@ def planned_runs(path: Path, ids: Sequence[str]) -> list[Run]:
     """
     settings = read_record(path, settings=dict)["settings"]
     suite = validate(SuiteConfig, settings, str(path), ": ")
-    runs = {run.id: run for run in expand(suite, path.parent.parent)}
+    runs = {run.id: run for run in expand(suite, results)}
     for name in ids:
         if name not in runs:
             raise ConfigError(
                 f"{path}: has no run '{name}'; `grace-bench plan` lists a suite's runs."
             )
-    return [Run(without_labels(runs[name].spec), runs[name].results) for name in ids]
+    return [Run(without_labels(runs[name].spec), results) for name in ids]

@@ -22,7 +22,7 @@ try:
     from grace_bench.registry import FIGURES, TABLES
     from grace_bench.suite.outdated import outdated
     from grace_bench.suite.plan import RUN_FILES, bundles, expand as expand_runs
-    from grace_bench.suite.planned import is_plan_outdated
+    from grace_bench.suite.planned import frozen_plan, is_plan_outdated
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"this snakemake runs on {sys.executable}, which has no '{error.name}'; activate the "
@@ -92,6 +92,10 @@ class Argument:
         return self.text
 
 
+# What jobs are to do, whatever becomes of config/ meanwhile.
+FROZEN_PLAN = Argument(str(frozen_plan(SUITE, RUNS.values(), MARK.parent)))
+
+
 class SuiteFile(Argument):
     """The suite as a file, which is written when a job needs it. JSON is YAML, too."""
 
@@ -139,10 +143,10 @@ def inputs_of(record, *functions):
 
 
 def inputs_of_job(again, functions, wildcards):
-    """Return the mark, the plan, and the files that the functions name."""
+    """Return the mark and the files that the functions name."""
     found = [function(wildcards) for function in functions]
     lists = [[files] if isinstance(files, str) else files for files in found]
-    return of_account([str(MARK), PLAN, *itertools.chain(*lists)], again)
+    return of_account([str(MARK), *itertools.chain(*lists)], again)
 
 
 def plugins(*registries):

@@ -15,8 +15,9 @@ rule prepare_data:
         mem_mb=asks("prepare_data", "mem_mb"),
         runtime=asks("prepare_data", "runtime"),
     params:
+        plan=FROZEN_PLAN,
         run=a_run,
     message:
         "data set {wildcards.dataset}"
     shell:
-        "python -m grace_bench prepare-data --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-data --plan {params.plan:q} --run {params.run:q} > {log} 2>&1"

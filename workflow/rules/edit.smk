@@ -15,11 +15,12 @@ rule prepare_editor:
         mem_mb=asks("prepare_editor", "mem_mb"),
         runtime=asks("prepare_editor", "runtime"),
     params:
+        plan=FROZEN_PLAN,
         run=a_run,
     message:
         "{wildcards.assets} for {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-editor --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-editor --plan {params.plan:q} --run {params.run:q} > {log} 2>&1"
 
 
 if SUITE.bundle == 1:
@@ -49,11 +50,12 @@ if SUITE.bundle == 1:
             mem_mb=asks("edit", "mem_mb"),
             runtime=asks("edit", "runtime"),
         params:
+            plan=FROZEN_PLAN,
             run=a_run,
         message:
             "{wildcards.editor} ({wildcards.variant}) on {wildcards.dataset}, seed {wildcards.seed}"
         shell:
-            "python -m grace_bench edit --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
+            "python -m grace_bench edit --plan {params.plan:q} --run {params.run:q} > {log} 2>&1"
 
 else:
 
@@ -73,11 +75,12 @@ else:
             mem_mb=asks("edit", "mem_mb"),
             runtime=bundle_runtime,
         params:
+            plan=FROZEN_PLAN,
             runs=bundle_runs,
         message:
             "runs of {wildcards.base_model}, bundle {wildcards.bundle}"
         shell:
-            "python -m grace_bench edit-bundle --plan {PLAN:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
+            "python -m grace_bench edit-bundle --plan {params.plan:q} --runs {params.runs} --output {output:q} > {log} 2>&1"
 
     rule edit:
         """Take one run out of its bundle: Snakemake wants to see its files come one by one."""

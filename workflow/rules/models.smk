@@ -19,11 +19,12 @@ rule prepare_model:
         mem_mb=asks("prepare_model", "mem_mb"),
         runtime=asks("prepare_model", "runtime"),
     params:
+        plan=FROZEN_PLAN,
         run=a_run,
     message:
         "base model {wildcards.base_model}"
     shell:
-        "python -m grace_bench prepare-model --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench prepare-model --plan {params.plan:q} --run {params.run:q} > {log} 2>&1"
 
 
 rule baseline:
@@ -44,8 +45,9 @@ rule baseline:
         mem_mb=asks("baseline", "mem_mb"),
         runtime=asks("baseline", "runtime"),
     params:
+        plan=FROZEN_PLAN,
         run=a_run,
     message:
         "unedited {wildcards.base_model}"
     shell:
-        "python -m grace_bench baseline --plan {PLAN:q} --run {params.run:q} > {log} 2>&1"
+        "python -m grace_bench baseline --plan {params.plan:q} --run {params.run:q} > {log} 2>&1"
