@@ -143,7 +143,7 @@ def test_an_incremental_evaluation_is_a_full_one_at_any_step(numbers, radius, ch
     for step, example in enumerate(stream, start=1):
         editor.edit(EditBatch(task.encode([example]), (), example["label"], step))
         if chance.random() < 0.2:
-            editor.remove_key(chance.randrange(editor.n_keys))
+            editor.codebook.remove(chance.randrange(editor.n_keys))
         if chance.random() < 0.5:
             some = chance.sample(examples, 7) + stream[:step]
             full = predict_all(editor.model, task, some, 3, editor)

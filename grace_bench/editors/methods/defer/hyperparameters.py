@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.hyperparameters import AdapterHyperparameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class DeferHyperparameters(AdapterHyperparameters):
     """Defer: a gate decides per input between the layer and a trained linear map (SERAC-like)."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    RELEASED: ClassVar = {
         "query_position": "released",
         "honour_threshold": False,
     }

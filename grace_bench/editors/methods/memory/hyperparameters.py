@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.hyperparameters import AdapterHyperparameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class MemoryHyperparameters(AdapterHyperparameters):
     """Memory: soft attention over a fixed number of trained values."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    RELEASED: ClassVar = {
         "query_position": "released",
         "original_layer": "never",
     }
