@@ -33,7 +33,7 @@ MM_ROWS = 25
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a key stands for.
+    """The answer that a key stands for.
 
     Args:
         ids: the label's token ids without masked ones.
@@ -77,7 +77,7 @@ class Codebook:
     """Keys (N, d_in), values (N, d_out) and radii (N,), all float32, with a KeyInfo per key.
 
     Storage grows by a share of itself, so an edit copies one row. `moves` counts the changes that
-    may invalidate an earlier look-up; adding a key at the end is none.
+    may invalidate an earlier look-up; adding a key at the end doesn't count.
     """
 
     def __init__(self, d_in: int, d_out: int, device: torch.device | str = "cpu") -> None:

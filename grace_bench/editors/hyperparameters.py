@@ -93,3 +93,13 @@ class AdapterHyperparameters(TrainedHyperparameters):
         description="With replacement 'prompt': also replace the query token; false: only the "
         "tokens before it (released).",
     )
+
+
+class ParametricHyperparameters(AdapterHyperparameters):
+    """Base class for editors whose adapter is trained on every edit (Defer, Memory)."""
+
+    replacement: Literal["prompt", "last", "all"] = Field(
+        "all", description="As for GRACE; the released code replaces every position."
+    )
+    learning_rate: float = Field(0.1, gt=0, description="Of Adam, new for each edit (released).")
+    steps: int = Field(100, ge=0, description="Gradient steps per edit (released 100).")

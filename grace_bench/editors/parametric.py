@@ -17,9 +17,10 @@ from grace_bench.replay.recording import only_trainable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from grace_bench.editors.hyperparameters import AdapterHyperparameters
-    from grace_bench.editors.methods.defer.hyperparameters import DeferHyperparameters
-    from grace_bench.editors.methods.memory.hyperparameters import MemoryHyperparameters
+    from grace_bench.editors.hyperparameters import (
+        AdapterHyperparameters,
+        ParametricHyperparameters,
+    )
     from grace_bench.editors.prompt import PromptLocator
 
 
@@ -50,7 +51,7 @@ class ParametricAdapter(LayerAdapter):
 class ParametricEditor(AdapterEditor):
     """Base class: an edit trains all of the adapter's parameters, which all edits share."""
 
-    hyperparameters: DeferHyperparameters | MemoryHyperparameters
+    hyperparameters: ParametricHyperparameters
     adapter: ParametricAdapter
 
     def edit(self, batch: EditBatch) -> EditResult:

@@ -51,6 +51,9 @@ MOST_AT_ONCE = 32
 
 PROBED_ROLES = ("upstream", "accurate", "holdout")
 
+CHECKPOINTED = ("steps", "predictions", "probes", "latency")
+"""The records in a checkpoint; `edits` are among the predictions."""
+
 
 def select_stream(rows: Sequence[Row], stream: StreamConfig, seed: int) -> list[Row]:
     """Return the rows of the edit stream in order: the first `stream.facts` facts, all phrasings.
@@ -329,14 +332,8 @@ class StreamRun:
             "batch_size": self.evaluator.batch_size,
             "replay": editor.replay.state(),
         }
-        records = {
-            "steps": self.records.steps,
-            "predictions": self.records.predictions,
-            "probes": self.records.probes,
-            "latency": self.records.latency,
-            "known": known,
-        }
-        return Checkpoint(self.done, tensors, state, records)
+        records = {name: getattr(self.records, name) for name in CHECKPOINTED}
+        return Checkpoint(self.done, tensors, state, {**records, "known": known})
 
     def restore(self, found: Checkpoint, stream: Sequence[Row]) -> None:
         """Restore a checkpoint; call it before `start`, with an editor that has made no edit."""
@@ -349,11 +346,9 @@ class StreamRun:
         direct = self.spec.compute.engine == "direct"
         self.evaluator = Evaluator(editor, self.task, state["batch_size"], direct)
         self.evaluator.load_state(_part(tensors, "evaluator"), records["known"])
-        self.records.steps = records["steps"]
-        self.records.predictions = records["predictions"]
+        for name in CHECKPOINTED:
+            setattr(self.records, name, records[name])
         self.records.edits = [r for r in records["predictions"] if r["role"] == "edit"]
-        self.records.probes = records["probes"]
-        self.records.latency = records["latency"]
         self.edited = [stream[row["step"] - 1] for row in records["steps"] if row["edited"]]
         self.done, self.finished = state["done"], state["finished"]
         self.watch.seconds = state["seconds"]

@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from tiny_models import make
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-VOCABULARY = 40
 LAYERS = {
     "t5": "encoder.block[1].layer[1].DenseReluDense.wo.weight",
     "bert": "bert.encoder.layer[0].output.dense.weight",
@@ -87,30 +79,30 @@ def pad(rows: list[list[int]], fill: int, side: str) -> Tensor:
     )
 
 
+SHAPES = {
+    "t5": {
+        "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
+        "feed_forward_proj": "relu", "pad_token_id": 0, "eos_token_id": 1,
+    },
+    "bert": {
+        "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 0,
+        "initializer_range": 0.3,
+    },
+    "gpt2": {
+        "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        "bos_token_id": 1, "eos_token_id": 1, "initializer_range": 0.3,
+    },
+}  # fmt: skip
+"""Of models whose weights are large enough to make inputs differ."""
+
+
 def build(kind: str, seed: int = 0) -> Case:
-    """Build a tiny random model with weights large enough to make inputs differ."""
-    torch.manual_seed(seed)
-    if kind == "t5":
-        config = T5Config(
-            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
-            dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-        )  # fmt: skip
-        model = T5ForConditionalGeneration(config)
-    elif kind == "bert":
-        config = BertConfig(
-            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=32, num_labels=3, hidden_dropout_prob=0.0, pad_token_id=0,
-            attention_probs_dropout_prob=0.0, initializer_range=0.3,
-        )  # fmt: skip
-        model = BertForSequenceClassification(config)
-    else:
-        config = GPT2Config(
-            vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1, initializer_range=0.3,
-        )  # fmt: skip
-        model = GPT2LMHeadModel(config)
+    """Build a tiny random model."""
+    model = make(kind, seed, **SHAPES[kind])
+    if kind == "gpt2":
         model.generation_config.pad_token_id = 0
-    return Case(kind, model.eval(), LAYERS[kind])
+    return Case(kind, model, LAYERS[kind])
 
 
 @pytest.fixture(params=["t5", "bert", "gpt2"])

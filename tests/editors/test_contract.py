@@ -74,15 +74,14 @@ def test_losses_fall_in_half_precision(case, name):
 
 @pytest.mark.parametrize("name", ["ft", "ft_ewc", "ft_retrain"])
 def test_finetuning_stops_when_the_label_is_the_argmax(case, name):
-    _, (result,) = edit_with(case, name, [PARIS], learning_rate=0.1)
-    assert len(result.losses) > 0
-    inputs = case.inputs(*PARIS)
+    example = PARIS[0], [20]
+    _, (result,) = edit_with(case, name, [example], learning_rate=0.1, steps=40)
+    assert 0 < len(result.losses) < 40
+    inputs = case.inputs(*example)
     logits, labels = case.logits(inputs), inputs["labels"]
     if case.kind == "gpt2":
         logits, labels = logits[:, :-1], labels[:, 1:]
-    wanted = labels != -100
-    if len(result.losses) < 5:
-        assert (logits.argmax(-1) == labels)[wanted].all()
+    assert (logits.argmax(-1) == labels)[labels != -100].all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,7 +213,8 @@ def test_half_precision_models_can_be_edited(make_case, name):
         before = case.loss(inputs)
         _, (result,) = edit_with(case, name, [PARIS])
         assert case.logits(inputs).dtype == torch.bfloat16
-        assert result.losses[-1] < before + 1
+        assert result.losses[-1] < result.losses[0]
+        assert case.loss(inputs) < before
 
 
 def test_an_unknown_layer_names_the_nearest(t5):

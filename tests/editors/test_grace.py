@@ -11,7 +11,7 @@ from grace_bench.editors.base import EditBatch
 from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
 from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
 from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
-from grace_bench.errors import ConfigError, EditorError
+from grace_bench.errors import EditorError
 
 PROMPT, NEAR, FAR = [5, 6, 7, 8], [5, 6, 9, 8], [15, 16, 17, 18, 19, 30]
 YES, NO = [20, 21, 1], [22, 23, 1]
@@ -42,7 +42,7 @@ def test_an_input_far_from_all_keys_is_unchanged(case):
     assert torch.equal(case.logits(inputs), before)
     edited = case.inputs(PROMPT, YES)
     with_key = case.logits(edited)
-    editor.remove_key(0)
+    editor.codebook.remove(0)
     assert not torch.equal(case.logits(edited), with_key)
 
 
@@ -322,13 +322,3 @@ def test_presets_can_be_overridden_and_show_every_switch():
 def test_unknown_settings_are_errors(wrong):
     with pytest.raises(ValidationError):
         GraceHyperparameters(**wrong)
-
-
-def test_a_released_config_is_translated():
-    theirs = {"edit_lr": 1.0, "n_iter": 7, "eps": 3.0, "eps_expand": "decay", "reg": "early_stop",
-              "replacement": "replace_last", "val_init": "warm"}  # fmt: skip
-    ours = GraceHyperparameters.from_released(theirs)
-    assert (ours.steps, ours.radius, ours.expand) == (7, 3.0, "none")
-    assert (ours.replacement, ours.value_init, ours.rules) == ("last", "warm", "released")
-    with pytest.raises(ConfigError, match="did you mean 'cold'"):
-        GraceHyperparameters.from_released({"val_init": "clod"})

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tiny_models import make as make_model
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
@@ -18,27 +18,27 @@ from grace_bench.models.architecture import find_layer
 from grace_bench.models.covariance import Covariance, compute_covariance, save_covariance
 from grace_bench.replay.steps import labelled_columns
 
-START, VOCABULARY = 1, 40
+START = 1
 LAYERS = {"gpt2": "transformer.h.1.mlp.c_proj", "llama": "model.layers.1.mlp.down_proj"}
 CAPITAL, RIVER = [30, 31], [32, 33]
 # subject: (its tokens, capital, river)
 FACTS = [([2 + 2 * i, 3 + 2 * i], 18 + i, 34 + i % 4) for i in range(6)]
 
 
+SHAPES = {
+    "gpt2": {
+        "n_embd": 32, "n_layer": 3, "n_positions": 48, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+    "llama": {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+        "max_position_embeddings": 48, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+
+
 def build(kind: str):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        config = GPT2Config(
-            vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=48, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=START, eos_token_id=START,
-        )  # fmt: skip
-        return GPT2LMHeadModel(config).eval()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=48,
-        bos_token_id=START, eos_token_id=START, tie_word_embeddings=False,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return make_model(kind, bos_token_id=START, eos_token_id=START, **SHAPES[kind])
 
 
 def sentences() -> list[list[int]]:

@@ -7,16 +7,8 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from tiny_models import make
+from transformers import BertModel
 
 from grace_bench.errors import DataError, ModelError
 from grace_bench.models.architecture import find_layer
@@ -40,30 +32,17 @@ def ids_of(text: str) -> list[int]:
     return [ord(letter) % 30 for letter in text]
 
 
+BLOCKS = {"num_hidden_layers": 2, "num_attention_heads": 2}
+SHAPES = {
+    "gpt2": {"n_layer": 2, "n_head": 2, "n_positions": 32},
+    "llama": {**BLOCKS, "num_key_value_heads": 2, "max_position_embeddings": 32},
+    "bert": {**BLOCKS, "model_class": BertModel},
+    "t5": {"d_kv": 8, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1},
+}
+
+
 def build(kind: str):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        config = GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=32)
-        model = GPT2LMHeadModel(config)
-    elif kind == "llama":
-        config = LlamaConfig(
-            vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=32,
-        )  # fmt: skip
-        model = LlamaForCausalLM(config)
-    elif kind == "bert":
-        config = BertConfig(
-            vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=24,
-        )  # fmt: skip
-        model = BertModel(config)
-    else:
-        config = T5Config(
-            vocab_size=30, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
-            decoder_start_token_id=0,
-        )  # fmt: skip
-        model = T5ForConditionalGeneration(config)
-    return model.eval()
+    return make(kind, vocab_size=30, **SHAPES[kind])
 
 
 def compute(model, layer, texts=TEXTS, **options):

@@ -58,6 +58,10 @@ CLASSES = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 BRANCHES = {"add_far": "add", "no_expand": "reuse"}
 """Names the traces have for what we call otherwise."""
 
+GRACE_SETTINGS = {
+    "edit_lr": "learning_rate", "n_iter": "steps", "eps": "radius", "val_init": "value_init",
+}  # fmt: skip
+GRACE_EXPANSIONS = {"coverage": "to_distance", "moving_average": "moving_average"}
 SETTINGS = {
     "edit_lr": "learning_rate",
     "n_iter": "steps",
@@ -118,7 +122,12 @@ class Trace:
         """Translate the released config."""
         theirs, name = self.meta["config"]["editor"], self.meta["editor"]
         if name == "grace":
-            ours = GraceHyperparameters.from_released(theirs)
+            given = {ours: theirs[key] for key, ours in GRACE_SETTINGS.items() if key in theirs}
+            if "replacement" in theirs:
+                given["replacement"] = theirs["replacement"].removeprefix("replace_")
+            if "eps_expand" in theirs:  # an unknown rule does nothing there
+                given["expand"] = GRACE_EXPANSIONS.get(theirs["eps_expand"], "none")
+            ours = GraceHyperparameters(rules="released", **given)
             explicit = "explicit" in self.name
             position = self.records[0]["key_id"] if explicit else ours.query_position
             return GraceHyperparameters(**{**ours.model_dump(), "query_position": position})

@@ -22,95 +22,54 @@ from transformers import (
 )
 
 VOCABULARY = 40
-
-
-def t5() -> nn.Module:
-    """Build three encoder blocks and two of a decoder."""
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=16,
-            d_kv=4,
-            d_ff=24,
-            num_layers=3,
-            num_decoder_layers=2,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-        )
-    )
-
-
-def bert() -> nn.Module:
-    """Build a classifier of four blocks."""
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            intermediate_size=24,
-            num_labels=3,
-        )
-    )
-
-
-def gpt2() -> nn.Module:
-    """Build a language model of four blocks."""
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=4, n_head=4, n_positions=64)
-    )
-
-
 MODERN = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-}
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4,
+}  # fmt: skip
 GROUPED = {**MODERN, "num_key_value_heads": 2}
+T5 = {
+    "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "decoder_start_token_id": 0,
+}  # fmt: skip
+ARCHITECTURES = {
+    "t5": (T5ForConditionalGeneration, T5Config, T5),
+    "bert": (BertForSequenceClassification, BertConfig, {**MODERN, "num_labels": 3}),
+    "gpt2": (
+        GPT2LMHeadModel,
+        GPT2Config,
+        {"n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64},
+    ),
+    "llama": (LlamaForCausalLM, LlamaConfig, GROUPED),
+    "qwen": (Qwen2ForCausalLM, Qwen2Config, GROUPED),  # with biases in its attention
+    "mistral": (MistralForCausalLM, MistralConfig, {**GROUPED, "sliding_window": 4}),
+    "neox": (GPTNeoXForCausalLM, GPTNeoXConfig, MODERN),  # attention and MLP in parallel
+}
 
 
-def llama() -> nn.Module:
-    """Build a language model of four blocks with grouped queries."""
-    return LlamaForCausalLM(LlamaConfig(**GROUPED))
-
-
-def qwen() -> nn.Module:
-    """Build the same with biases in its attention."""
-    return Qwen2ForCausalLM(Qwen2Config(**GROUPED))
-
-
-def mistral() -> nn.Module:
-    """Build the same with attention over a window of four tokens."""
-    return MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=4))
-
-
-def neox() -> nn.Module:
-    """Build a language model whose blocks add attention and MLP in parallel."""
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**MODERN))
+def make(architecture: str, seed: int = 0, model_class: type | None = None, **shape) -> nn.Module:
+    """Return a random model; `shape` overrides its configuration."""
+    kind, config, defaults = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    config = config(**{"vocab_size": VOCABULARY, **defaults, **shape})
+    return (model_class or kind)(config).eval()
 
 
 MODELS = {
-    "t5-encoder": (t5, "encoder.block.1.layer.1.DenseReluDense.wo"),
-    "t5-decoder": (t5, "decoder.block.1.layer.2.DenseReluDense.wo"),
-    "bert": (bert, "bert.encoder.layer.2.output.dense"),
-    "gpt2": (gpt2, "transformer.h.2.mlp.c_fc"),
-    "llama": (llama, "model.layers.2.mlp.down_proj"),
-    "qwen": (qwen, "model.layers.2.mlp.down_proj"),
-    "mistral": (mistral, "model.layers.2.mlp.down_proj"),
-    "neox": (neox, "gpt_neox.layers.2.mlp.dense_4h_to_h"),
+    "t5-encoder": ("t5", "encoder.block.1.layer.1.DenseReluDense.wo"),
+    "t5-decoder": ("t5", "decoder.block.1.layer.2.DenseReluDense.wo"),
+    "bert": ("bert", "bert.encoder.layer.2.output.dense"),
+    "gpt2": ("gpt2", "transformer.h.2.mlp.c_fc"),
+    "llama": ("llama", "model.layers.2.mlp.down_proj"),
+    "qwen": ("qwen", "model.layers.2.mlp.down_proj"),
+    "mistral": ("mistral", "model.layers.2.mlp.down_proj"),
+    "neox": ("neox", "gpt_neox.layers.2.mlp.dense_4h_to_h"),
 }
-"""How to build each, and a layer to edit with blocks before and behind it."""
+"""Architectures, and a layer to edit with blocks before and after it."""
 
 
 def build(kind: str) -> tuple[nn.Module, str]:
     """Return a model, always with the same weights, and its layer."""
-    make, layer = MODELS[kind]
-    torch.manual_seed(0)
-    return make().eval(), layer
+    architecture, layer = MODELS[kind]
+    return make(architecture), layer
 
 
 def batch(kind: str, number: int = 0) -> dict[str, torch.Tensor]:

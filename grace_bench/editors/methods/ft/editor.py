@@ -11,7 +11,6 @@ from grace_bench.editors.weight import WeightEditor
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import torch
     from torch import Tensor
 
     from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
@@ -43,21 +42,32 @@ class FinetuneEditor(WeightEditor):
         )
 
 
-def history_state(history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return past edits as flat tensors: history/00000/input_ids, ..."""
-    return {
-        f"history/{index:05d}/{name}": tensor.clone()
-        for index, inputs in enumerate(history)
-        for name, tensor in sorted(inputs.items())
-    }
+class HistoryEditor(FinetuneEditor):
+    """Base class of finetuning with past edits.
 
+    Attributes:
+        history: the inputs of past edits, oldest first.
+    """
 
-def history_from_state(
-    state: Mapping[str, Tensor], device: torch.device
-) -> list[dict[str, Tensor]]:
-    """Return the past edits of `history_state`, in order."""
-    history: dict[str, dict[str, Tensor]] = {}
-    for key in sorted(key for key in state if key.startswith("history/")):
-        _, index, name = key.split("/", 2)
-        history.setdefault(index, {})[name] = state[key].to(device)
-    return list(history.values())
+    def setup(self) -> None:
+        """Begin with an empty history."""
+        super().setup()
+        self.history: list[dict[str, Tensor]] = []
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weight, and the history as history/00000/input_ids, ..."""
+        history = {
+            f"history/{index:05d}/{name}": tensor.clone()
+            for index, inputs in enumerate(self.history)
+            for name, tensor in sorted(inputs.items())
+        }
+        return {**super().state_dict(), **history}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load weight and history."""
+        super().load_state_dict(state)
+        history: dict[str, dict[str, Tensor]] = {}
+        for key in sorted(key for key in state if key.startswith("history/")):
+            _, index, name = key.split("/", 2)
+            history.setdefault(index, {})[name] = state[key].to(self.weight.device)
+        self.history = list(history.values())

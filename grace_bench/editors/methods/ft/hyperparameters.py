@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from grace_bench.editors.hyperparameters import EarlyStop, TrainedHyperparameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class FinetuneHyperparameters(TrainedHyperparameters):
     """FT: finetune one weight matrix on the edit alone."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {"shift_labels": False}
+    RELEASED: ClassVar = {"shift_labels": False}
 
     learning_rate: float = Field(1e-2, gt=0, description="Of Adam, new for each edit (released).")
     steps: int = Field(100, ge=0, description="Limit on gradient steps per edit (released 100).")

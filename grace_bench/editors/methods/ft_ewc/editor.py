@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.methods.ft.editor import HistoryEditor
 from grace_bench.editors.training import own_loss
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
 
 
-class EwcEditor(FinetuneEditor):
+class EwcEditor(HistoryEditor):
     """FT with elastic weight consolidation."""
 
     name: ClassVar[str] = "ft_ewc"
@@ -30,7 +30,6 @@ class EwcEditor(FinetuneEditor):
     def setup(self) -> None:
         """Begin with an empty memory."""
         super().setup()
-        self.history: list[dict[str, Tensor]] = []
         self._forwards: dict[int, Callable[[], Any]] = {}  # of the items in memory, by id
 
     def edit(self, batch: EditBatch) -> EditResult:
@@ -69,14 +68,9 @@ class EwcEditor(FinetuneEditor):
             self._forwards[key] = self.replay.session(inputs)
         return self._forwards[key]()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weight and the edits in memory."""
-        return {**super().state_dict(), **history_state(self.history)}
-
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load weight and memory."""
         super().load_state_dict(state)
-        self.history = history_from_state(state, self.weight.device)
         self._forwards = {}
 
 

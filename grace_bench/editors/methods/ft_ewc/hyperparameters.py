@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class EwcHyperparameters(FinetuneHyperparameters):
     """FT with elastic weight consolidation (Kirkpatrick et al. 2017) over recent edits."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    RELEASED: ClassVar = {
         **FinetuneHyperparameters.RELEASED,
         "anchor": "shrunken",
         "zero_gradients": False,

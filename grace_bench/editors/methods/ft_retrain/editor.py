@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
-from grace_bench.editors.methods.ft.editor import FinetuneEditor, history_from_state, history_state
+from grace_bench.editors.methods.ft.editor import HistoryEditor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
 
 
-class RetrainEditor(FinetuneEditor):
+class RetrainEditor(HistoryEditor):
     """FT with periodic retraining."""
 
     name: ClassVar[str] = "ft_retrain"
@@ -28,7 +28,6 @@ class RetrainEditor(FinetuneEditor):
     def setup(self) -> None:
         """Begin with an empty memory."""
         super().setup()
-        self.history: list[dict[str, Tensor]] = []
         self.n_edits = 0
 
     def edit(self, batch: EditBatch) -> EditResult:
@@ -55,11 +54,9 @@ class RetrainEditor(FinetuneEditor):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weight, the past edits and their number."""
-        count = torch.tensor([self.n_edits])
-        return {**super().state_dict(), **history_state(self.history), "n_edits": count}
+        return {**super().state_dict(), "n_edits": torch.tensor([self.n_edits])}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the weight, the past edits and their number."""
         super().load_state_dict(state)
-        self.history = history_from_state(state, self.weight.device)
         self.n_edits = int(state["n_edits"])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class RetrainHyperparameters(FinetuneHyperparameters):
     """FT with periodic rounds of finetuning on past edits."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    RELEASED: ClassVar = {
         **FinetuneHyperparameters.RELEASED,
         "include_current": True,
     }

@@ -193,10 +193,6 @@ class GraceEditor(AdapterEditor):
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(self.dims.d_out, generator=generator)
 
-    def remove_key(self, key: int) -> None:
-        """Roll one key back; its inputs fall to other keys or to the base layer."""
-        self.codebook.remove(key)
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return the codebook as tensors."""
         return codebook_state(self.codebook)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.hyperparameters import AdapterHyperparameters
-from grace_bench.errors import ConfigError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class GraceHyperparameters(AdapterHyperparameters):
     """GRACE (Hartvigsen et al. 2023), Algorithm 1."""
 
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    RELEASED: ClassVar = {
         "label_match": "mean",
         "query_position": "released",
         "replace_query": False,
@@ -77,31 +73,3 @@ class GraceHyperparameters(AdapterHyperparameters):
         "cold",
         description="Start a new value from U[0, 1) or from the layer's own output at the query.",
     )
-
-    @classmethod
-    def from_released(cls, settings: Mapping[str, Any]) -> GraceHyperparameters:
-        """Translate the `editor` section of the released code's config.
-
-        Options that its code never reads (G11) are dropped; unknown expansion rules do nothing.
-
-        Raises:
-            ConfigError: an option has a value that the released code doesn't know.
-        """
-        expand = {"coverage": "to_distance", "moving_average": "moving_average"}
-        names: dict[str, tuple[str, Mapping[str, str] | None]] = {
-            "edit_lr": ("learning_rate", None),
-            "n_iter": ("steps", None),
-            "eps": ("radius", None),
-            "val_init": ("value_init", {"cold": "cold", "warm": "warm"}),
-            "replacement": ("replacement", {f"replace_{k}": k for k in ("prompt", "last", "all")}),
-        }
-        given: dict[str, Any] = {"rules": "released"}
-        for theirs, (ours, values) in names.items():
-            if theirs in settings:
-                value = settings[theirs]
-                if values is not None and value not in values:
-                    raise ConfigError(unknown_name(theirs, str(value), values, "released config"))
-                given[ours] = value if values is None else values[value]
-        if "eps_expand" in settings:
-            given["expand"] = expand.get(settings["eps_expand"], "none")
-        return cls(**given)

@@ -12,7 +12,7 @@ from grace_bench.editors.hyperparameters import EditorHyperparameters
 class MendHyperparameters(EditorHyperparameters):
     """MEND (Mitchell et al. 2022): a trained map of gradients to updates, on the run's layer."""
 
-    ASSET_FIELDS: ClassVar[tuple[str, ...]] = (
+    ASSET_FIELDS: ClassVar = (
         *("rank", "edit_lr", "learning_rate", "lr_lr", "c_edit"),
         *("training_steps", "accumulate", "check_every", "checks", "patience"),
         *("held_out", "normalise_over", "training_seed"),

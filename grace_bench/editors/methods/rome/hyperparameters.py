@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from grace_bench.editors.hyperparameters import TrainedHyperparameters
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class RomeHyperparameters(TrainedHyperparameters):
@@ -18,8 +15,8 @@ class RomeHyperparameters(TrainedHyperparameters):
     GRACE's code has no ROME, so `released` means ROME's own code.
     """
 
-    ASSET_FIELDS: ClassVar[tuple[str, ...]] = ("layer", "covariance", "covariance_texts")
-    RELEASED: ClassVar[Mapping[str, Any]] = {
+    ASSET_FIELDS: ClassVar = ("layer", "covariance", "covariance_texts")
+    RELEASED: ClassVar = {
         "steps": 19,
         "decay_by": "squared_norm",
         "exact_for": "prompt",
