@@ -1,4 +1,4 @@
-"""Failed runs: told in tables, figures, report and MLflow, and in no number."""
+"""Failed runs: shown in tables, figures, report and MLflow, and part of no number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.paper.write import write_paper_figures
 from grace_bench.reporting.figures.write import write_figures
-from grace_bench.reporting.mlflow.tracked import run_metrics, run_tags
+from grace_bench.reporting.mlflow.records import run_metrics, run_tags
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.failures import Failure, footnote, short
 from grace_bench.reporting.summary.read import Summary, read_curves
@@ -161,7 +161,7 @@ def test_tables_show_failures_with_footnotes(mixed):
         "All 3 seeds failed: seed 0 at step 5, seed 1 at step 6, seed 2 at step 7 (out of memory: "
     )
     assert not any(cell.mark for cell in rows["GRACE"])
-    assert "Letters: seeds that failed, told below" in table.caption
+    assert "Letters: failed seeds, described below" in table.caption
     latex = (suite / "tables" / "main.tex").read_text()
     assert r"failed\textsuperscript{" in latex
     assert "1 of 3 seeds failed: seed 2 at step 17" in latex
@@ -292,7 +292,7 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
     assert [p.n_edits for p in curve if p.estimate.is_finite] == [0, 8]
 
 
-def test_mlflow_is_told_how_a_run_failed(make_run, tmp_path):
+def test_mlflow_shows_how_a_run_failed(make_run, tmp_path):
     run = read_run_folder(make_run(tmp_path, editor="ft", failed_at=17))
     tags = run_tags(run)
     assert tags["grace_bench.status"] == "failed"

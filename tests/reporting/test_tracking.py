@@ -251,13 +251,13 @@ def test_unreachable_server_is_one_sentence(suite):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with pytest.raises(ResultError, match="MLflow cannot be written") as error:
+    with pytest.raises(ResultError, match="cannot write to MLflow") as error:
         track(_folders(suite), suite, uri)
     assert "\n" not in str(error.value)
 
 
 def test_unwritable_database_is_one_sentence(suite):
-    with pytest.raises(ResultError, match="MLflow cannot be written") as error:
+    with pytest.raises(ResultError, match="cannot write to MLflow") as error:
         track(_folders(suite), suite, "sqlite:////proc/nowhere/mlflow.db")
     assert "\n" not in str(error.value)
 
@@ -319,7 +319,7 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(DataError, match=f"127.0.0.1:{port}: cannot be listened on .* --port"):
+        with pytest.raises(DataError, match=f"127.0.0.1:{port}: cannot be used .* --port"):
             ui(f"sqlite:///{tmp_path}/mlflow.db", port=port)
 
 

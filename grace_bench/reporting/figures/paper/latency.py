@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.reporting.figures.curves import legend_below
-from grace_bench.reporting.figures.paper.runs import Missing, PaperFigure, SuiteRuns, told_seeds
+from grace_bench.reporting.figures.paper.runs import Missing, PaperFigure, SuiteRuns, describe_seeds
 from grace_bench.reporting.figures.style import PAGE
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """With the editor over without: the same moment, so that most noise falls out."""
+        """Time with the editor over time without: timed together, so that most noise cancels."""
         return self.edited / self.unedited
 
 
 def figure_6(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
-    """Yield one figure of all experiments that were timed, a line each."""
+    """Yield one figure of all timed experiments, one line each."""
     timed = timings(suite)
     if not timed:
         yield Missing(6, "no run of an editor with keys was timed; set probes.latency.")
@@ -70,7 +70,7 @@ def figure_6(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
         name="fig6-inference-time",
         caption="Time of one forward pass of one input against edits, and its ratio to the model "
         "without the editor against keys, both timed by turns. Lines: medians over inputs and "
-        f"seeds ({told_seeds(timed, suite)}), bands: their middle half. Of each editor on each "
+        f"seeds ({describe_seeds(timed, suite)}), bands: their middle half. Of each editor on each "
         "model and data set, the setting with the most keys.",
         size=(PAGE, 2.6 + 0.16 * len(timed)),
         draw=partial(draw_latency, timed=timed),
@@ -79,7 +79,7 @@ def figure_6(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
 
 
 def timings(suite: SuiteRuns) -> dict[Setting, list[Timing]]:
-    """Return what was timed: of an editor on an experiment the setting that made most keys."""
+    """Return the timings of each editor on each experiment, of its setting with the most keys."""
     best: dict[tuple[Any, str], tuple[float, Setting]] = {}
     for setting, runs in suite.runs.items():
         if not any(FILE in run.record["files"] for run in runs):
@@ -158,7 +158,7 @@ def _draw(
     band: bool = True,
     over_keys: bool = False,
 ) -> None:
-    """Draw the median at each number of edits, seeds together; over keys at their mean number."""
+    """Draw the median over seeds at each number of edits, or at their mean number of keys."""
     by_edits: dict[int, list[Timing]] = {}
     for timing in found:
         by_edits.setdefault(timing.n_edits, []).append(timing)
