@@ -123,12 +123,7 @@ METRICS = {
         Metric("es", "ES", "edit", "edit success: each edit, right after it was made"),
         Metric("err", "ERR", "edits", "edit retention: all past edits, at a probe"),
         Metric("trr", "TRR", "upstream", "test retention: upstream examples, at a probe"),
-        Metric(
-            "arr",
-            "ARR",
-            "accurate",
-            "accurate retention: outputs that were right before",
-        ),
+        Metric("arr", "ARR", "accurate", "accurate retention: outputs that were right before"),
         Metric("holdout", "Holdout", "holdout", "other phrasings and texts of the edited facts"),
     )
 }

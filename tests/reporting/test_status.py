@@ -319,10 +319,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
         ("[]", "must be an object"),
         ('{"suite": "s", "runs": [3]}', r"runs\[0\]: must be an object"),
         ('{"suite": "s", "runs": [{"id": "a"}]}', "lacks"),
-        (
-            json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}),
-            "do not belong together",
-        ),
+        (json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}), "do not belong together"),
     ],
 )
 def test_a_plan_that_is_none_is_one_sentence(tmp_path, content, said):

@@ -284,12 +284,7 @@ def varying(settings: Sequence[Setting]) -> list[str]:
 
 def _setting(row: dict[str, Any], measure: str) -> Setting:
     experiment = Experiment(
-        row["model"],
-        row["dataset"],
-        row["model_label"],
-        row["dataset_label"],
-        row["task"],
-        measure,
+        row["model"], row["dataset"], row["model_label"], row["dataset_label"], row["task"], measure
     )
     names = ("editor", "editor_label", "editor_class", "variant", "hyperparameters", "in_sweep")
     return Setting(experiment, *(row[name] for name in names))

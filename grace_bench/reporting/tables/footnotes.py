@@ -32,8 +32,8 @@ class Footnotes:
     def marked(self, item: Cell, setting: Setting | None, says_failed: bool = True) -> Cell:
         """Return a cell with the mark of its setting.
 
-        A cell to which no seed gives a number says "failed" or, if `says_failed` is false as another
-        cell of the row says so, is a dash.
+        A cell without a number from any seed says "failed"; it is a dash if `says_failed` is false,
+        as another cell of the row says so.
         """
         mark = self.mark(setting)
         if not mark:

@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 
     from grace_bench.reporting.summary.read import Estimate, Experiment, Setting
 
-LONG = {
-    "es": "ES: edits right after being made, mean so far",
-    "trr": "TRR: upstream retained",
-}
+LONG = {"es": "ES: edits right after being made, mean so far", "trr": "TRR: upstream retained"}
 SHORT = {
     "trr": "TRR (upstream)",
     "err": "ERR (past edits)",

@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import Drawing
 from grace_bench.reporting.summary.failures import short
-from grace_bench.reporting.summary.read import (
-    Experiment,
-    Point,
-    Setting,
-    Summary,
-    read_curves,
-)
+from grace_bench.reporting.summary.read import Experiment, Point, Setting, Summary, read_curves
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.suite.plan import canonical_json
 
