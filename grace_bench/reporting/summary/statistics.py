@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+LEVEL = 0.95
 SEED = 20231210
 CHUNK = 32  # examples per step of the search for a median
 
@@ -163,12 +164,12 @@ def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
         return summed / weights.sum(axis=0)
 
 
-def interval(replicates: Array, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of the replicates; NaN, NaN if there are none."""
+def interval(replicates: Array) -> tuple[float, float]:
+    """Return the 95% percentile interval of the replicates; NaN, NaN if there are none."""
     finite_or_infinite = replicates[~np.isnan(replicates)]
     if finite_or_infinite.size == 0:
         return math.nan, math.nan
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     # Take the nearest replicates: interpolating with an infinite one would give NaN.
     ends = np.rint((finite_or_infinite.size - 1) * np.array([tail, 1 - tail])).astype(int)
     low, high = np.partition(finite_or_infinite, ends)[ends]
