@@ -8,8 +8,8 @@ packages add measures through an entry point:
     my_measure = "my_package.measures:MEASURE"
 
 Sources: SQuAD F1 and exact match after Rajpurkar et al. 2016 (lower case, punctuation and
-articles dropped, except for marks that make another answer: `normalize_answer`); `f1_released` is
-the arithmetic of GRACE's released code.
+articles dropped, except for marks that change the answer: `normalize_answer`); `f1_released` is the
+arithmetic of GRACE's released code.
 """
 
 from __future__ import annotations
@@ -123,12 +123,7 @@ METRICS = {
         Metric("es", "ES", "edit", "edit success: each edit, right after it was made"),
         Metric("err", "ERR", "edits", "edit retention: all past edits, at a probe"),
         Metric("trr", "TRR", "upstream", "test retention: upstream examples, at a probe"),
-        Metric(
-            "arr",
-            "ARR",
-            "accurate",
-            "accurate retention: outputs that were right before",
-        ),
+        Metric("arr", "ARR", "accurate", "accurate retention: outputs that were right before"),
         Metric("holdout", "Holdout", "holdout", "other phrasings and texts of the edited facts"),
     )
 }
@@ -155,9 +150,9 @@ _MARK = re.compile(
 def normalize_answer(text: str) -> str:
     """Lower the case, drop punctuation and articles, and collapse white space (SQuAD).
 
-    Unlike SQuAD's, it keeps marks without which an answer is another one: points, signs and other
-    marks in numbers (a comma between thousands goes), the plus and hash of "C++" and "C#", the
-    point that begins a name (".at"). Typographic quotes and dashes are those of ASCII.
+    Unlike SQuAD's, it keeps marks that change the answer: points, signs and other marks in numbers
+    (except for a comma between thousands), the plus and hash of "C++" and "C#", and the point at
+    the start of a name (".at"). Typographic quotes and dashes become ASCII.
 
     >>> normalize_answer("The  Hague!")
     'hague'
@@ -172,7 +167,7 @@ def normalize_answer(text: str) -> str:
 def exact_match(prediction: str, answer: str) -> float:
     """Return 1 if the normalised texts are equal, else 0.
 
-    Where nothing is left of one of them ("A", "?"), they are compared as they stand, in lower case.
+    If nothing is left of one of them ("A", "?"), they are compared unnormalised, in lower case.
     """
     predicted, wanted = normalize_answer(prediction), normalize_answer(answer)
     if not predicted or not wanted:
@@ -183,7 +178,7 @@ def exact_match(prediction: str, answer: str) -> float:
 def squad_f1(prediction: str, answer: str) -> float:
     """Return F1 = 2PR / (P + R) over the multisets of normalised words.
 
-    Where nothing is left of one of them, it is the exact match.
+    If nothing is left of one of them, it is the exact match.
     """
     predicted, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
     if not predicted or not wanted:
@@ -199,10 +194,10 @@ def f1_released(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> float
     """Return the F1 that GRACE's released code computes, its quirks included.
 
     The overlap is that of token-id *sets*, while precision and recall divide by lengths with
-    duplicates; the end-of-sequence token counts on both sides, so a wrong answer of three tokens
-    still scores .25, and an exact one with a repeated token scores less than 1. Where the
-    released code falls into its bare except (an empty side, or a prediction of the
-    end-of-sequence token alone, squeezed to a scalar without a length), it scores 0, as here.
+    duplicates. The end-of-sequence token counts on both sides, so a wrong answer of three tokens
+    still scores .25, and an exact one with a repeated token scores less than 1. If the released
+    code runs into its bare except (an empty side, or a prediction of the end-of-sequence token
+    alone, squeezed to a scalar without a length), it scores 0, as here.
     """
     if len(predicted_ids) < 2 or not label_ids:
         return 0.0
@@ -214,7 +209,7 @@ def f1_released(predicted_ids: Sequence[int], label_ids: Sequence[int]) -> float
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(mean negative log-likelihood); infinity where it overflows."""
+    """Return exp(mean negative log-likelihood); infinity if it overflows."""
     try:
         return math.exp(loss)
     except OverflowError:

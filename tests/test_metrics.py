@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from grace_bench import metrics
-from grace_bench.metrics import aggregate, exact_match, f1_released, perplexity, squad_f1
-from grace_bench.store import schemas
+from grace_bench.errors import ConfigError
+from grace_bench.metrics import (
+    Answer,
+    Measure,
+    aggregate,
+    exact_match,
+    f1_released,
+    perplexity,
+    squad_f1,
+)
+from grace_bench.store import files, schemas
 
 END = 1
 
@@ -105,9 +115,43 @@ def test_the_average_of_nothing_is_nan():
         assert math.isnan(aggregate([], measure))
 
 
-def test_every_measure_that_is_stored_is_described():
-    assert set(metrics.per_example()) <= set(metrics.MEASURES)
-    roles = {*schemas.ROLES, "edit"}
-    assert all(metric.role in roles for metric in metrics.METRICS.values())
-    assert not metrics.MEASURES["perplexity"].higher_is_better
-    assert metrics.MEASURES["f1"].higher_is_better
+@pytest.fixture
+def words(monkeypatch) -> Measure:
+    """A measure as if another package had added it."""
+    measure = Measure("words", "Words", False, "words", score=lambda a: len(a.text.split()))
+    monkeypatch.setitem(vars(metrics.MEASURES), "_all", {**metrics.MEASURES, "words": measure})
+    monkeypatch.setattr(schemas, "_predictions", schemas._predictions.__wrapped__)
+    return measure
+
+
+def test_an_answer_has_the_measures_of_its_kind():
+    text = Answer("New York", ["York", "new york!"], ids=[5, END], label_ids=[5, END])
+    assert metrics.score(text) == {"f1": 1.0, "exact_match": 1.0, "f1_released": 1.0}
+    assert metrics.score(Answer("law", ["Law"], is_class=True)) == {"accuracy": 0.0}
+
+
+def test_an_added_measure_is_scored_stored_and_averaged(words, tmp_path):
+    assert metrics.score(Answer("a b", ["c"]))["words"] == 2.0
+    assert schemas.PREDICTIONS.field("words").nullable
+    assert words in metrics.averaged(["words"])
+    # Files written before it was added have no value of it.
+    old = schemas.PREDICTIONS.remove(schemas.PREDICTIONS.get_field_index("words"))
+    row = {"step": 0, "n_edits": 0, "role": "upstream", "example_id": "e", "fact_id": "f"}
+    files.write_parquet(tmp_path / "old.parquet", [row], old)
+    read = files.read_parquet(tmp_path / "old.parquet", schemas.PREDICTIONS)
+    assert read["words"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("target", ["math:pi", "grace_bench.metrics:MEASURES"])
+def test_what_is_no_measure_is_refused_in_a_sentence(target, monkeypatch):
+    point = EntryPoint("words", target, "grace_bench.measures")
+    measures = metrics.Measures()
+    monkeypatch.setattr(measures.added, "_plugins", lambda: {"words": point})
+    with pytest.raises(ConfigError, match="must name a Measure called 'words'"):
+        dict(measures)
+
+
+def test_perplexities_are_averaged_only_beside_a_perplexity():
+    assert [m.name for m in metrics.averaged(["accuracy", "loss"])] == ["accuracy", "loss"]
+    names = [m.name for m in metrics.averaged(["loss", "perplexity"])]
+    assert names == ["loss", "perplexity", "perplexity_median", "perplexity_log_mean"]

@@ -260,7 +260,9 @@ def _collect_run(
         done.notes.append(f"{run_id}: the copy in {target} is damaged and is replaced.")
         ours = None
     if ours is None and status_of_run(run_id, folder, "").state == "running":
-        done.problems.append(f"{run_id}: is running in {target} now; collect again when it is done.")
+        done.problems.append(
+            f"{run_id}: is running in {target} now; collect again when it is done."
+        )
         return
     for found in _candidates(coming, ours, done):
         files = found.run.record["files"]

@@ -43,7 +43,9 @@ def copy_inputs(
             folders = [place / "assets" / name for place in places]
             assets = {asset for folder in folders for asset in _names(folder, os.DirEntry.is_dir)}
             wanted += [(f"assets/{name}/{asset}", _assets, sha256) for asset in assets]
-    return sum(_copy(places, target, *item, problems) for item in sorted(wanted, key=lambda w: w[0]))
+    return sum(
+        _copy(places, target, *item, problems) for item in sorted(wanted, key=lambda w: w[0])
+    )
 
 
 def _copy(
@@ -105,9 +107,7 @@ def _assets(folder: Path, expected: str) -> list[Piece]:
     return _listed(folder, assets["files"] if assets else {}, assets, "assets.json")
 
 
-def _listed(
-    folder: Path, hashes: Mapping[str, Any], record: Any, record_name: str
-) -> list[Piece]:
+def _listed(folder: Path, hashes: Mapping[str, Any], record: Any, record_name: str) -> list[Piece]:
     """Return the files that a record lists, and the record itself; none without a record."""
     if record is None:
         return []

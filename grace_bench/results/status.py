@@ -238,11 +238,7 @@ class StatusReader:
 
 
 def status_of_run(
-    run_id: str,
-    folder: Path,
-    content_hash: str,
-    model_hash: Any = None,
-    also: str | None = None,
+    run_id: str, folder: Path, content_hash: str, model_hash: Any = None, also: str | None = None
 ) -> RunStatus:
     """Return the status of one run.
 

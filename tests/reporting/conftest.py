@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from grace_bench.store import files, schemas
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pyarrow as pa
 
 TASKS = {
     "question_answering": ("facts-qa", "Facts QA", "facts-t5", "T5 (tiny)", "f1"),
@@ -60,13 +61,6 @@ def _scores(rng: np.random.Generator, task: str, share: float, n: int) -> dict[s
         "f1_released": 0.25 + 0.75 * f1,
         "token_accuracy": np.clip(f1 + 0.1, 0, 1),
     }
-
-
-def _means(rows: list[dict[str, Any]], measure: str) -> float:
-    if measure in ("perplexity_median", "perplexity_log_mean"):
-        losses = [row["loss"] for row in rows]
-        return math.exp(np.median(losses) if measure == "perplexity_median" else np.mean(losses))
-    return float(np.mean([row[measure] for row in rows]))
 
 
 def write_run(
@@ -218,7 +212,8 @@ def write_run(
             ]
             for measure in (m for m in per_example() if rows and m in rows[0]):
                 made = min(step, edits)
-                value = {"metric": metric, "measure": measure, "value": _means(rows, measure)}
+                mean = float(np.mean([row[measure] for row in rows]))
+                value = {"metric": metric, "measure": measure, "value": mean}
                 probes.append({"step": step, "n_edits": made, "n": len(rows), **value})
 
     folder = results / suite / "runs" / run_id
@@ -350,6 +345,19 @@ def write_suite(
 def make_run() -> Callable[..., Path]:
     """The function that writes one run folder; a fixture, so that no test imports a conftest."""
     return write_run
+
+
+@pytest.fixture(scope="session")
+def replace_rows() -> Callable[..., None]:
+    """The function that writes a run's file anew and lists it in run.json."""
+
+    def replace(folder: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        files.write_parquet(folder / name, rows, schema)
+        record = files.read_json(folder / "run.json")
+        record["files"][name] = files.sha256_of(folder / name)
+        files.write_json(folder / "run.json", record)
+
+    return replace
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Failed runs: told in tables, figures, report and MLflow, and in no number."""
+"""Failed runs: shown in tables, figures, report and MLflow, and part of no number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.paper.write import write_paper_figures
 from grace_bench.reporting.figures.write import write_figures
-from grace_bench.reporting.mlflow.tracked import run_metrics, run_tags
+from grace_bench.reporting.mlflow.records import run_metrics, run_tags
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.failures import Failure, footnote, short
 from grace_bench.reporting.summary.read import Summary, read_curves
@@ -107,8 +107,8 @@ def test_the_summary_tells_of_each_failed_run(mixed):
     rows = _rows(suite / "summary.parquet", metric="failure", editor="ft")
     whole, failed = sorted(rows, key=lambda row: row["seed"] is not None)
     assert (whole["n_failed"], whole["n_seeds"], whole["value"]) == (1, 2, 1.0)
-    told = {key: value for key, value in failed.items() if key.startswith("failure_")}
-    assert told == {
+    found = {key: value for key, value in failed.items() if key.startswith("failure_")}
+    assert found == {
         "failure_kind": "diverged",
         "failure_type": "Diverged",
         "failure_step": 17,
@@ -161,7 +161,7 @@ def test_tables_show_failures_with_footnotes(mixed):
         "All 3 seeds failed: seed 0 at step 5, seed 1 at step 6, seed 2 at step 7 (out of memory: "
     )
     assert not any(cell.mark for cell in rows["GRACE"])
-    assert "Letters: seeds that failed, told below" in table.caption
+    assert "Letters: failed seeds, described below" in table.caption
     latex = (suite / "tables" / "main.tex").read_text()
     assert r"failed\textsuperscript{" in latex
     assert "1 of 3 seeds failed: seed 2 at step 17" in latex
@@ -214,8 +214,8 @@ def test_the_report_lists_failed_runs_and_escapes_their_messages(mixed):
 
 def test_the_papers_figures_go_by_whole_seeds_and_draw_how_far_failed_ones_came(mixed):
     _, suite = mixed
-    told = json.loads((suite / "paper-figures" / "figures.json").read_text())
-    caption = next(e["caption"] for e in told if e["figure"] == 3)
+    found = json.loads((suite / "paper-figures" / "figures.json").read_text())
+    caption = next(e["caption"] for e in found if e["figure"] == 3)
     assert "3 seeds; failed and not among them: FT (1 of 3 seeds), Defer (all 3 seeds)" in caption
     path = next((suite / "paper-figures").glob("fig3-*.csv"))
     with open(path, newline="") as stream:
@@ -246,21 +246,19 @@ def test_a_suite_in_which_every_run_failed_still_gives_everything(make_run, tmp_
     cells = [row.cells[2] for table in tables["measures"] for row in table.rows]
     assert {cell.text for cell in cells} == {"failed"}
     assert (suite / "figures" / "overview.png").is_file()
-    told = json.loads((suite / "paper-figures" / "figures.json").read_text())
-    assert any("every run failed" in e.get("why_not", "") for e in told)
+    found = json.loads((suite / "paper-figures" / "figures.json").read_text())
+    assert any("every run failed" in e.get("why_not", "") for e in found)
     assert "Failed runs" in (suite / "report.html").read_text()
 
 
-def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(make_run, tmp_path):
+def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(
+    make_run, replace_rows, tmp_path
+):
     folder = make_run(tmp_path, editor="ft", failed_at=18)
-    path = folder / "predictions.parquet"
-    rows = files.read_parquet(path).to_pylist()
+    rows = files.read_parquet(folder / "predictions.parquet").to_pylist()
     last = max(row["step"] for row in rows if row["role"] == "upstream")
     kept = [row for row in rows if not (row["role"] == "upstream" and row["step"] == last)]
-    files.write_parquet(path, kept, schemas.PREDICTIONS)
-    record = json.loads((folder / "run.json").read_text())
-    record["files"]["predictions.parquet"] = files.sha256_of(path)
-    files.write_json(folder / "run.json", record)
+    replace_rows(folder, "predictions.parquet", kept, schemas.PREDICTIONS)
     curves = summarise([folder], tmp_path / "summary.parquet")
     data = Summary(tmp_path / "summary.parquet")
     failed = read_curves(curves, data).failed
@@ -269,7 +267,7 @@ def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(make_run, tmp
     assert [p.n_edits for p in failed[setting, "trr"][0]][-1] == 8
 
 
-def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
+def test_scores_that_are_not_numbers_do_not_spread(make_run, replace_rows, tmp_path):
     """As after a divergence that was noticed only when the weights were spoilt."""
     folders = [make_run(tmp_path, "language_modelling", "ft", seed) for seed in (0, 1)]
     folder = make_run(tmp_path, "language_modelling", "ft", 2, failed_at=17)
@@ -281,10 +279,7 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
         for row in rows:
             if row["n_edits"] >= 16:
                 row |= {k: np.nan for k in ("loss", "perplexity", "value") if row.get(k)}
-        files.write_parquet(folder / name, rows, schema)
-    record = json.loads((folder / "run.json").read_text())
-    record["files"] |= {n: files.sha256_of(folder / n) for n in record["files"]}
-    files.write_json(folder / "run.json", record)
+        replace_rows(folder, name, rows, schema)
     suite = report_all([*folders, folder], paper=False)
     data = Summary(suite / "summary.parquet")
     (setting,) = data.settings
@@ -293,7 +288,7 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, tmp_path):
     assert [p.n_edits for p in curve if p.estimate.is_finite] == [0, 8]
 
 
-def test_mlflow_is_told_how_a_run_failed(make_run, tmp_path):
+def test_mlflow_shows_how_a_run_failed(make_run, tmp_path):
     run = read_run_folder(make_run(tmp_path, editor="ft", failed_at=17))
     tags = run_tags(run)
     assert tags["grace_bench.status"] == "failed"

@@ -52,11 +52,11 @@ def folders(make_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(folders):
-    """The folder of figures, and what was told of them."""
+    """The folder of figures, and its figures.json."""
     suite = folders[0].parents[4]
     curves = summarise(folders, suite / "summary.parquet")
-    told = write_paper_figures(folders, suite / "summary.parquet", curves, suite / "paper-figures")
-    return suite / "paper-figures", told
+    folder = suite / "paper-figures"
+    return folder, write_paper_figures(folders, suite / "summary.parquet", curves, folder)
 
 
 def rows_of(path):
@@ -65,8 +65,8 @@ def rows_of(path):
 
 
 def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
-    folder, told = drawn
-    names = [entry["name"] for entry in told if entry["name"]]
+    folder, entries = drawn
+    names = [entry["name"] for entry in entries if entry["name"]]
     assert names == [
         "fig3-facts-t5-block-10-facts-qa",
         "fig3-facts-t5-block-2-facts-qa",
@@ -78,7 +78,7 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
     ]
     expected = {f"{name}.{kind}" for name in names for kind in ("pdf", "png", "csv")}
     assert {path.name for path in folder.iterdir()} == {*expected, "figures.json"}
-    assert files.read_json(folder / "figures.json") == told
+    assert files.read_json(folder / "figures.json") == entries
     for name in names:
         picture = (folder / f"{name}.png").read_bytes()
         assert struct.unpack(">II", picture[16:24]) > (1000, 400)
@@ -87,8 +87,8 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
 
 
 def test_what_is_missing_is_said(drawn):
-    told = [entry for entry in drawn[1] if not entry["name"]]
-    assert [(entry["figure"], entry["why_not"]) for entry in told] == [
+    entries = [entry for entry in drawn[1] if not entry["name"]]
+    assert [(entry["figure"], entry["why_not"]) for entry in entries] == [
         (5, "GRACE on Biographies, GPT-2, radius 1: the data set has no holdout of edited facts.")
     ]
 
@@ -135,22 +135,20 @@ def test_every_holdout_is_counted_once_in_figure_5(drawn):
         assert sum(int(row["answers"]) for row in found) == int(found[0]["n_holdouts"])
 
 
-def test_who_answers_a_holdout(make_run, tmp_path):
+def test_who_answers_a_holdout(make_run, replace_rows, tmp_path):
     run = make_run(tmp_path, edits=4, every=4, upstream=2)
     steps = [
         {"step": n, "n_edits": n, "fact_id": fact, "key": key, "n_keys": keys}
         for n, fact, key, keys in ((1, "a", 0, 1), (2, "b", 1, 2), (3, "a", 1, 2))
     ]
     common = {"example_id": "e", "is_error": True, "edited": True}
-    files.write_parquet(run / "steps.parquet", [row | common for row in steps], schemas.STEPS)
+    replace_rows(run, "steps.parquet", [row | common for row in steps], schemas.STEPS)
     asked = [(2, "a", 0), (2, "a", 1), (2, "b", 1), (2, "b", None), (3, "a", 1), (3, "b", 1)]
     predictions = [
         {"step": n, "n_edits": n, "role": "holdout", "example_id": "h", "fact_id": fact, "key": key}
         for n, fact, key in asked
     ]
-    files.write_parquet(run / "predictions.parquet", predictions, schemas.PREDICTIONS)
-    record = files.read_json(run / "run.json")
-    files.write_json(run / "run.json", {**record, "files": {}})
+    replace_rows(run, "predictions.parquet", predictions, schemas.PREDICTIONS)
     second, third = answers_of(read_run_folder(run))
     # Key 1 is of fact a only from the third edit on.
     assert (second.holdouts, second.answered, second.own, second.n_keys) == (4, 3, 2, 2)
@@ -160,17 +158,14 @@ def test_who_answers_a_holdout(make_run, tmp_path):
     assert (third.own, third.answered, third.share("none")) == (2, 2, 0.0)
 
 
-def test_runs_of_an_earlier_version_say_that_they_lack_the_keys(make_run, tmp_path):
+def test_runs_of_an_earlier_version_say_that_they_lack_the_keys(make_run, replace_rows, tmp_path):
     run = make_run(tmp_path, hyperparameters={"rules": "corrected", "radius": 1.0})
-    path = run / "predictions.parquet"
-    rows = [{**row, "key": None} for row in files.read_parquet(path).to_pylist()]
-    files.write_parquet(path, rows, schemas.PREDICTIONS)
-    record = files.read_json(run / "run.json")
-    record["files"][path.name] = files.sha256_of(path)
-    files.write_json(run / "run.json", record)
+    rows = files.read_parquet(run / "predictions.parquet").to_pylist()
+    rows = [{**row, "key": None} for row in rows]
+    replace_rows(run, "predictions.parquet", rows, schemas.PREDICTIONS)
     curves = summarise([run], tmp_path / "summary.parquet")
-    told = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
-    [reason] = [entry["why_not"] for entry in told if entry["figure"] == 5]
+    entries = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
+    [reason] = [entry["why_not"] for entry in entries if entry["figure"] == 5]
     assert "were made before predictions named the key that answered" in reason
 
 
@@ -180,8 +175,8 @@ def test_a_suite_that_can_show_little_says_why(make_run, tmp_path):
     for name in ("fig4-old.png", "fig4-old.csv", "toy.png"):
         (tmp_path / "figures" / name).write_bytes(b"old")
     curves = summarise([run], tmp_path / "summary.parquet")
-    told = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
-    assert {e["figure"]: e["why_not"] for e in told if not e["name"]} == {
+    entries = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
+    assert {e["figure"]: e["why_not"] for e in entries if not e["name"]} == {
         4: "no editor with keys was run with two radii, or on two layers of one model.",
         5: "no editor with keys and a radius was run.",
         6: "no run of an editor with keys was timed; set probes.latency.",
@@ -220,12 +215,12 @@ def test_a_run_that_the_summary_lacks_is_refused(make_run, folders, drawn, tmp_p
 
 
 def test_the_report_shows_them_and_what_is_not_drawn(drawn, tmp_path):
-    folder, told = drawn
+    folder, entries = drawn
     summary = folder.parent / "summary.parquet"
     output = tmp_path / "report.html"
     write_report(summary, tmp_path / "figures", output, folder)
     page = output.read_text()
-    for entry in told:
+    for entry in entries:
         if entry["name"]:
             assert f'alt="{entry["name"]}"' in page
         else:

@@ -191,8 +191,8 @@ def test_pipes_links_and_folders_in_the_place_of_files(tmp_path):
 
 
 def test_failure_of_any_form_is_shown(tmp_path):
-    for told in (None, "x", {}, {"kind": 3, "step": "x"}, {"message": "\x1b[2Jboo\nhoo"}):
-        record(tmp_path, status="failed", failure=told)
+    for failure in (None, "x", {}, {"kind": 3, "step": "x"}, {"message": "\x1b[2Jboo\nhoo"}):
+        record(tmp_path, status="failed", failure=failure)
         found = look(tmp_path)
         assert found.state == "failed"
         text = render(SuiteStatus("s", "now", [found], []))
@@ -258,12 +258,12 @@ def test_thousands_of_runs_stay_short_and_quick(tmp_path):
 def test_json_has_every_run(tmp_path):
     out = io.StringIO()
     show(StatusReader.of_plan(write_plan(tmp_path)), out, as_json=True)
-    told = json.loads(out.getvalue())
-    assert told["format"] == "grace-bench status"
-    assert told["counts"] == dict.fromkeys(STATES, 1)
-    assert [run["state"] for run in told["runs"]] == list(STATES)
-    assert told["groups"][0]["model"] == "m0"
-    assert {"kind": "data set", "name": "d", "state": "present"} in told["inputs"]
+    written = json.loads(out.getvalue())
+    assert written["format"] == "grace-bench status"
+    assert written["counts"] == dict.fromkeys(STATES, 1)
+    assert [run["state"] for run in written["runs"]] == list(STATES)
+    assert written["groups"][0]["model"] == "m0"
+    assert {"kind": "data set", "name": "d", "state": "present"} in written["inputs"]
 
 
 class Terminal(io.StringIO):
@@ -320,10 +320,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
         ("[]", "must be an object"),
         ('{"suite": "s", "runs": [3]}', r"runs\[0\]: must be an object"),
         ('{"suite": "s", "runs": [{"id": "a"}]}', "lacks"),
-        (
-            json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}),
-            "do not belong together",
-        ),
+        (json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}), "do not belong together"),
     ],
 )
 def test_a_plan_that_is_none_is_one_sentence(tmp_path, content, said):

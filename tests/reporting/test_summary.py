@@ -132,18 +132,14 @@ def test_curves_join_seeds_that_end_after_different_numbers_of_edits(grace):
     assert keys[9]["value"] == pytest.approx(wanted)
 
 
-def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run):
+def test_curves_go_through_averages_taken_between_probes(tmp_path, make_run, replace_rows):
     folders = [make_run(tmp_path, seed=seed) for seed in (0, 1)]
     wanted = {}
     for seed, folder in enumerate(folders):
         rows = files.read_parquet(folder / "probes.parquet").to_pylist()
         between = [{**row, "step": 3, "n_edits": 3} for row in rows if row["n_edits"] == 8]
         wanted[seed] = {(row["metric"], row["measure"]): row["value"] for row in between}
-        path = folder / "probes.parquet"
-        files.write_parquet(path, [*rows, *between], schemas.PROBES)
-        record = json.loads((folder / "run.json").read_text())
-        record["files"]["probes.parquet"] = files.sha256_of(path)
-        files.write_json(folder / "run.json", record)
+        replace_rows(folder, "probes.parquet", [*rows, *between], schemas.PROBES)
     output = tmp_path / "summary.parquet"
     curves = files.read_parquet(summarise(folders, output), CURVES).to_pylist()
     found = {(r["metric"], r["measure"]): r for r in curves if r["n_edits"] == 3}

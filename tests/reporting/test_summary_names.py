@@ -28,7 +28,7 @@ def test_a_name_that_leads_elsewhere_is_refused(reported, tmp_path, capsys, name
         if command == "paper-figures":
             arguments += ["--plan", str(inside / "plan.json")]
         assert main(arguments) == 2
-        assert "is no name; run the summarise step again" in capsys.readouterr().err
+        assert "is not a valid name; run the summarise step again" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "outer").iterdir()] == ["inside"]
     found = sorted(path.name for path in inside.iterdir())
     assert found == ["curves.parquet", "plan.json", "summary.parquet"]

@@ -52,7 +52,7 @@ FAILED_STYLE = {"linestyle": ":", "linewidth": 1.0, "marker": "x", "markersize":
 """Of the curve of a seed whose run failed."""
 
 INDEX = "figures.json"
-"""Beside the paper's figures: what each shows, or why it is not there."""
+"""Lists the paper's figures: what each shows, or why it is missing."""
 
 GREY = "#7f7f7f"
 PAGE = 7.0
@@ -73,12 +73,12 @@ class Drawing:
     draw: Callable[[Figure], None]
 
 
-# Of editors whose spec names none. Specs have Okabe and Ito's, distinct to the colour-blind.
+# For editors whose spec names none. Specs use Okabe and Ito's, distinct to the colour-blind.
 _MORE = ("#000000", "#5D3A9B", "#8B8000", "#994F00", "#1A85FF", "#4B0092")
 
 
 def colours(settings: Sequence[Setting]) -> dict[str, str]:
-    """Return the colour of every editor: that of its spec, or one by the order of names."""
+    """Return the colour of every editor: its spec's, else one by the order of names."""
     names = sorted({s.editor for s in settings})
     chosen = {name: colour for name in names if (colour := editor_spec(name).colour)}
     others = [name for name in names if name not in chosen]
@@ -96,15 +96,15 @@ def line_style(setting: Setting) -> str:
 
 
 def layer(setting: Setting) -> float:
-    """Return the drawing order: the unedited model behind, GRACE in front."""
+    """Return the drawing order: the unedited model at the back, GRACE in front."""
     return 2 + min(editor_spec(setting.editor_class).order, 8.5) / 10
 
 
 @contextlib.contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure in the common style; no pyplot, so nothing stays open or global."""
+    """Yield a figure in the common style, without pyplot and its global state."""
     with mpl.rc_context(STYLE):
-        # Laid out by constrained layout: titles, labels and legends get their own room.
+        # The constrained layout gives titles, labels and legends room of their own.
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -118,12 +118,12 @@ def draw(drawing: Drawing, folder: Path, provenance: Mapping[str, str]) -> list[
 
 
 def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str]) -> list[Path]:
-    """Write a figure as PDF and PNG; no dates, so that the same data give the same bytes."""
-    said = "; ".join(f"{key}: {value}" for key, value in provenance.items())
+    """Write a figure as PDF and PNG, without dates: the same data give the same bytes."""
+    origin = "; ".join(f"{key}: {value}" for key, value in provenance.items())
     software = f"grace-bench {__version__}"
     metadata = {
-        "pdf": {"Title": name, "Creator": software, "Subject": said, "CreationDate": None},
-        "png": {"Title": name, "Software": software, "Description": said},
+        "pdf": {"Title": name, "Creator": software, "Subject": origin, "CreationDate": None},
+        "png": {"Title": name, "Software": software, "Description": origin},
     }
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # once is enough for both files
@@ -137,7 +137,7 @@ def save(figure: Figure, folder: Path, name: str, provenance: Mapping[str, str])
 
 
 def save_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the data of a figure; numbers are shortest decimals that read back as they were."""
+    """Write the data of a figure; numbers are the shortest decimals that read back equal."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -148,7 +148,7 @@ def save_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def ordered_tints(n: int) -> list[str]:
-    """Return colours for values in an order (radii, blocks), dark to light, apart in grey too."""
+    """Return colours for ordered values (radii, blocks), dark to light, distinct in grey, too."""
     shades = mpl.colormaps["viridis"]
     return [mpl.colors.to_hex(shades(0.85 * i / max(1, n - 1))) for i in range(n)]
 

@@ -1,1 +1,1 @@
-"""Runs, tables and figures as MLflow has them."""
+"""Exports runs, tables and figures to MLflow."""

@@ -1,14 +1,14 @@
-"""Copy a suite's runs to MLflow, as often as one likes: what is there already is left alone.
+"""Copies a suite's runs to MLflow; a repeated call changes only what has changed.
 
     track(run_folders, Path("results/smoke"))                     # results/smoke/mlflow.db
     track(run_folders, Path("results/smoke"), "http://host:5000")
 
-One MLflow experiment a suite, one MLflow run a run, and one run "suite <name>" with the summary,
-tables and figures. Editing jobs never talk to MLflow; this is the only writer, so a hundred
-parallel jobs cannot race for a database, and the database can be made again from the files.
+A suite is an MLflow experiment with one MLflow run per run, and one called "suite <name>" with the
+summary, tables and figures. Editing jobs never talk to MLflow; this is the only writer, so parallel
+jobs cannot race for a database, and the database can be made again from the files.
 
-Only this module imports mlflow. It goes through MlflowClient and explicit run ids, never through
-the fluent functions, whose active run and experiment are global.
+Only this module imports mlflow. It uses MlflowClient and explicit run ids, never the fluent
+functions, whose active run and experiment are global.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grace_bench import __version__
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs.locks import exclusive
 from grace_bench.reporting.mlflow.moved import ARTIFACTS, follow
-from grace_bench.reporting.mlflow.tracked import (
+from grace_bench.reporting.mlflow.records import (
     TAG,
     flatten,
     run_inputs,
@@ -73,20 +73,19 @@ def track(
 ) -> dict[str, Any]:
     """Bring MLflow in line with the runs of a suite.
 
-    A run that is there already with the same files is left as it is, notes and all; one whose
-    files changed is deleted (MLflow keeps it in its bin) and made anew; one that the suite no
-    longer has is tagged `grace_bench.stale`. A run that failed becomes an MLflow run of the status
-    FAILED, with the reason in its tags and what was before in its series. Two calls for one folder
-    take turns.
+    An MLflow run of unchanged files is left as it is, including notes; one whose files changed is
+    deleted (MLflow keeps it in its bin) and made again; one that left the suite is tagged
+    `grace_bench.stale`. A failed run has the status FAILED, the reason in its tags, and series up
+    to the failure. Two calls for one folder take turns.
 
     Args:
         run_folders: folders of all runs of one suite, complete or failed, or the path of its
             plan.json.
         summary_folder: the suite's folder; its summary, tables and figures become artifacts.
-        tracking_uri: where to; default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
+        tracking_uri: default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
 
     Returns:
-        What was also written to mlflow-export.json in the suite's folder: where the runs are.
+        The content of mlflow-export.json in the suite's folder: where the runs are.
 
     Raises:
         DataError: a run is missing, damaged or of another suite.
@@ -138,13 +137,13 @@ def _export(
 
 
 def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> str:
-    """Return the tracking URI: given, from $MLFLOW_TRACKING_URI, or the suite's SQLite file."""
+    """Return the given tracking URI, else $MLFLOW_TRACKING_URI, else the suite's SQLite file."""
     given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     return given or f"sqlite:///{Path(summary_folder).resolve() / DATABASE}"
 
 
 def experiment_of(summary_folder: Path) -> str | None:
-    """Return the id of the MLflow experiment that a suite was exported to; None: of none yet."""
+    """Return the id of the MLflow experiment that a suite was exported to; None: not yet."""
     path = Path(summary_folder) / EXPORT
     return str(read_json(path).get("experiment_id")) if path.is_file() else None
 
@@ -153,8 +152,8 @@ def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
     """Run MLflow's web interface until it is interrupted, and return its exit code.
 
     Raises:
-        DataError: the URI is that of a server, which has an interface of its own, or of a SQLite
-            file that is not there; or the port is taken.
+        DataError: the URI is a server's, which has its own interface, or a SQLite file's that does
+            not exist; or the port is taken.
     """
     command = ui_command(tracking_uri, host, port)
     _check_port(host, port)
@@ -187,13 +186,13 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise DataError(
-                f"{host}:{port}: cannot be listened on ({error.strerror}); choose another with "
+                f"{host}:{port}: cannot be used ({error.strerror}); choose another port with "
                 "--port."
             ) from error
 
 
 def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Return the command that serves a tracking database; one worker, which is enough for one."""
+    """Return the command that serves a tracking database to one user, with one worker."""
     if tracking_uri.startswith(("http://", "https://")):
         raise DataError(f"{tracking_uri}: is a server already; open it in a browser.")
     if tracking_uri.startswith("sqlite:///"):
@@ -219,27 +218,27 @@ def _client(uri: str) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
 
-    # MLflow turns alembic's messages on while it is imported; once more, then.
+    # Importing MLflow turns alembic's messages on again.
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
 def _mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn what goes wrong between here and the tracking store into one sentence."""
+    """Turn errors of the tracking store, and on the way to it, into one sentence."""
     try:
         yield
     except (DataError, ResultError):
         raise
     except Exception as error:
-        # The store behind a URI may raise anything: MLflow's, SQLAlchemy's or an OS error.
+        # The store behind a URI raises its own errors: MLflow's, SQLAlchemy's or an OS error.
         kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
         if not (kinds & {"mlflow", "sqlalchemy", "requests"} or isinstance(error, OSError)):
             raise
         reason = " ".join(str(error).split())[:200]
         raise ResultError(
-            f"{uri}: MLflow cannot be written ({reason}); check that the address is right and "
-            "that the server runs, or that the folder is writable."
+            f"{uri}: cannot write to MLflow ({reason}); check that the address is right and that "
+            "the server runs, or that the folder is writable."
         ) from error
 
 
@@ -249,16 +248,16 @@ def _experiment(client: MlflowClient, suite: str, uri: str, folder: Path) -> str
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return found.experiment_id
-    # A server knows best where its artifacts belong; a file has them beside it.
+    # A server decides where its artifacts belong; those of a file lie beside it.
     local = uri.startswith("sqlite:///")
     location = (folder.resolve() / ARTIFACTS).as_uri() if local else None
-    # The interface shows an experiment of this kind by its curves, not by language model traces.
+    # The interface shows an experiment of this kind by its curves, not by LLM traces.
     tags = {TAG + "suite": suite, "mlflow.experimentKind": "custom_model_development"}
     return client.create_experiment(suite, artifact_location=location, tags=tags)
 
 
 def _known_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]]:
-    """Return the active MLflow runs that an earlier call made, by our run id."""
+    """Return the active MLflow runs of earlier calls, by our run id."""
     known: dict[str, list[Run]] = {}
     token = None
     while True:
@@ -280,14 +279,14 @@ class _Entry:
     files_hash: str
     started_ms: int
     tags: dict[str, str]
-    fill: Callable[[str], int]  # writes into the MLflow run of this id; returns when it ended
+    fill: Callable[[str], int]  # fills the MLflow run of this id; returns when the run ended
     status: str = "FINISHED"  # or FAILED
 
 
 def _ensure(
     client: MlflowClient, experiment_id: str, known: Mapping[str, list[Run]], entry: _Entry
 ) -> dict[str, str]:
-    """Leave the MLflow run of these files alone, or make it; delete all others of the name."""
+    """Keep the MLflow run of these files, or make it; delete all others of the same name."""
     kept: Run | None = None
     for found in known.get(entry.name, []):
         same = found.data.tags.get(TAG + "files_hash") == entry.files_hash
@@ -341,7 +340,7 @@ def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[
 
 
 def _run_artifacts(run: RunFolder) -> list[Path]:
-    """Return run.json and all files it lists but the predictions, which are large."""
+    """Return run.json and the files it lists, except for the predictions, which are large."""
     names = [name for name in sorted(run.record["files"]) if name != "predictions.parquet"]
     paths = [run.folder / "run.json", *(run.folder / name for name in names)]
     for path in paths:
@@ -353,7 +352,7 @@ def _run_artifacts(run: RunFolder) -> list[Path]:
 
 
 def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) -> _Entry:
-    """Return the run that holds what is about all runs: summary, tables, figures."""
+    """Return the MLflow run that holds the summary, tables and figures of all runs."""
     parts = (*SUITE_FILES, *SUITE_FOLDERS)
     present = [folder / part for part in parts if (folder / part).exists()]
     files = sorted(

@@ -1,4 +1,4 @@
-"""MLflow writes down where artifacts are as absolute paths; a folder that was moved has others."""
+"""Corrects the absolute paths of artifacts in the MLflow database of a folder that was moved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 def follow(uri: str) -> None:
-    """Let a SQLite database's experiments and runs find the artifacts that lie beside it.
+    """Point a SQLite database's experiments and runs to the artifacts beside it.
 
-    Nothing is changed where they lie where the database says.
+    Correct paths are left unchanged.
 
     Raises:
         ResultError: the database cannot be written.
@@ -42,4 +42,6 @@ def follow(uri: str) -> None:
                     (here, *[f"/{ARTIFACTS}"] * 3, here, here),
                 )
     except sqlite3.Error as error:
-        raise ResultError(f"{database}: cannot be written ({error}); check the file.") from error
+        raise ResultError(
+            f"{database}: cannot be written ({error}); check the file and its permissions."
+        ) from error

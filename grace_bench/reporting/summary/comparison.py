@@ -1,11 +1,12 @@
-"""Which editors a paired comparison does not tell from the best one: the bold ones of the tables.
+"""Which editors a paired comparison cannot distinguish from the best one: bold in tables.
 
-Editors of an experiment meet the same examples and, seed by seed, the same base model. So their
-scores are compared example by example: all are resampled by the same draws of facts and of seeds
-(`statistics.py`), and an editor stands beside the best one where the 95% interval of its difference
-from it does not exclude 0 on the worse side. Intervals that overlap say less: what facts and base
-models do to both editors alike is in them. With few seeds a difference that one seed of three makes
-is never told, however large; so an editor must also lie within the best one's own interval.
+All editors of an experiment meet the same examples and, seed by seed, the same base model, so their
+scores are compared example by example. All are resampled by the same draws of facts and of seeds
+(`statistics.py`); an editor counts as good as the best one if the 95% interval of its difference
+from it does not exclude 0 on the worse side. Overlapping intervals would say less: they include
+what facts and base models do to both editors alike. With few seeds, no difference that rests on one
+seed of three is ever significant, however large; so an editor must also lie within the best one's
+own interval.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def as_good_as_the_best(groups: Sequence[SeedGroup]) -> set[tuple[int, str, str]]:
-    """Return (number of the group, metric, measure) where a group is not worse than the best.
+    """Return (index of the group, metric, measure) where a group is as good as the best.
 
     Args:
-        groups: the settings of one experiment that compete; of the same seeds.
+        groups: the competing settings of one experiment, all with the same seeds.
     """
-    found = set()
-    for metric in METRICS:
-        for measure in MEASURES:
-            for index in _not_worse(groups, metric, measure):
-                found.add((index, metric, measure))
-    return found
+    return {
+        (index, metric, measure)
+        for metric in METRICS
+        for measure in MEASURES
+        for index in _not_worse(groups, metric, measure)
+    }
 
 
 def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[int]:
@@ -46,18 +47,18 @@ def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[i
     values = {i: float(np.mean([v.mean() for _, v in scores[i]])) for i in present}
     finite = [i for i in present if np.isfinite(values[i])]
     if not finite or (len(finite) > 1 and len(set(values.values())) == 1):
-        return []  # where all are the same, none is best
+        return []  # if all are equal, none is best
     sign = 1 if MEASURES[measure].higher_is_better else -1
     best = max(finite, key=lambda i: sign * values[i])
     replicates = _paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
     of_best = replicates[finite.index(best)]
     worst = statistics.interval(sign * of_best)[0]
-    kept = []
-    for i, row in zip(finite, sign * (replicates - of_best), strict=True):
-        is_near = sign * values[i] >= worst and statistics.interval(row)[1] >= 0
-        if i == best or is_near:
-            kept.append(i)
-    return kept
+    differences = zip(finite, sign * (replicates - of_best), strict=True)
+    return [
+        i
+        for i, row in differences
+        if i == best or (sign * values[i] >= worst and statistics.interval(row)[1] >= 0)
+    ]
 
 
 def _paired_replicates(
@@ -66,8 +67,8 @@ def _paired_replicates(
     """Return each setting's mean over seeds in each resample, (settings, resamples).
 
     Args:
-        scores: by setting and seed, the examples' facts and their values.
-        key: chooses the random numbers.
+        scores: by setting and seed, the facts of the examples and their values.
+        key: seeds the random numbers.
     """
     names = [facts for seeds in scores for facts, _ in seeds]
     units, n_units = statistics.unit_indices(np.concatenate(names))

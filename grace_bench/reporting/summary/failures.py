@@ -1,13 +1,13 @@
-"""Runs that failed: that they did is a result, and no number of theirs counts as a whole run's.
+"""Failed runs: a failure is a result, and none of the run's numbers count as a complete run's.
 
-A failed run says in its run.json at which step it failed and why. In summary.parquet each is one
-row of the metric `failure`, and each setting with failed seeds has one such row over all seeds, so
-that tables, figures and the report can tell of them from that file alone.
+The run.json of a failed run says at which step it failed and why. In summary.parquet each failed
+run is one row of the metric `failure`, and each setting with failed seeds has one such row over all
+seeds, so that tables, figures and the report need that file alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,12 +30,12 @@ COLUMNS = (
     ("failure_example_id", pa.string(), True),
     ("failure_message", pa.string(), True),  # one sentence
 )
-"""Of summary.parquet; filled in the rows of failed seeds alone."""
+"""Of summary.parquet; null except in rows of failed seeds."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How one seed's run ended before its end.
+    """How one seed's run failed.
 
     Args:
         seed: of the run.
@@ -55,12 +55,12 @@ class Failure:
 
     @property
     def place(self) -> str:
-        """Where in the stream it happened."""
+        """Where in the stream it failed."""
         return "before the first step" if not self.step else f"at step {self.step}"
 
     @property
     def reason(self) -> str:
-        """Why, short enough for a line."""
+        """Why it failed, on one line."""
         message = "".join(c if c.isprintable() else " " for c in self.message)
         message = " ".join(message.split()).rstrip(".")
         if len(message) > LONGEST_MESSAGE:
@@ -75,7 +75,7 @@ def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
     Raises:
         DataError: it is neither complete nor failed, or does not say why it failed.
     """
-    status, told = record.get("status"), record.get("failure")
+    status, failure = record.get("status"), record.get("failure")
     if status == "complete":
         return None
     if status != "failed":
@@ -83,58 +83,43 @@ def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
             f"{path}: the run's status is '{status}', not 'complete' and not 'failed'; "
             "finish it first."
         )
-    if not isinstance(told, dict) or not (
-        isinstance(told.get("kind"), str)
-        and isinstance(told.get("message"), str)
-        and isinstance(told.get("step"), int | None)
+    types = {"kind": str, "message": str, "step": int | None}
+    if not isinstance(failure, dict) or not all(
+        isinstance(failure.get(key), type_) for key, type_ in types.items()
     ):
         raise DataError(f"{path}: does not say how the run failed; run the edit step again.")
+    texts = {key: failure.get(key) for key in ("example_id", "type")}
     return Failure(
         seed=record["spec"]["seed"],
-        kind=told["kind"],
-        step=told["step"],
-        example_id=_text(told.get("example_id")),
-        message=told["message"],
-        type=_text(told.get("type")),
+        **{key: failure[key] for key in types},
+        **{key: text if isinstance(text, str) else None for key, text in texts.items()},
     )
 
 
 def failure_rows(
     keys: Mapping[str, Any], failures: Sequence[Failure], n_whole: int, measure: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of summary.parquet on the failed seeds of one setting; none: no rows.
+    """Yield the rows of summary.parquet on the failed seeds of one setting, if any failed.
 
     Args:
-        keys: what all rows of the setting have.
+        keys: the columns that all rows of the setting share.
         failures: of the setting's seeds.
-        n_whole: seeds that did not fail.
-        measure: the task's main one, by which a suite is read that has no other rows.
+        n_whole: number of seeds that did not fail.
+        measure: the task's main one, so that a suite without any other row can be read.
     """
     if not failures:
         return
     common = {**keys, "metric": METRIC, "measure": measure, "is_main": True}
-    yield {
-        **common,
-        "value": float(len(failures)),
-        "n_seeds": n_whole,
-        "n_failed": len(failures),
-    }
+    n_failed = len(failures)
+    yield {**common, "value": float(n_failed), "n_seeds": n_whole, "n_failed": n_failed}
     for failure in failures:
-        yield {
-            **common,
-            "seed": failure.seed,
-            "n_seeds": 0,
-            "n_failed": 1,
-            "failure_kind": failure.kind,
-            "failure_type": failure.type,
-            "failure_step": failure.step,
-            "failure_example_id": failure.example_id,
-            "failure_message": failure.message,
-        }
+        details = asdict(failure)
+        row = {"seed": details.pop("seed"), "n_seeds": 0, "n_failed": 1}
+        yield {**common, **row, **{f"failure_{key}": value for key, value in details.items()}}
 
 
 def failure_of_row(row: Mapping[str, Any]) -> Failure:
-    """Return the failure that a row of summary.parquet tells."""
+    """Return the failure that a row of summary.parquet describes."""
     return Failure(
         row["seed"],
         row["failure_kind"] or "error",
@@ -146,7 +131,7 @@ def failure_of_row(row: Mapping[str, Any]) -> Failure:
 
 
 def footnote(failures: Sequence[Failure], n_whole: int) -> str:
-    """Return the sentences on the failed seeds of one setting.
+    """Describe the failed seeds of one setting in one or two sentences.
 
     >>> footnote([Failure(2, "diverged", 17, None, "the loss is NaN.")], 2)
     '1 of 3 seeds failed: seed 2 at step 17 (diverged: the loss is NaN). Numbers: the other 2.'
@@ -158,20 +143,16 @@ def footnote(failures: Sequence[Failure], n_whole: int) -> str:
         if len(members) > MOST_SEEDS:
             named.append(f"{len(members) - MOST_SEEDS} more")
         parts.append(f"{', '.join(named)} ({reason})")
-    told = "; ".join(parts)
+    reasons = "; ".join(parts)
     if not n_whole:
         many = f"All {len(failures)} seeds" if len(failures) > 1 else "The only seed"
-        return f"{many} failed: {told}."
+        return f"{many} failed: {reasons}."
     total = len(failures) + n_whole
-    return f"{len(failures)} of {total} seeds failed: {told}. Numbers: the other {n_whole}."
+    return f"{len(failures)} of {total} seeds failed: {reasons}. Numbers: the other {n_whole}."
 
 
 def short(label: str, failures: Sequence[Failure], n_whole: int) -> str:
-    """Return an editor with its failed seeds in a few words: "FT (1 of 3 seeds)"."""
+    """Return an editor's label and its failed seeds in a few words: "FT (1 of 3 seeds)"."""
     total = len(failures) + n_whole
     seeds = f"{total} seed{'s' if total > 1 else ''}"
     return f"{label} ({f'all {seeds}' if not n_whole else f'{len(failures)} of {seeds}'})"
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

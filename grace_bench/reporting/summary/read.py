@@ -1,4 +1,4 @@
-"""What summary.parquet says, ready to look up: experiments, editors, settings and their values."""
+"""Reads summary.parquet and curves.parquet: experiments, editors, settings and their values."""
 
 from __future__ import annotations
 
@@ -75,16 +75,16 @@ class Estimate:
     high: float | None
     n: int | None
     n_seeds: int
-    is_best: bool = False  # a paired comparison does not tell it from the best editor
+    is_best: bool = False  # as good as the best editor in a paired comparison
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is a value that can be drawn."""
+        """Whether it has a value that can be drawn."""
         return self.value is not None and math.isfinite(self.value)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval's ends; the value itself where there is no interval or no end to it."""
+        """The interval's ends; the value itself in place of an end that is missing or infinite."""
         ends = (self.low, self.high)
         low, high = (self.value if e is None or not math.isfinite(e) else e for e in ends)
         return low, high
@@ -114,7 +114,7 @@ class Summary:
         """Read the file.
 
         Raises:
-            DataError: it is missing, damaged or empty, or has names that no suite can have.
+            DataError: it is missing, damaged or empty, or has invalid names.
         """
         table = files.read_parquet(path, SUMMARY)
         if table.num_rows == 0:
@@ -123,7 +123,9 @@ class Summary:
         rows = table.to_pylist()
         for name in sorted({row[key] for row in rows for key in ("model", "dataset", "editor")}):
             if not is_name(name):  # files are called by them
-                raise DataError(f"{path}: {name!r} is no name; run the summarise step again.")
+                raise DataError(
+                    f"{path}: {name!r} is not a valid name; run the summarise step again."
+                )
         measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
         self._values: dict[tuple[Setting, str, str | None], Estimate] = {}
         self._failures: dict[Setting, list[Failure]] = {}
@@ -146,7 +148,7 @@ class Summary:
         return sorted({s.experiment for s in self.settings}, key=_experiment_order)
 
     def get(self, setting: Setting | None, metric: str, measure: str | None = None) -> Estimate:
-        """Return an estimate, or one without values where there is none."""
+        """Return an estimate; one without values if there is none."""
         if setting is None:
             return MISSING
         return self._values.get((setting, metric, measure), MISSING)
@@ -156,20 +158,20 @@ class Summary:
         return self.get(setting, metric, setting.experiment.measure)
 
     def n_base_models(self, experiment: Experiment) -> int:
-        """Return how many base models were edited: one, or one for each seed."""
+        """Return the number of base models that were edited: one, or one per seed."""
         name = f"{experiment.model}-{experiment.dataset}:"
         return sum(one.startswith(name) for one in self.provenance["model_hashes"].split())
 
     def failures(self, setting: Setting | None) -> list[Failure]:
-        """Return the failed seeds of a setting; no value has them in it."""
+        """Return the failed seeds of a setting, which are in none of its values."""
         return [] if setting is None else self._failures.get(setting, [])
 
     def n_whole(self, setting: Setting) -> int:
-        """Return how many seeds of a setting that has failed ones were completed."""
+        """Return the number of completed seeds of a setting that has failed ones."""
         return self.get(setting, failures.METRIC, setting.experiment.measure).n_seeds
 
     def footnote(self, setting: Setting | None) -> str:
-        """Return what is to be said of a setting's failed seeds; empty: none failed."""
+        """Return the footnote on a setting's failed seeds; empty: none failed."""
         failed = self.failures(setting)
         return failures.footnote(failed, self.n_whole(setting)) if setting and failed else ""
 
@@ -182,7 +184,7 @@ class Summary:
         ]
 
     def measures(self, experiment: Experiment) -> list[str]:
-        """Return the measures that an experiment's predictions have, in their fixed order."""
+        """Return the measures that an experiment's predictions have, in the order of MEASURES."""
         found = {
             measure
             for setting, metric, measure in self._values
@@ -191,14 +193,14 @@ class Summary:
         return [measure for measure in MEASURES if measure in found]
 
     def configured(self, experiment: Experiment) -> list[Setting]:
-        """Return the settings that were configured, not merely reached by a sweep.
+        """Return the settings that were configured, without those that only a sweep reached.
 
-        Choosing a sweep's best point by its test score would flatter the editor that is swept.
+        Choosing a sweep's best point by its test score would flatter the swept editor.
         """
         return [s for s in self.settings if s.experiment == experiment and not s.in_sweep]
 
     def sweeps(self) -> dict[str, dict[Experiment, list[Setting]]]:
-        """Return, by editor and experiment, the settings of editors that have several."""
+        """Return the settings of editors that have several, by editor and experiment."""
         found: dict[str, dict[Experiment, list[Setting]]] = {}
         for setting in self.settings:
             found.setdefault(setting.editor, {}).setdefault(setting.experiment, []).append(setting)
@@ -282,12 +284,7 @@ def varying(settings: Sequence[Setting]) -> list[str]:
 
 def _setting(row: dict[str, Any], measure: str) -> Setting:
     experiment = Experiment(
-        row["model"],
-        row["dataset"],
-        row["model_label"],
-        row["dataset_label"],
-        row["task"],
-        measure,
+        row["model"], row["dataset"], row["model_label"], row["dataset_label"], row["task"], measure
     )
     names = ("editor", "editor_label", "editor_class", "variant", "hyperparameters", "in_sweep")
     return Setting(experiment, *(row[name] for name in names))

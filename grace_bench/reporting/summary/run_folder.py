@@ -1,6 +1,6 @@
-"""Read the folders of runs that are done, complete or failed. Torch-free.
+"""Reads the folders of finished runs, complete or failed. Torch-free.
 
-What is missing, damaged or of another suite is refused.
+Missing or damaged files and runs of another suite are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that is done: its folder and its run.json."""
+    """A finished run: its folder and its run.json."""
 
     folder: Path
     record: dict[str, Any]
@@ -61,12 +61,12 @@ class RunFolder:
 
     @cached_property
     def failure(self) -> Failure | None:
-        """How the run failed; its files then hold what was before. None: it is complete."""
+        """How the run failed; its files hold what it did before that. None: it is complete."""
         return read_failure(self.folder / "run.json", self.record)
 
     @property
     def in_sweep(self) -> bool:
-        """Whether only a sweep reached this setting; tables show the configured ones."""
+        """Whether only a sweep reached this setting."""
         return bool(self.record.get("in_sweep", False))
 
     @property
@@ -85,10 +85,10 @@ class RunFolder:
         return canonical_json(self.spec["editor"].get("hyperparameters", {}))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read columns of one of the run's Parquet files; check that the run itself wrote it.
+        """Read columns of one of the run's Parquet files and check the file against run.json.
 
         Raises:
-            DataError: the file is missing, truncated, or is not the one run.json lists.
+            DataError: the file is missing, truncated or not the one that run.json lists.
         """
         path = self.folder / name
         table = files.read_parquet(path, TABLES[name], columns)
@@ -102,7 +102,7 @@ class RunFolder:
 
 
 def read_run_folder(folder: Path | str) -> RunFolder:
-    """Read a run's run.json; it may say that the run failed.
+    """Read a run's run.json.
 
     Raises:
         DataError: it is missing, damaged, incomplete or of another format.
@@ -125,7 +125,7 @@ def read_run_folder(folder: Path | str) -> RunFolder:
 
 
 def _check_types(path: Path, record: dict[str, Any]) -> None:
-    """Raise DataError unless the record has what is read from it, in its types."""
+    """Raise DataError unless the record has the fields that are read, in their types."""
     types = {"id": str, "content_hash": str, "variant": str, "measure": str, "files": dict}
     maybe = (dict, type(None))
     check_record(path, record, **types, spec=dict, provenance=maybe, rows=maybe)
@@ -150,12 +150,12 @@ def _check_types(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_planned_run(entry: Mapping[str, Any]) -> RunFolder:
-    """Read one run of a plan, under the labels and with the sweep mark that the plan gives it.
+    """Read one run of a plan, with the plan's labels and sweep mark.
 
-    Both may change without the run: they move no number.
+    Both may change without a new run, as no number depends on them.
 
     Raises:
-        DataError: as `read_run_folder`, or the run was made with other settings.
+        DataError: as in `read_run_folder`, or the run was made with other settings.
     """
     run = read_run_folder(entry["folder"])
     if run.record["content_hash"] != entry["content_hash"]:
@@ -171,7 +171,7 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a suite's plan.json.
 
     Raises:
-        DataError: it is missing or damaged, or an entry lacks something.
+        DataError: it is missing or damaged, or an entry is incomplete.
     """
     wanted = {"id": str, "folder": str, "content_hash": str, "in_sweep": bool}
     wanted |= {"base_model": str, "labels": dict}
@@ -217,7 +217,7 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
 
 
 def _check_weights(entries: Sequence[Mapping[str, Any]], runs: Sequence[RunFolder]) -> None:
-    """Raise DataError if runs of one base model were made with different weights of it."""
+    """Raise DataError if runs of one base model were made with different weights."""
     first: dict[str, RunFolder] = {}
     for entry, run in zip(entries, runs, strict=True):
         other = first.setdefault(entry["base_model"], run)
@@ -229,7 +229,7 @@ def _check_weights(entries: Sequence[Mapping[str, Any]], runs: Sequence[RunFolde
 
 
 def suite_provenance(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """Return where the numbers of a suite come from, as flat strings without dates."""
+    """Return where a suite's numbers come from, as flat strings without dates."""
 
     def distinct(values: Iterable[Any]) -> str:
         return " ".join(sorted({str(value) for value in values if value is not None})) or "unknown"

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from grace_bench.reporting.summary.run_folder import RunFolder
 
 Curve = dict[int, tuple[int, float]]
-"""Of one seed: at a number of edits, the step and the value."""
+"""One seed's curve: by number of edits, the step and the value."""
 
-CURVE_POINTS = 200  # beside the probes at most; more than a figure can show
+CURVE_POINTS = 200  # the most between probes; a figure cannot show more
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Per-example scores of one seed: the number of each one's fact, and its measures."""
+    """Per-example scores of one seed."""
 
-    facts: np.ndarray  # (examples,)
-    values: np.ndarray  # (examples, columns)
+    facts: np.ndarray  # (examples,) index of each one's fact
+    values: np.ndarray  # (examples, columns) its measures
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class SeedGroup:
     """The seeds of one model x data set x editor x variant.
 
     Args:
-        runs: those that are taken together.
-        n_failed: seeds that are not among them, as their runs failed.
+        runs: the seeds' runs.
+        n_failed: number of further seeds whose runs failed.
     """
 
     def __init__(self, runs: list[RunFolder], n_failed: int = 0) -> None:
@@ -119,7 +119,7 @@ class SeedGroup:
         return parts
 
     def _scores(self, seed: int, role: str, step: int) -> _Scores:
-        """Return the scores of a probe; edits right after being made accumulate up to it."""
+        """Return the scores of a probe; of the role "edit", all scores up to it."""
         steps, scores = self._roles[seed][role]
         start = 0 if role == "edit" else np.searchsorted(steps, step, "left")
         end = np.searchsorted(steps, step, "right")
@@ -148,7 +148,7 @@ class SeedGroup:
         return found
 
     def summary_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of summary.parquet: the state at the last probe, and what was spent."""
+        """Return the rows of summary.parquet: scores at the last probe, and counts and seconds."""
         rows: list[dict[str, Any]] = []
         retention = []
         for metric, measure, points in self._estimates:
@@ -168,8 +168,7 @@ class SeedGroup:
     def curve_rows(self) -> list[dict[str, Any]]:
         """Return the rows of curves.parquet, over all seeds.
 
-        Every probe, with its interval; between them, where averages were taken after every edit,
-        values alone.
+        Probes have intervals; averages taken between them have values alone.
         """
         rows: list[dict[str, Any]] = []
         for metric, measure, points in self._estimates:
@@ -183,13 +182,13 @@ class SeedGroup:
         return rows
 
     def _estimate_metrics(self) -> Iterator[tuple[str, str, list[_Point]]]:
-        """Yield (metric, measure, points): one point a probe, with the replicates of each seed."""
+        """Yield (metric, measure, points), one point per probe with the replicates of each seed."""
         for metric in METRICS.values():
             scores = [
                 [self._scores(s, metric.role, step) for s, (step, _) in enumerate(probe)]
                 for probe in zip(*self._probes, strict=True)
             ]
-            # A run that failed during a probe has some roles of it only.
+            # A run that failed during a probe has only some of its roles.
             if not any(len(score.facts) for row in scores for score in row):
                 continue
             everything = np.concatenate([score.facts for row in scores for score in row])
@@ -197,7 +196,7 @@ class SeedGroup:
             # One draw of facts for all probes, measures and seeds.
             weights = statistics.draw_weights(self._generator, n_units)
             ends = np.cumsum([sum(len(score.facts) for score in row) for row in scores])[:-1]
-            drawn = np.asfortranarray(weights, dtype=np.int16)  # the same, as medians want it
+            drawn = np.asfortranarray(weights, dtype=np.int16)  # the layout that medians need
             points = [
                 self._points(row, part, weights, drawn)
                 for row, part in zip(scores, np.split(units, ends), strict=True)
@@ -230,7 +229,7 @@ class SeedGroup:
         return points
 
     def _counts(self) -> Iterator[tuple[str, str | None, list[float]]]:
-        """Yield what run.json counts, where any seed has it."""
+        """Yield the counts and seconds of run.json that any seed has."""
         sources = (
             ("n_edits", None, "counts", "edits"),
             ("n_keys", None, "counts", "keys"),
@@ -277,7 +276,7 @@ class SeedGroup:
         if not draws:
             if len(point.values) < 2 or not point.bounded:
                 return None, None
-            # A count has no examples to draw: its interval is over seeds alone.
+            # A count has no examples to resample: its interval is over seeds alone.
             draws = [np.full(len(self._seed_weights), value) for value in point.values]
         return statistics.interval(statistics.over_seeds(draws, self._seed_weights))
 
@@ -298,9 +297,9 @@ class SeedGroup:
         return steps, scores.values[:, self._columns.index(measure)]
 
     def _points_between(self) -> Iterator[tuple[str, str | None, int, list[tuple[int, float]]]]:
-        """Yield (metric, measure, edits, each seed's step and value), CURVE_POINTS at most.
+        """Yield (metric, measure, edits, each seed's step and value), at most CURVE_POINTS.
 
-        At numbers of edits that all seeds reach and, but for the number of keys, no probe has.
+        They lie at numbers of edits that all seeds reach and, except for keys, between probes.
         """
         probed = {n_edits for probes in self._probes for _, n_edits in probes}
         curves: dict[tuple[str, str | None], list[Curve]] = {("n_keys", None): self._keys}
@@ -324,7 +323,7 @@ class SeedGroup:
 
 
 def _running_means(steps: np.ndarray, values: np.ndarray) -> Curve:
-    """Return the mean over the first edits, by their number."""
+    """Return the mean over the first n edits, by n."""
     numbers = np.arange(1, len(values) + 1)
     means = np.cumsum(values) / numbers
     return {int(n): (int(step), float(m)) for n, step, m in zip(numbers, steps, means, strict=True)}
@@ -360,15 +359,15 @@ def _numbers(table: pa.Table, column: str) -> np.ndarray:
 
 
 def _shared_probes(tables: list[pa.Table]) -> list[list[tuple[int, int]]]:
-    """Return (step, n_edits) of the probes of each seed: those all seeds have, and the last.
+    """Return (step, n_edits) of each seed's probes that all seeds have, and of the last one.
 
-    Seeds end after different numbers of edits; their last probes are one point.
+    Seeds may end after different numbers of edits; their last probes form one point.
     """
     per_seed = []
     for table in tables:
         probes = table.filter(pc.field("role") != "edit").group_by(["step", "n_edits"])
         pairs = zip(*(column.to_pylist() for column in probes.aggregate([])), strict=True)
-        # A probe and the last one may share a number of edits: keep the later.
+        # Two probes may share a number of edits: keep the later.
         per_seed.append({n: step for step, n in sorted(pairs)} or {0: 0})
     last = min(max(steps) for steps in per_seed)
     shared = sorted(n for n in set.intersection(*map(set, per_seed)) if n < last)
@@ -378,7 +377,7 @@ def _shared_probes(tables: list[pa.Table]) -> list[list[tuple[int, int]]]:
 
 
 def _read_averages(run: RunFolder) -> pa.Table:
-    """Return the averages that a run took while it went, those before the first edit left out."""
+    """Return the averages that a run recorded after its first edit."""
     table = run.table("probes.parquet", ("step", "n_edits", "metric", "measure", "value"))
     return table.filter(pc.field("n_edits") > 0)
 

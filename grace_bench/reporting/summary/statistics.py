@@ -2,21 +2,21 @@
 
 What is resampled:
 
-* *Facts*, not examples: ten phrasings of one fact are right or wrong together, and an interval
-  that takes them for ten independent observations is too narrow. Where every example has a fact
-  of its own (upstream questions), this is the ordinary bootstrap over examples.
-* *Seeds*, where there are several.
+* *Facts*, not examples: ten phrasings of one fact tend to be right or wrong together, so treating
+  them as ten independent observations gives intervals that are too narrow. If every example has a
+  fact of its own (upstream questions), this is the ordinary bootstrap over examples.
+* *Seeds*, if there are several.
 
 Facts and seeds are crossed (every seed meets the same upstream examples and largely the same
-edits), so one draw of facts serves all seeds; drawing facts anew within each seed would take the
-unedited model's one TRR, met again under k seeds, for k independent ones, and make its interval
-sqrt(k) times too narrow. This is the pigeonhole bootstrap (Owen, "The pigeonhole bootstrap",
-Annals of Applied Statistics 2007), which errs on the wide side. With two or three seeds no
-bootstrap knows much about the spread between seeds, and where all examples score alike no
-resample differs and the interval is a point; captions print the numbers of examples and seeds.
+edits), so one draw of facts serves all seeds. Drawing facts anew for each seed would count the
+unedited model's TRR, the same under k seeds, as k independent values and make its interval sqrt(k)
+times too narrow. This is the pigeonhole bootstrap (Owen, "The pigeonhole bootstrap", Annals of
+Applied Statistics 2007), which errs on the wide side. With two or three seeds no bootstrap knows
+much about the spread between seeds, and if all examples score alike the interval is a point;
+captions print the numbers of examples and seeds.
 
-A resample is kept as integer weights, so that every mean of every measure at every probe is one
-matrix product:
+A resample is a vector of integer weights, so that every mean of every measure at every probe is
+one matrix product:
 
     facts = draw_weights(generator, n_units=200)                # (resamples, facts)
     replicates = weighted_means(values, units, facts, [1000])   # (samples, columns, resamples)
@@ -39,17 +39,18 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
+LEVEL = 0.95
 SEED = 20231210
-CHUNK = 32  # examples that a median's search takes at once
+CHUNK = 32  # examples per step of the search for a median
 
 
 def generator_for(key: str) -> np.random.Generator:
-    """Return a generator that depends on `key` only, so that no order of work moves a number."""
+    """Return a generator that depends only on `key`, so that the order of work changes nothing."""
     return np.random.default_rng([SEED, int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)])
 
 
 def unit_indices(names: Sequence[str | int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Return the number of each name's unit, in order of first appearance, and how many."""
+    """Return the index of each name, by first appearance, and the number of distinct names."""
     encoded = pa.array(names).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
 
@@ -69,14 +70,14 @@ def weighted_means(
 ) -> Array:
     """Return the means of the columns of each sample of examples in each resample.
 
-    Missing values (NaN) count neither in the sum nor in the number of examples; a resample that
-    holds an infinite value has an infinite mean, one that holds no value has NaN.
+    Missing values (NaN) are skipped; a resample with an infinite value has an infinite mean, one
+    without any value has NaN.
 
     Args:
-        values: (examples, columns), one sample (a seed's, say) after the other.
+        values: (examples, columns), one sample (such as a seed's) after the other.
         units: (examples,) the unit of each example.
         weights: (resamples, units).
-        sizes: (samples,) how many examples each sample has.
+        sizes: (samples,) number of examples in each sample.
 
     Returns:
         (samples, columns, resamples).
@@ -84,13 +85,13 @@ def weighted_means(
     n_samples, n_columns = len(sizes), values.shape[1]
     infinite = np.isinf(values)
     present = ~np.isnan(values)
-    # Where nothing is missing, all columns have the same counts.
+    # If nothing is missing, all columns have the same counts.
     parts = [np.where(present & ~infinite, values, 0.0), present[:, : 1 if present.all() else None]]
     if infinite.any():
         parts.append(infinite)
     columns = np.hstack(parts)
-    # Summed per unit first, all samples at once: one matrix product over facts, not over examples.
-    n_units = units.max(initial=-1) + 1  # later ones do not occur here
+    # Sum per unit first: the matrix product is then over facts, not over examples.
+    n_units = units.max(initial=-1) + 1  # later units do not occur
     sums = np.zeros((n_units, n_samples, columns.shape[1]))
     np.add.at(sums, (units, np.repeat(np.arange(n_samples), sizes)), columns)
     products = sums.reshape(n_units, n_samples * columns.shape[1]).T @ weights[:, :n_units].T
@@ -104,12 +105,12 @@ def weighted_means(
 
 
 def weighted_medians(values: Array, units: NDArray[np.int64], weights: NDArray[np.number]) -> Array:
-    """Return the median of `values` in each resample; NaN where a resample holds none.
+    """Return the median of `values` in each resample; NaN if a resample has none.
 
     Args:
         values: (examples,).
         units: (examples,) the unit of each example.
-        weights: (resamples, units); not copied if they are int16 in Fortran order.
+        weights: (resamples, units); int16 in Fortran order are not copied.
     """
     kept = ~np.isnan(values)
     if not kept.any():
@@ -117,16 +118,16 @@ def weighted_medians(values: Array, units: NDArray[np.int64], weights: NDArray[n
     order = np.argsort(values[kept], kind="stable")
     ordered, units = values[kept][order], units[kept][order]
     n, n_chunks = len(ordered), math.ceil(len(ordered) / CHUNK)
-    # (examples, resamples); nothing is drawn so often that a chunk's sum would not fit.
+    # (examples, resamples); the sum of a chunk fits into int16.
     drawn = np.empty((n_chunks * CHUNK, len(weights)), dtype=np.int16)
     np.take(np.asarray(weights.T, dtype=np.int16), units, axis=0, out=drawn[:n], mode="clip")
     drawn[n:] = 0
     by_chunk = drawn.reshape(n_chunks, CHUNK, -1).sum(axis=1, dtype=np.int16).astype(np.int32)
     _accumulate(by_chunk)
     total = by_chunk[-1]
-    # So much comes before the two middle elements of a resample; they agree when it is odd.
+    # Number of draws before the two middle elements, which are one if the total is odd.
     before = ((total - 1) // 2, total // 2)
-    # The middle of every resample lies in few of the chunks: only these are gone through.
+    # The middles of all resamples lie in few chunks: only these are searched.
     first = (by_chunk <= before[0]).sum(axis=0).min()
     last = (by_chunk <= before[1]).sum(axis=0).max()
     cumulated = drawn[first * CHUNK : (last + 1) * CHUNK].astype(np.int32)
@@ -141,7 +142,7 @@ def weighted_medians(values: Array, units: NDArray[np.int64], weights: NDArray[n
 
 
 def _accumulate(rows: NDArray[np.int32]) -> None:
-    """Sum rows up in place; with long rows several times as fast as np.cumsum."""
+    """Accumulate rows in place; for long rows, several times as fast as np.cumsum."""
     for row in range(1, len(rows)):
         rows[row] += rows[row - 1]
 
@@ -150,7 +151,7 @@ def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
     """Return the mean over drawn seeds in each resample.
 
     Args:
-        per_seed: one array (resamples, ...) a seed.
+        per_seed: one array (resamples, ...) per seed.
         seed_weights: (resamples, seeds).
     """
     stacked = np.asarray(per_seed)  # (seeds, resamples, ...)
@@ -163,18 +164,18 @@ def over_seeds(per_seed: Sequence[Array], seed_weights: Array) -> Array:
         return summed / weights.sum(axis=0)
 
 
-def interval(replicates: Array, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of the replicates; NaN, NaN where there are none."""
+def interval(replicates: Array) -> tuple[float, float]:
+    """Return the 95% percentile interval of the replicates; NaN, NaN if there are none."""
     finite_or_infinite = replicates[~np.isnan(replicates)]
     if finite_or_infinite.size == 0:
         return math.nan, math.nan
-    tail = (1 - level) / 2
-    # The nearest replicates: between two of them, an infinite one would turn into NaN.
+    tail = (1 - LEVEL) / 2
+    # Take the nearest replicates: interpolating with an infinite one would give NaN.
     ends = np.rint((finite_or_infinite.size - 1) * np.array([tail, 1 - tail])).astype(int)
     low, high = np.partition(finite_or_infinite, ends)[ends]
     return _stable(low), _stable(high)
 
 
 def _stable(value: float) -> float:
-    """Drop the last digits, which depend on how a matrix product is split over threads."""
+    """Drop the last digits, which depend on how threads split a matrix product."""
     return float(f"{value:.9g}")

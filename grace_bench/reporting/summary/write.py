@@ -4,9 +4,9 @@
     summarise(runs, Path("results/smoke/summary.parquet"))
 
 Tables, figures and the report need these two files only. Values over all seeds are means of the
-seeds' values; intervals are the crossed bootstrap over facts and seeds of `statistics`. Seeds whose
-run failed are in no mean: `failures` says how they are told, and curves.parquet has how far each
-came.
+seeds' values; intervals come from the crossed bootstrap over facts and seeds of `statistics`. Seeds
+whose run failed are in no mean: they have rows of their own (`failures`), and curves.parquet shows
+how far each came.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _VALUES = (
     ("low", pa.float64(), True),
     ("high", pa.float64(), True),
     ("n", pa.int32(), True),  # examples a seed, the largest over seeds; null: not over examples
-    ("n_seeds", pa.int32(), False),  # that are in the value
-    ("n_failed", pa.int32(), False),  # that are not, as their runs failed
+    ("n_seeds", pa.int32(), False),  # in the value
+    ("n_failed", pa.int32(), False),  # not in the value, as their runs failed
 )
-_COMPARED = ("is_best", pa.bool_(), True)  # not told from the best editor; null: not compared
+_COMPARED = ("is_best", pa.bool_(), True)  # as good as the best editor; null: not compared
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -68,7 +68,7 @@ def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
 SUMMARY = _schema(  # seed null: over all seeds
     *_KEYS, ("seed", pa.int32(), True), *_VALUES, _COMPARED, *COLUMNS
 )
-CURVES = _schema(  # seed null: over all seeds that were completed; else that of one that failed
+CURVES = _schema(  # seed null: over all completed seeds; else the seed of a failed run
     *_KEYS,
     ("seed", pa.int32(), True),
     ("step", pa.int32(), False),
@@ -107,7 +107,7 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     output = Path(output)
     curves = output.with_name(CURVES_NAME)
     files.write_parquet(curves, points, CURVES, metadata)
-    # Written last: whoever sees the summary finds the curves that belong to it.
+    # Written last: a reader of the summary finds the curves that belong to it.
     files.write_parquet(output, rows, SUMMARY, metadata)
     return curves
 

@@ -1,4 +1,4 @@
-"""The marks of a table's cells whose runs failed, and the sentences for them below it."""
+"""Marks in the cells of failed runs, and the sentences below the table that explain them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ if TYPE_CHECKING:
     from grace_bench.reporting.summary.read import Setting, Summary
 
 FAILED = "failed"
-CAPTION = " Letters: seeds that failed, told below; they are in no number, and such cells not bold."
+CAPTION = (
+    " Letters: failed seeds, described below; they are in no number, and such cells are not bold."
+)
 
 
 class Footnotes:
-    """The footnotes of one table, lettered in the order in which they are met."""
+    """The footnotes of one table, lettered in order of first use."""
 
     def __init__(self, data: Summary) -> None:
         self.data = data
         self._marks: dict[str, str] = {}
 
     def mark(self, setting: Setting | None) -> str:
-        """Return the letter of what is to be said of a setting's failed seeds; empty: nothing."""
+        """Return the letter of the footnote on a setting's failed seeds; empty: none failed."""
         sentence = self.data.footnote(setting)
         return self._marks.setdefault(sentence, letter(len(self._marks))) if sentence else ""
 
     def marked(self, item: Cell, setting: Setting | None, says_failed: bool = True) -> Cell:
         """Return a cell with the mark of its setting.
 
-        A cell without a number, as no seed has one, says that the run failed, or, where another
-        cell of the row says so already, is a dash.
+        A cell without a number from any seed says "failed"; it is a dash if `says_failed` is false,
+        as another cell of the row says so.
         """
         mark = self.mark(setting)
         if not mark:
@@ -47,7 +49,7 @@ class Footnotes:
 
     @property
     def caption(self) -> str:
-        """What the caption says of the letters, if there are any."""
+        """The caption's sentence on the letters, if there are any."""
         return CAPTION if self._marks else ""
 
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from grace_bench.reporting.summary.read import Estimate
 
 NONE = "--"
-HUGE = 9999.5  # from here on a number is written as a power of ten
-WIDE = 12  # more columns stand on a page of their own, on its side
+HUGE = 9999.5  # numbers from here on are written as powers of ten
+WIDE = 12  # tables with more columns get a page turned on its side
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text, what stands small beside or below it, and whether it is the best."""
+    """One entry: its text, its interval in small print, and whether it is the best."""
 
     text: str
     interval: str = ""
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, and whether more (1) or less (-1) is better, or neither (0)."""
+    """A column's name, and whether higher (1) or lower (-1) is better, or neither (0)."""
 
     name: str
     better: int = 0
@@ -48,7 +48,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `rule` draws a thin line above it, `heading` says what the rows below it are of."""
+    """One row; `rule` draws a thin line above it, `heading` makes it the title of rows below."""
 
     cells: tuple[Cell, ...]
     rule: bool = False
@@ -130,7 +130,7 @@ _SPECIAL = {
     "|": r"\textbar{}",
     '"': "''",  # \textquotedbl needs the T1 encoding
     **{char: "\\" + char for char in "&%$#_{}"},
-    # Braced: behind a rule or the end of a row, these would be its option.
+    # Braced: after a rule or the end of a row, LaTeX would read these as an option.
     **{char: f"{{{char}}}" for char in "[]*"},
     "\u2013": "--",
     "\u2014": "---",
@@ -153,11 +153,11 @@ _GREEK = {
 
 
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]~])")
-"""What Markdown may take for its own."""
+"""Characters that may be mark-up."""
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it stands; what plain pdflatex has no glyph for is '?'."""
+    """Return text that LaTeX prints literally; '?' replaces characters without a glyph."""
     escaped = []
     for char in text:
         if char in _SPECIAL:
@@ -175,7 +175,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Return a `table*` float, which needs booktabs; a wide one, on a page turned by lscape."""
+    """Return a `table*` float, which needs booktabs; a wide one also needs lscape."""
     is_wide = len(table.columns) > WIDE
     lines = [
         *([r"\begin{landscape}"] if is_wide else []),
@@ -279,7 +279,7 @@ def _power_of_ten(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a pipe table under its caption; column groups stand before their columns' names."""
+    """Return a pipe table below its caption; group titles become part of column names."""
     names = [_markdown_text(name) for name in _full_names(table, plain_header)]
     lines = [
         _markdown_text(table.caption),
@@ -328,12 +328,12 @@ def measure_column(measure: str) -> Column:
 
 
 def plain_header(column: Column) -> str:
-    """Return a column's name with an arrow to where it is better."""
+    """Return a column's name with an arrow to better values."""
     return column.name + {1: " \u2191", -1: " \u2193", 0: ""}[column.better]
 
 
 def to_csv(tables: Iterable[Table]) -> str:
-    """Return all numbers unrounded, one a line, and as they are printed; with their footnotes."""
+    """Return all numbers, one per line: unrounded, as printed, and with their footnotes."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     header = ("table", "row", "column", "value", "low", "high", "printed", "best", "footnote")

@@ -26,10 +26,7 @@ CAPTION = (
     "against what the model keeps (TRR). Better is up and to the right; crosses are 95% "
     "intervals. Right of every other point and above them: fixed, general, nothing forgotten."
 )
-AXES = {
-    "err": "ERR (edits retained) \u2192",
-    "holdout": "Holdout (other phrasings) \u2192",
-}
+AXES = {"err": "ERR (edits retained) \u2192", "holdout": "Holdout (other phrasings) \u2192"}
 Shown = list[tuple["Setting", "Estimate", "Estimate"]]
 """A panel's settings, each with its TRR and the metric on the vertical axis."""
 

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from grace_bench.reporting.summary.read import (
-        Curves,
-        Estimate,
-        Experiment,
-        Setting,
-        Summary,
-    )
+    from grace_bench.reporting.summary.read import Curves, Estimate, Experiment, Setting, Summary
 
 CAPTION = "One hyperparameter, all else as configured: what it gives and what it costs."
 Line = list[tuple["Setting", "Estimate"]]

@@ -25,9 +25,9 @@ from grace_bench.reporting.figures.paper.runs import (
     SuiteRuns,
     block_names,
     common_name,
+    describe_seeds,
     natural,
     radius,
-    told_seeds,
 )
 from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tints
 from grace_bench.reporting.summary.write import UNEDITED
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
 
     from grace_bench.reporting.summary.read import Estimate, Experiment, Setting
 
-LONG = {
-    "es": "ES: edits right after being made, mean so far",
-    "trr": "TRR: upstream retained",
-}
+LONG = {"es": "ES: edits right after being made, mean so far", "trr": "TRR: upstream retained"}
 SHORT = {
     "trr": "TRR (upstream)",
     "err": "ERR (past edits)",
@@ -67,7 +64,7 @@ def figure_3(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
             number=3,
             name=f"fig3-{experiment.model}-{experiment.dataset}",
             caption=f"ES and TRR of every editor against edits: {experiment.title}. Bands: 95% "
-            f"intervals at probes, {told_seeds(settings, suite)}.",
+            f"intervals at probes, {describe_seeds(settings, suite)}.",
             size=(PAGE, 3.0),
             draw=partial(draw_editors, suite=suite, experiment=experiment),
             rows=list(_rows(suite, settings, ("es", "trr"))),
@@ -96,7 +93,7 @@ def draw_editors(figure: Figure, suite: SuiteRuns, experiment: Experiment) -> No
 
 
 def figure_4(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
-    """Yield, for each model on each data set, a grid: radii by metrics, a curve a block."""
+    """Yield, for each model on each data set, a grid of radii by metrics, one curve per block."""
     families: dict[tuple[str, str], list[list[Setting]]] = {}
     for experiment in suite.data.experiments:
         for editor, settings in suite.of_radius(experiment).items():
@@ -117,8 +114,8 @@ def figure_4(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
             number=4,
             name=name + ("" if editor == "grace" else f"-{editor}"),
             caption=f"{title}: a curve for each edited block, a row for each initial radius. "
-            f"Bands: 95% intervals at probes, {told_seeds(settings, suite)}; dashed: the unedited "
-            "model.",
+            f"Bands: 95% intervals at probes, {describe_seeds(settings, suite)}; dashed: the "
+            "unedited model.",
             size=(PAGE, 1.65 * len(radii) + 0.75),
             draw=partial(draw_blocks, suite=suite, settings=settings, title=title),
             rows=list(_rows(suite, settings, ("trr", "err", "holdout", "arr", "n_keys"))),

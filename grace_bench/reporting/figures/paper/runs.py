@@ -1,9 +1,9 @@
-"""What the figures of the paper are made of: a suite's settings, their runs and their curves.
+"""What the paper's figures are made of: a suite's settings, their runs and their curves.
 
     suite = SuiteRuns(plan, summary, curves)
     suite.of_radius(experiment)  # the settings of each editor that differ in the radius alone
 
-Settings are looked up in the summary, what only a run's own record tells in its folder.
+Settings come from the summary; what only a run's own record says comes from its folder.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import Drawing
 from grace_bench.reporting.summary.failures import short
-from grace_bench.reporting.summary.read import (
-    Experiment,
-    Point,
-    Setting,
-    Summary,
-    read_curves,
-)
+from grace_bench.reporting.summary.read import Experiment, Point, Setting, Summary, read_curves
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.suite.plan import canonical_json
 
@@ -48,17 +42,17 @@ class PaperFigure(Drawing):
 
 @dataclass(frozen=True)
 class Missing:
-    """A figure that they cannot show, and why."""
+    """A figure that the runs cannot show, and why."""
 
     number: int
     reason: str
 
 
 class SuiteRuns:
-    """All runs of a suite, by setting; those that failed on their own."""
+    """All runs of a suite by setting, failed ones apart."""
 
     def __init__(self, runs: Path | Sequence[Path], summary: Path, curves: Path) -> None:
-        """Read what the figures need to know of every run.
+        """Read the summary, the curves and every run's record.
 
         Args:
             runs: folders of one suite's runs, complete or failed, or the path of its plan.json.
@@ -90,7 +84,7 @@ class SuiteRuns:
             )
 
     def points(self, setting: Setting, metric: str) -> list[Point]:
-        """Return a setting's curve, without what cannot be drawn."""
+        """Return the points of a setting's curve that can be drawn."""
         return [p for p in self.curves.of(setting, metric) if p.estimate.is_finite]
 
     def layer(self, experiment: Experiment) -> str:
@@ -98,7 +92,7 @@ class SuiteRuns:
         return self._model(experiment)["layer"]
 
     def family(self, experiment: Experiment) -> str:
-        """Return what experiments share that edit different layers of one model on one data set."""
+        """Return a key that experiments share if they differ only in the edited layer."""
         model = self._model(experiment)
         rest = {k: v for k, v in model.items() if k not in ("name", "label", "layer")}
         return canonical_json([experiment.dataset, rest])
@@ -109,9 +103,9 @@ class SuiteRuns:
         return (self.runs[setting] or self.failed[setting])[0].spec["model"]
 
     def of_radius(self, experiment: Experiment) -> dict[str, list[Setting]]:
-        """Return, by editor, the settings that differ from the configured one in the radius alone.
+        """Return, by editor, the settings that differ from the configured one only in the radius.
 
-        Sorted by it; editors without keys or without a radius are left out.
+        They are sorted by radius; editors without keys or without a radius are left out.
         """
         found: dict[str, list[Setting]] = {}
         for setting in self.data.settings:
@@ -132,12 +126,12 @@ def radius(setting: Setting) -> float:
 
 
 def others(setting: Setting) -> str:
-    """Return all settings but the radius."""
+    """Return all hyperparameters except the radius."""
     return canonical_json({k: v for k, v in setting.values.items() if k != "radius"})
 
 
 def block_names(layers: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each layer: its block's number, where that tells them apart.
+    """Return a short name for each layer: its block's number, if the numbers differ.
 
     >>> block_names(["encoder.block.2.layer.1.wo", "encoder.block.10.layer.1.wo"])
     {'encoder.block.2.layer.1.wo': 'block 2', 'encoder.block.10.layer.1.wo': 'block 10'}
@@ -149,13 +143,13 @@ def block_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a sort key by which 10 comes after 9."""
+    """Return a sort key that puts 10 after 9."""
     parts = re.split(r"(\d+)", text)
     return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
 
 
 def common_name(names: Sequence[str]) -> str:
-    """Return what names begin with in common, without a cut word or a dangling "block".
+    """Return the common beginning of names, without a cut word or a dangling "block".
 
     >>> common_name(["t5-small-block-0", "t5-small-block-10"])
     't5-small'
@@ -165,21 +159,21 @@ def common_name(names: Sequence[str]) -> str:
     columns = itertools.takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False))
     shared = "".join(column[0] for column in columns)
     if any(re.match(r"[A-Za-z0-9]{2}", name[max(0, len(shared) - 1) :]) for name in names):
-        shared = re.sub(r"[A-Za-z0-9]+$", "", shared)  # a word of which only the start is shared
+        shared = re.sub(r"[A-Za-z0-9]+$", "", shared)  # a word with only its start shared
     shared = re.sub(r"[\s,;:(_.-]*(?:(?<![A-Za-z])(?:block|layer|h))?[\s,;:(_.-]*$", "", shared)
     return shared or names[0]
 
 
-def told_seeds(settings: Iterable[Setting], suite: SuiteRuns) -> str:
-    """Return how many seeds are behind a figure, for its caption, and which are not."""
+def describe_seeds(settings: Iterable[Setting], suite: SuiteRuns) -> str:
+    """Return the number of seeds in a figure, for its caption, and which seeds are not in it."""
     settings = list(settings)
     counts = {len(suite.runs[setting]) for setting in settings} - {0}
     low, high = min(counts, default=0), max(counts, default=0)
     many = f"{low} to {high}" if low < high else str(high)
-    told = f"{many} seed{'s' if high > 1 else ''}"
+    seeds = f"{many} seed{'s' if high > 1 else ''}"
     failed = [
         short(s.editor_label, suite.data.failures(s), len(suite.runs[s]))
         for s in settings
         if suite.failed[s]
     ]
-    return f"{told}; failed and not among them: {', '.join(failed)}" if failed else told
+    return f"{seeds}; failed and not among them: {', '.join(failed)}" if failed else seeds

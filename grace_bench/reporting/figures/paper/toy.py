@@ -1,4 +1,4 @@
-"""The picture of the paper's toy (Fig. 2): the plane before, and after two editors."""
+"""The paper's toy (Fig. 2): the plane before editing and after two editors."""
 
 from __future__ import annotations
 
@@ -22,29 +22,28 @@ def write_toy(folder: Path, seed: int = 0) -> list[Path]:
     """Make the toy, repair it by GRACE and by finetuning, and draw it.
 
     Returns:
-        toy.pdf, toy.png, and toy.csv with the points and what each network says of them.
+        toy.pdf, toy.png, and toy.csv with the points and each network's class for them.
     """
     toy = make_toy(seed)
     outcomes = {"GRACE": edit_toy(toy, "grace", seed), "FT": edit_toy(toy, "ft", seed)}
     with new_figure(PAGE, 1.9) as figure:
         draw_toy(figure, toy, outcomes)
-        told = {"figure": "the paper's Fig. 2", "seed": str(seed)}
-        paths = save(figure, folder, "toy", told)
+        paths = save(figure, folder, "toy", {"figure": "the paper's Fig. 2", "seed": str(seed)})
     return [*paths, save_csv(folder / "toy.csv", toy_rows(toy, outcomes))]
 
 
 def toy_rows(toy: Toy, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """Return one row a point: where it is, its class, and its class by each network."""
+    """Return one row per point: its place, its class, and each network's class for it."""
     networks = {"before": toy.network, **{name: o.network for name, o in outcomes.items()}}
     rows = []
     for kind, points, classes in (
         ("upstream", toy.upstream, toy.classes.tolist()),
         ("edit", toy.edits, [1] * len(toy.edits)),
     ):
-        said = {name: predict(network, points).tolist() for name, network in networks.items()}
+        predicted = {name: predict(network, points).tolist() for name, network in networks.items()}
         for index, (x, y) in enumerate(points.tolist()):
             row = {"kind": kind, "x": x, "y": y, "class": classes[index]}
-            rows.append(row | {name: answers[index] for name, answers in said.items()})
+            rows.append(row | {name: answers[index] for name, answers in predicted.items()})
     return rows
 
 
@@ -56,11 +55,11 @@ def draw_toy(figure: Figure, toy: Toy, outcomes: dict[str, Outcome]) -> None:
     _plane(axes[1], toy.network, f"before\n{len(toy.edits)} points to correct")
     _points(axes[1], toy, upstream=False)
     for panel, (name, outcome) in zip(axes[2:], outcomes.items(), strict=True):
-        _plane(panel, outcome.network, _told(name, outcome))
+        _plane(panel, outcome.network, _title(name, outcome))
         _points(panel, toy, upstream=True)
 
 
-def _told(name: str, outcome: Outcome) -> str:
+def _title(name: str, outcome: Outcome) -> str:
     keys = "" if outcome.n_keys is None else f", {outcome.n_keys} key"
     keys += "s" if (outcome.n_keys or 1) > 1 else ""
     return (

@@ -1,10 +1,10 @@
-"""The figures of the GRACE paper (Fig. 3 to 6), as far as a suite's runs can show them.
+"""Draws the figures of the GRACE paper (Figs. 3 to 6) that a suite's runs can show.
 
     write_paper_figures(Path("results/figures/plan.json"), Path("results/figures/summary.parquet"),
                         Path("results/figures/curves.parquet"), Path("results/figures/paper"))
 
-Each is a PDF, a PNG and its data as CSV. figures.json tells of all: what is shown, or why a figure
-is not there. Fig. 2 needs no runs: `grace-bench toy`.
+Each is a PDF, a PNG and its data as CSV. figures.json lists all of them: what each shows, or why it
+is missing. Fig. 2 needs no runs: `grace-bench toy`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def write_paper_figures(
     runs: Path | Sequence[Path], summary: Path, curves: Path, folder: Path
 ) -> list[dict[str, Any]]:
-    """Draw what the runs can show into `folder`; return the content of figures.json.
+    """Draw the figures that the runs can show; return the content of figures.json.
 
     Figures of an earlier call that are no longer made are removed.
 
@@ -44,21 +44,21 @@ def write_paper_figures(
         DataError: a file is missing or damaged, or they do not belong together.
     """
     suite, folder = SuiteRuns(runs, summary, curves), Path(folder)
-    told: list[dict[str, Any]] = []
+    index: list[dict[str, Any]] = []
     made: set[Path] = set()
     for figures in (figure_3, figure_4, figure_5, figure_6):
         for found in figures(suite):
             if isinstance(found, Missing):
                 logger.info("Fig. %d is not drawn: %s", found.number, found.reason)
-                told.append({"figure": found.number, "name": None, "why_not": found.reason})
+                index.append({"figure": found.number, "name": None, "why_not": found.reason})
                 continue
             paths = draw(found, folder, suite.data.provenance)
             paths.append(save_csv(folder / f"{found.name}.csv", found.rows))
             made.update(paths)
             logger.info("Fig. %d: %s", found.number, paths[0])
-            told.append({"figure": found.number, "name": found.name, "caption": found.caption})
+            index.append({"figure": found.number, "name": found.name, "caption": found.caption})
     kinds = [f"fig{number}" for number in (3, 4, 5, 6)]
     remove_stale(folder, kinds, {path.name for path in made}, (".pdf", ".png", ".csv"))
-    # Written last: whoever sees it finds the figures that it names.
-    files.write_json(folder / INDEX, told)
-    return told
+    # Written last: a reader finds the figures that it names.
+    files.write_json(folder / INDEX, index)
+    return index

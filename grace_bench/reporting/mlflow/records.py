@@ -1,7 +1,7 @@
-"""What of a run goes into MLflow, as plain values: parameters, metrics, tags, data sets.
+"""What MLflow gets of a run, as plain values: parameters, metrics, tags, data sets.
 
-Every time stamp follows from the run's start and the seconds its edits took: MLflow keeps two
-points of a series that differ in nothing but their time, so a clock would double every series.
+Time stamps follow from the run's start and the seconds its edits took, not from a clock: MLflow
+keeps two points that differ only in their time, so a second export would double every series.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TAG = "grace_bench."
 DIGEST_LENGTH = 36  # MLflow's limit
-VALUE_LENGTH = 6000  # longer ones MLflow cuts without a word
+VALUE_LENGTH = 6000  # MLflow cuts longer ones silently
 STEP_COLUMNS = ("step", "n_edits", "edited", "n_keys", "loss_last", "edit_seconds", "es")
 
 MetricPoint = tuple[str, float, int, int]
@@ -29,7 +29,7 @@ MetricPoint = tuple[str, float, int, int]
 
 
 def started_ms(run: RunFolder) -> int:
-    """Return when the run started, in milliseconds since 1970; 0 where it does not say."""
+    """Return when the run started, in milliseconds since 1970; 0 if unknown."""
     text = run.provenance.get("started")
     try:
         moment = datetime.fromisoformat(text)
@@ -57,7 +57,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def run_params(run: RunFolder) -> dict[str, str]:
-    """Return the run's settings; hyperparameters stand directly under `editor.`."""
+    """Return the run's settings; hyperparameters are directly under `editor.`."""
     spec = dict(run.spec)
     editor = dict(spec.pop("editor"))
     hyperparameters = editor.pop("hyperparameters", {})
@@ -68,9 +68,10 @@ def run_params(run: RunFolder) -> dict[str, str]:
 
 
 def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """Return, by run id, a name of each run that tells it from the others at a glance.
+    """Return a short name for each run, by id: "GRACE radius=3, Facts QA, seed 0".
 
-    "GRACE radius=3, Facts QA, seed 0": settings stand in it where an editor has several.
+    It has the hyperparameters in which an editor's runs differ, and the model if a data set has
+    several.
     """
 
     def group(run: RunFolder) -> tuple[str, ...]:
@@ -97,7 +98,7 @@ def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
 
 
 def run_tags(run: RunFolder) -> dict[str, str]:
-    """Return what one searches and groups runs by."""
+    """Return the tags by which runs are searched and grouped."""
     spec, provenance = run.spec, run.provenance
     tags = {
         "model": spec["model"]["name"],
@@ -143,10 +144,10 @@ def run_inputs(run: RunFolder) -> Iterator[tuple[str, str, str, str]]:
 
 
 def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
-    """Return all points of all series, and the names of those that had values not finite.
+    """Return all finite points of all series, and the names of series with other values.
 
-    The step of a series is the number of edits, so that curves of several runs compare. A run that
-    failed has no final scores: its series end where it failed.
+    The step of a series is the number of edits, so that runs can be compared. A failed run has no
+    final scores: its series end where it failed.
     """
     start = started_ms(run)
     elapsed: dict[int, float] = {0: 0.0}
