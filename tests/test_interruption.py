@@ -236,9 +236,9 @@ def test_what_was_trained_ahead_is_not_lost(prepared, undisturbed, tmp_path, mon
     """Values are trained in batches before their edits; the interruption falls between them."""
     in_child(lambda: stop_after(2, prepared, tmp_path))
     tensors = load_file(tmp_path / CHECKPOINTS / "00000002" / "tensors.safetensors")
-    assert len(tensors["resume.prepared_steps"]) > 0
+    assert len(tensors["resume.ahead_steps"]) > 0
     # All six edits were trained ahead; what was not taken over would be trained anew.
-    monkeypatch.setattr(GraceEditor, "prepare", None)
+    monkeypatch.setattr(GraceEditor, "train_ahead", None)
     monkeypatch.setattr(GraceEditor, "_train_value", None)
     run_alone("grace", prepared, tmp_path)
     assert result_of(tmp_path) == undisturbed["grace"]
@@ -350,14 +350,14 @@ def test_no_memory_for_an_evaluation_makes_its_batches_smaller(
 
 
 def test_no_memory_for_edits_in_a_batch_makes_them_one_by_one(prepared, tmp_path, monkeypatch):
-    plain = GraceEditor.prepare
+    plain = GraceEditor.train_ahead
 
-    def prepare(self, inputs, steps):
+    def train_ahead(self, inputs, steps):
         if len(steps) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         plain(self, inputs, steps)
 
-    monkeypatch.setattr(GraceEditor, "prepare", prepare)
+    monkeypatch.setattr(GraceEditor, "train_ahead", train_ahead)
     record = run_alone("grace", prepared, tmp_path)
     assert record["status"] == "complete"
     assert record["counts"]["edits"] == 6
