@@ -6,14 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from tiny_models import make
 
 from grace_bench.errors import ModelError
 from grace_bench.models.loading import load_pretrained, weights_hash
@@ -30,14 +23,9 @@ QUESTIONS = [
 
 def save_gpt2(folder, change=None, **options):
     tokenizer = train_tokenizer("gpt2", TEXTS, 300)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        end = tokenizer.eos_token_id
-        config = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64,
-            initializer_range=0.5, bos_token_id=end, eos_token_id=end,
-        )  # fmt: skip
-        model = GPT2LMHeadModel(config).eval()
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    shape = {"n_layer": 2, "n_head": 2, "initializer_range": 0.5}
+    model = make("gpt2", vocab_size=len(tokenizer), **shape, **ends)
     if change is not None:
         with torch.no_grad():
             change(model)
@@ -103,14 +91,9 @@ def test_a_file_of_decoding_rules_moves_no_answer(tmp_path):
 )
 def test_a_t5_that_does_not_say_how_answers_begin_begins_them_with_its_padding(tmp_path, missing):
     tokenizer = train_tokenizer("t5", TEXTS, 300)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+    pads = dict.fromkeys(("decoder_start_token_id", "pad_token_id"), tokenizer.pad_token_id)
     whole, bare = tmp_path / "whole", tmp_path / "bare"
-    torch.manual_seed(0)
-    model = T5ForConditionalGeneration(config)
+    model = make("t5", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **pads)
     for folder in (whole, bare):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -141,12 +124,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 
 def save_classifier(folder, names):
     tokenizer = train_tokenizer("bert", TEXTS, 300)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=16, id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
+    classes = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    shape = {"vocab_size": len(tokenizer), "num_labels": len(names), **classes}
+    make("bert", **shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
