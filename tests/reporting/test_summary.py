@@ -181,6 +181,14 @@ def test_sweep_flag_is_kept(suite_folders, reported):
     assert {variant for (_, variant), swept in flags.items() if not swept} == {"radius=1.0"}
 
 
+def test_a_measure_whose_package_is_gone_is_named(grace, tmp_path):
+    table = files.read_parquet(grace[1], SUMMARY)
+    rows = [{**row, "measure": "luck"} if row["is_main"] else row for row in table.to_pylist()]
+    files.write_parquet(tmp_path / "summary.parquet", rows, SUMMARY)
+    with pytest.raises(DataError, match="the measure 'luck' does not exist; install the package"):
+        Summary(tmp_path / "summary.parquet")
+
+
 class TestRefusals:
     def _message(self, folders: list[Path], tmp_path: Path) -> str:
         with pytest.raises(DataError) as error:

@@ -127,6 +127,11 @@ class Summary:
                     f"{path}: {name!r} is not a valid name; run the summarise step again."
                 )
         measures = {(r["model"], r["dataset"]): r["measure"] for r in rows if r["is_main"]}
+        if unknown := sorted(set(measures.values()) - set(MEASURES)):
+            raise DataError(
+                f"{path}: the measure '{unknown[0]}' does not exist; install the package that "
+                "has it."
+            )
         self._values: dict[tuple[Setting, str, str | None], Estimate] = {}
         self._failures: dict[Setting, list[Failure]] = {}
         settings: dict[Setting, None] = {}

@@ -20,7 +20,8 @@ INTERVAL = (
 )
 BOLD = (
     "Bold: the best editor, and those within its interval that a paired bootstrap over the same "
-    "facts and seeds does not tell from it (95%); Unedited is the control and not compared."
+    "facts and seeds does not distinguish from it (95%); Unedited is the control and is not "
+    "compared."
 )
 COSTS = (
     ("keys", "n_keys", None, "count"),
@@ -108,7 +109,7 @@ def interval_sentence(summary: Summary, settings: Sequence[Setting]) -> str:
     if not seeds:
         return "No run was completed."
     if seeds == "1":
-        return f"One seed. {INTERVAL}; neither other streams nor other base models are in them."
+        return f"One seed. {INTERVAL}; they do not cover other streams or base models."
     several = {summary.n_base_models(setting.experiment) > 1 for setting in settings}
     if several == {True}:
         each = "each with a stream and a base model of its own"

@@ -227,10 +227,11 @@ def _column_format(table: Table) -> str:
 def _group_header(table: Table) -> list[str]:
     titles, rules, column = [], [], 1
     for title, span in table.groups:
-        titles.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(title)}}}" if title else
-                      " & ".join([""] * span))  # fmt: skip
         if title:
+            titles.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(title)}}}")
             rules.append(rf"\cmidrule(lr){{{column}-{column + span - 1}}}")
+        else:
+            titles += [""] * span
         column += span
     return [" & ".join(titles) + r" \\", "".join(rules)]
 
@@ -250,8 +251,8 @@ def _latex_row(row: Row, table: Table) -> list[str]:
         if item.mark:
             text += rf"\textsuperscript{{{item.mark}}}"
         values.append(text)
-        interval = _latex_interval(item.interval) if item.interval else ""
-        intervals.append(rf"{{\scriptsize {interval}}}" if interval else "")
+        ends = ", ".join(map(_power_of_ten, item.interval.strip("[]").split(", ")))
+        intervals.append(rf"{{\scriptsize [{ends}]}}" if item.interval else "")
     lines = [" & ".join(values) + r" \\"]
     if any(intervals):
         lines[0] = " & ".join(values) + r" \\[-3pt]"
@@ -261,14 +262,9 @@ def _latex_row(row: Row, table: Table) -> list[str]:
 
 def _latex_number(item: Cell) -> str:
     text = _power_of_ten(item.text) if item.number is not None else escape_latex(item.text)
-    return rf"\textbf{{\boldmath {text}}}" if item.bold and "$" in text else (
-        rf"\textbf{{{text}}}" if item.bold else text
-    )  # fmt: skip
-
-
-def _latex_interval(text: str) -> str:
-    low, high = text.strip("[]").split(", ")
-    return f"[{_power_of_ten(low)}, {_power_of_ten(high)}]"
+    if not item.bold:
+        return text
+    return rf"\textbf{{\boldmath {text}}}" if "$" in text else rf"\textbf{{{text}}}"
 
 
 def _power_of_ten(text: str) -> str:

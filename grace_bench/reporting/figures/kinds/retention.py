@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grace_bench.reporting.summary.read import Curves, Experiment, Summary
 
 CAPTION = (
-    "Over the life of the edits, one line an editor: dots and bands are probes with 95% "
+    "Over the life of the edits, one line per editor: dots and bands are probes with 95% "
     "intervals; between them a line is drawn where the average is known after every edit."
 )
 

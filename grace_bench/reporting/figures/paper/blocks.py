@@ -72,7 +72,7 @@ def figure_3(suite: SuiteRuns) -> Iterator[PaperFigure | Missing]:
 
 
 def draw_editors(figure: Figure, suite: SuiteRuns, experiment: Experiment) -> None:
-    """Draw ES on the left and TRR on the right, a line an editor."""
+    """Draw ES on the left and TRR on the right, one line per editor."""
     settings = suite.data.configured(experiment)
     tints = colours(suite.data.settings)
     for axes, metric in zip(figure.subplots(1, 2), ("es", "trr"), strict=True):

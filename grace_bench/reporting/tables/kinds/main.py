@@ -88,6 +88,6 @@ def _caption(
         + ". Edits: made in the stream; keys: of the codebook at the end; s/edit: seconds of an "
         "edit (values of coming edits that GRACE trains in one batch share its time). "
         + interval_sentence(summary, shown)
-        + f" Examples a seed: {'; '.join(sizes) or 'none'}. {nothing}"
+        + f" Examples per seed: {'; '.join(sizes) or 'none'}. {nothing}"
         + BOLD
     )
