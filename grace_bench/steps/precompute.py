@@ -63,7 +63,7 @@ def make_assets(
     )
     hyperparameters = editor.hyperparameters_class()(**spec.editor.hyperparameters)
     folder.mkdir(parents=True, exist_ok=True)
-    told = editor.make_assets()(
+    summary = editor.make_assets()(
         AssetRequest(
             model=loaded.model,
             model_hash=loaded.sha256,
@@ -87,13 +87,13 @@ def make_assets(
             "layer": spec.model.layer,
             "data_hash": read_manifest(data_folder)["data_hash"],
             "model_hash": loaded.sha256,
-            "told": told,
+            "told": summary,
             "files": {path.name: sha256_of(path) for path in files},
             "seconds": time.perf_counter() - started,
             "provenance": provenance.describe(),
         },
     )
-    logger.info("assets of %s: %s", spec.editor.editor, told)
+    logger.info("assets of %s: %s", spec.editor.editor, summary)
 
 
 def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from grace_bench.suite.section import Name, Section
 
 
 class JobResources(Section):
-    """What a job asks a cluster for; a key that is not given is as it was."""
+    """What a job asks a cluster for; keys that are not given keep their defaults."""
 
-    gpu: int | None = Field(None, ge=0, description="GPUs; the Slurm plugin makes `--gpus` of it")
+    gpu: int | None = Field(None, ge=0, description="GPUs, passed to Slurm as `--gpus`")
     mem_mb: int | None = Field(None, ge=1, description="main memory in MB, times the attempt")
     runtime: int | None = Field(None, ge=1, description="minutes, times the attempt")
 
@@ -19,27 +19,26 @@ class ModelResources(Section):
     """What the jobs that need one model ask a cluster for."""
 
     prepare_model: JobResources = Field(
-        JobResources(), description="one base model is prepared (4000 MB, 120 minutes)"
+        JobResources(), description="preparing one base model (4000 MB, 120 minutes)"
     )
     baseline: JobResources = Field(
-        JobResources(), description="it predicts every role, unedited (4000 MB, 60 minutes)"
+        JobResources(), description="its unedited predictions for every role (4000 MB, 60 minutes)"
     )
     prepare_editor: JobResources = Field(
         JobResources(),
-        description="what an editor needs is made, MEND's transform or statistics (4000 MB, 240 "
-        "minutes)",
+        description="making an editor's assets (MEND's transform, say; 4000 MB, 240 minutes)",
     )
     edit: JobResources = Field(JobResources(), description="one run (4000 MB, 240 minutes)")
 
 
 class ResourcesConfig(ModelResources):
-    """What jobs ask a cluster for, by rule; no result depends on it, and none is made again."""
+    """What jobs ask a cluster for, by rule; no result depends on it."""
 
     prepare_data: JobResources = Field(
-        JobResources(), description="one data set is prepared (2000 MB, 20 minutes)"
+        JobResources(), description="preparing one data set (2000 MB, 20 minutes)"
     )
     models: dict[Name, ModelResources] = Field(
-        default_factory=dict, description="what differs for one model, by rule"
+        default_factory=dict, description="deviations for one model, by rule"
     )
 
     def amount(
@@ -50,9 +49,9 @@ class ResourcesConfig(ModelResources):
         Args:
             rule: "prepare_data", "prepare_model", "baseline", "prepare_editor" or "edit".
             resource: "gpu", "mem_mb" or "runtime".
-            model: that the job is for, if it is for one.
-            attempt: memory and time grow with it, GPUs don't.
-            runs: that the job does, one after the other; time grows with them.
+            model: of the job; None: it is for no model in particular.
+            attempt: memory and time grow with it, GPUs do not.
+            runs: number of runs in the job; time grows with it.
         """
         layers = [DEFAULT_RESOURCES[rule], getattr(self, rule)]
         if model in self.models:

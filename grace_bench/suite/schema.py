@@ -31,43 +31,43 @@ class TrainingConfig(Section):
     accumulate: int = Field(
         1,
         ge=1,
-        description="batches per step; their gradients make one mean over all label tokens, so "
-        "that 2 batches of 8 train as one of 16 does, in less memory",
+        description="batches per step; gradients are averaged over all label tokens, so 2 batches "
+        "of 8 train like one of 16, in less memory",
     )
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="keeps a small model from being certain of everything"
+        0.0, ge=0, lt=1, description="keeps a small model from being overconfident"
     )
-    freeze: tuple[str, ...] = Field((), description="name prefixes of parameters kept as they are")
+    freeze: tuple[str, ...] = Field((), description="name prefixes of frozen parameters")
     seed: int | None = Field(
         None,
         ge=0,
-        description="seed of new weights and of the order of examples; null: that of the run, so "
-        "that each seed of a suite has its own base model; a number: one for all seeds",
+        description="seed of new weights and of the order of examples; null: the run's, so that "
+        "each seed has its own base model; a number: one base model for all seeds",
     )
     checkpoint_minutes: float = Field(
         5.0,
         ge=0,
-        description="minutes between checkpoints, which a stopped training goes on from; 0: none",
+        description="minutes between checkpoints, from which a stopped training resumes; 0: none",
     )
 
 
 class PretrainedSource(Section):
-    """Weights that exist already: a hub id, a local folder, or a folder of an installed package."""
+    """Existing weights: a hub id, a local folder, or a folder of an installed package."""
 
-    kind: Literal["hub", "folder", "package"] = Field(description="where it is")
+    kind: Literal["hub", "folder", "package"] = Field(description="where they are")
     id: str = Field(min_length=1, description="hub id, folder path or package name")
-    revision: str | None = Field(None, description="hub revision; wanted for hub ids")
+    revision: str | None = Field(None, description="hub revision; recommended for hub ids")
     subfolder: str = Field("", description="folder inside the package or repository")
     gguf: str | None = Field(
         None,
         pattern=r"^[^/\\]+\.gguf$",
-        description="GGUF file that the weights and the tokenizer are read from, dequantised",
+        description="GGUF file with weights (dequantised) and tokenizer",
     )
     tokenizer: str | None = Field(
-        None, description="hub id or folder of the tokenizer, where the weights come without one"
+        None, description="hub id or folder of the tokenizer, if the weights come without one"
     )
     sha256: str | None = Field(
         None,
@@ -99,12 +99,12 @@ class ModelConfig(Section):
     )
     layer: str = Field(min_length=1, description="dotted name of the edited module")
     training: TrainingConfig | None = Field(
-        None, description="how it is trained; null: used as it comes"
+        None, description="how it is trained; null: used unchanged"
     )
     max_length: int = Field(128, ge=4, description="longest input in tokens")
     start_token: str | None = Field(
         None,
-        description="token that texts begin with, empty for none; null: as the tokenizer has it",
+        description="token that texts start with, empty for none; null: the tokenizer's",
     )
     end_token: str | None = Field(
         None,
@@ -122,11 +122,11 @@ class DatasetConfig(Section):
         description="what the rows are for: question_answering, classification, "
         "language_modelling, or a plug-in's"
     )
-    builder: str = Field(description="who makes the rows; options below")
+    builder: str = Field(description="what makes the rows; options below")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the builder")
     generate: bool = Field(
         True,
-        description="language modelling: whether each passage is also continued, its text kept; "
+        description="language modelling: also generate and record a continuation of each passage; "
         "perplexity needs none, and it takes most of an evaluation's time",
     )
 
@@ -138,7 +138,7 @@ class DatasetConfig(Section):
 
 
 class EditorConfig(Section):
-    """An editor with its hyperparameters; defaults that are not named come from its class."""
+    """An editor with its hyperparameters; its class supplies the others' defaults."""
 
     name: Name
     label: str = Field(description="name in tables and figures")
@@ -147,37 +147,37 @@ class EditorConfig(Section):
 
 
 class StreamConfig(Section):
-    """Which edits come, and in which order."""
+    """Which edits arrive, and in which order."""
 
-    facts: int | None = Field(64, ge=1, description="first so many facts; null for all")
-    max_edits: int | None = Field(None, ge=1, description="stop after so many edits")
+    facts: int | None = Field(64, ge=1, description="use only the first N facts; null: all")
+    max_edits: int | None = Field(None, ge=1, description="stop after N edits")
     order: Literal["shuffled", "given"] = Field(
         "shuffled",
         description="by the run's seed, or the data set's order (terms, time)",
     )
     edit: Literal["errors", "all"] = Field(
-        "errors", description="edit only what is wrong when it comes, or everything"
+        "errors", description="edit only what is wrong when it arrives, or everything"
     )
 
 
 class ProbeConfig(Section):
-    """When the roles are evaluated, and on how many examples at most."""
+    """When the roles are evaluated, and on how many examples."""
 
-    every: int = Field(16, ge=1, description="probe after every so many edits, and at the end")
-    upstream: int | None = Field(None, ge=1, description="examples of upstream; null for all")
-    holdout: int | None = Field(None, ge=1, description="examples of holdout; null for all")
-    accurate: int | None = Field(None, ge=1, description="examples of accurate; null for all")
+    every: int = Field(16, ge=1, description="edits between probes; a final probe always runs")
+    upstream: int | None = Field(None, ge=1, description="examples of upstream; null: all")
+    holdout: int | None = Field(None, ge=1, description="examples of holdout; null: all")
+    accurate: int | None = Field(None, ge=1, description="examples of accurate; null: all")
     batch_size: int = Field(64, ge=1, description="examples evaluated at once")
     latency: int | None = Field(
         None,
         ge=1,
-        description="after each probe time one forward pass on so many inputs of upstream, with "
-        "the editor and without; null: none",
+        description="after each probe, time forward passes on N inputs of upstream, with and "
+        "without the editor; null: none",
     )
 
     @model_serializer(mode="wrap")
     def _no_latency_unless_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs that time nothing are the runs they were before there was anything to time.
+        # Absent unless set, so that hashes of runs without it stay the same.
         settings = handler(self)
         if self.latency is None:
             settings.pop("latency", None)
@@ -190,7 +190,7 @@ class ComputeConfig(Section):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="auto, cpu, mps, cuda or cuda:1; auto takes a GPU where there is one",
+        description="auto, cpu, mps, cuda or cuda:1; auto uses a GPU if there is one",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="autocast type of forward passes; weights stay float32"
@@ -198,31 +198,31 @@ class ComputeConfig(Section):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a run")
     engine: Literal["lean", "replay", "direct"] = Field(
         "lean",
-        description="direct runs the whole model at every gradient step and for every example "
-        "of an evaluation; replay computes only what edits can change, with equal results bit "
-        "for bit; lean also leaves out logits, and for GRACE token positions, that no loss reads, "
-        "which may change the last bits",
+        description="direct runs the whole model at every gradient step and for every evaluated "
+        "example; replay computes only what edits can change, with bit-identical results; lean "
+        "also skips logits (and for GRACE token positions) that no loss reads, which may change "
+        "the last bits",
     )
     edits_at_once: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto",
-        description="edits whose values an editor may train in one batch before they are made "
-        "one by one; auto: as many as fit into 512 tokens",
+        description="edits whose values an editor may train in one batch before it makes them one "
+        "by one; auto: as many as fit into 512 tokens",
     )
 
 
 def base_model_name(model: str, dataset: str, seed: int | None) -> str:
-    """Return what a base model is called within a suite: "facts-t5-facts-qa/seed-0".
+    """Return the name of a base model within a suite: "facts-t5-facts-qa/seed-0".
 
     Args:
         model: its name.
-        dataset: name of the data set that it is for.
-        seed: with which it was trained; None: it was not trained here, and is "pretrained".
+        dataset: name of its data set.
+        seed: of its training; None: it is not trained here and is "pretrained".
     """
     return f"{model}-{dataset}/{'pretrained' if seed is None else f'seed-{seed}'}"
 
 
 class RunSpec(Section):
-    """All that a run depends on: model x data set x editor x hyperparameters x seed."""
+    """Everything a run depends on: model x data set x editor x hyperparameters x seed."""
 
     suite: Name
     seed: int = Field(ge=0)
@@ -252,12 +252,12 @@ class RunSpec(Section):
 
 
 class ExperimentConfig(Section):
-    """One model on one data set, with what differs from the suite's common settings."""
+    """One model on one data set, with deviations from the suite's common settings."""
 
     model: ModelConfig = Field(description="a name, or a name with overrides")
     dataset: DatasetConfig = Field(description="a name, or a name with overrides")
-    stream: StreamConfig = Field(description="over the suite's `stream`")
-    probes: ProbeConfig = Field(description="over the suite's `probes`")
+    stream: StreamConfig = Field(description="overrides the suite's `stream`")
+    probes: ProbeConfig = Field(description="overrides the suite's `probes`")
 
 
 class EditorEntry(Section):
@@ -273,9 +273,9 @@ class EditorEntry(Section):
         default_factory=dict, description="hyperparameters on one data set"
     )
     sweep: dict[str, list[Any]] = Field(
-        default_factory=dict, description="lists of values; their product is run as well"
+        default_factory=dict, description="lists of values; their product is also run"
     )
-    datasets: list[Name] | None = Field(None, description="only on these; null for all")
+    datasets: list[Name] | None = Field(None, description="only on these; null: all")
 
     _numbers = field_validator("hyperparameters", "per_dataset", "sweep", mode="before")(
         with_numbers
@@ -291,7 +291,7 @@ class EditorEntry(Section):
 
 
 class SuiteConfig(Section):
-    """A whole suite, every name resolved."""
+    """A complete suite, every name resolved."""
 
     COMPOSED_KEYS: ClassVar[tuple[str, ...]] = ("stream", "probes", "set")
 
@@ -334,7 +334,7 @@ class SuiteConfig(Section):
     def _unique(self) -> SuiteConfig:
         pairs = [(e.model.name, e.dataset.name) for e in self.experiments]
         if len(set(pairs)) < len(pairs):
-            raise ValueError("the same model and data set stand twice under 'experiments'")
+            raise ValueError("the same model and data set appear twice under 'experiments'")
         folders: dict[str, tuple[str, str]] = {}
         for model, dataset in pairs:
             other = folders.setdefault(f"{model}-{dataset}", (model, dataset))
@@ -344,7 +344,7 @@ class SuiteConfig(Section):
                     "share a folder; rename one of them"
                 )
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed stands twice under 'seeds'")
+            raise ValueError("a seed appears twice under 'seeds'")
         known = {dataset for _, dataset in pairs}
         for index, entry in enumerate(self.editors):
             for dataset in entry.datasets or ():
@@ -357,5 +357,5 @@ class SuiteConfig(Section):
                 e.dataset.model_dump_json() for e in self.experiments if e.dataset.name == name
             }
             if len(configs) > 1:
-                raise ValueError(f"data set '{name}' stands twice with different options")
+                raise ValueError(f"data set '{name}' appears twice with different options")
         return self
