@@ -85,7 +85,7 @@ def test_an_editor_that_cannot_be_made_keeps_no_other_from_being_done(runs, monk
         raise TypeError("a bug of mine")
 
     monkeypatch.setattr(FinetuneEditor, "__init__", wrong)
-    with pytest.raises(EditorError, match=r"'ft' cannot be made \(TypeError: a bug of mine\)"):
+    with pytest.raises(EditorError, match=r"'ft' cannot be created \(TypeError: a bug of mine\)"):
         do(runs)
     assert [(run.folder / "run.json").exists() for run in runs] == [True, False, True, True]
 

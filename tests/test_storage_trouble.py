@@ -147,7 +147,7 @@ def checkpoint_files() -> list[str]:
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_a_run_does_not_begin_where_nothing_can_be_written(small_inputs, disk, trouble):
     (disk.fill if trouble == "full" else disk.forbid)()
-    with pytest.raises(ResultError, match=r"the disk is full|cannot be written"):
+    with pytest.raises(ResultError, match=r"the disk is full|is not writable"):
         do(small_inputs, disk.folder / "run")
     assert disk.files() == []
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(3600)  # a busy machine
 
 LITERAL = ("snakemake", "--cores", "2", "--profile", "slurm")
-WAITS = "does this already; waiting"
+WAITS = "already doing this; waiting"
 EQUAL = ("codebook.safetensors", "codebook.parquet", "predictions.parquet", "probes.parquet")
 OTHERS = (
     "data/facts-qa/edits.parquet",
