@@ -2,7 +2,7 @@
 
     python workflow/scripts/compare_results.py OLD/results/smoke results/smoke
 
-Times are left out. Runs are matched by id; `--renamed OLD=NEW` renames a part of an id, such as a
+Times are left out. Runs are matched by id; `--renamed OLD NEW` renames a part of an id, such as a
 hyperparameter. Exits with 1 if anything differs.
 """
 
@@ -32,7 +32,8 @@ def rows(path: Path) -> list[dict]:
 def runs(results: Path) -> dict[str, Path]:
     """Return the folders of finished runs, by id."""
     folder = results / "runs"
-    return {p.parent.relative_to(folder).as_posix(): p.parent for p in folder.rglob("run.json")}
+    records = (p for p in folder.rglob("run.json") if p.parent.name != "kept")
+    return {record.parent.relative_to(folder).as_posix(): record.parent for record in records}
 
 
 def differences(old: Path, new: Path, renamed: dict[str, str]) -> Iterator[str]:
@@ -61,10 +62,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--renamed", action="append", default=[], metavar="OLD=NEW")
+    parser.add_argument("--renamed", nargs=2, action="append", default=[], metavar=("OLD", "NEW"))
     options = parser.parse_args()
-    renamed = dict(pair.split("=", 1) for pair in options.renamed)
-    found = list(differences(options.old, options.new, renamed))
+    found = list(differences(options.old, options.new, dict(options.renamed)))
     print(*found, f"{len(runs(options.new))} runs, {len(found)} differences", sep="\n")
     return 1 if found else 0
 
