@@ -12,9 +12,10 @@ from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError
 from grace_bench.registry import EDITORS
 from grace_bench.steps.single import single_run
-from grace_bench.suite.compose import load_suite, without_resources
+from grace_bench.suite.compose import load_suite
 from grace_bench.suite.overrides import merge, parse_value, set_value
 from grace_bench.suite.plan import expand
+from grace_bench.suite.planned import plan_of
 from grace_bench.suite.schema import SuiteConfig
 
 MODEL = {
@@ -495,10 +496,11 @@ def test_memory_and_time_grow_with_the_attempt_and_models_ask_for_their_own(repo
 
 def test_what_jobs_ask_a_cluster_for_is_no_part_of_a_run(repository):
     raw = suite(resources={"edit": {"gpu": 1}}, set=["resources.edit.mem_mb=9", "seeds=[0]"])
-    runs = [expand(load_suite(s, repository / "config")) for s in (raw, suite())]
+    suites = [load_suite(s, repository / "config") for s in (raw, suite())]
+    runs = [expand(one) for one in suites]
     assert runs[0] == runs[1]
     assert [run.content_hash for run in runs[0]] == [run.content_hash for run in runs[1]]
-    assert without_resources(raw) == suite(set=["seeds=[0]"])
+    assert plan_of(suites[0], runs[0]) == plan_of(suites[1], runs[1])
 
 
 @pytest.mark.parametrize("override", ["a", "=3", " =3", ""])

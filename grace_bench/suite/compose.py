@@ -195,14 +195,6 @@ def entry_name(entry: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def without_resources(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a suite without its settings for jobs, on which no result depends."""
-    kept = {key: value for key, value in raw.items() if key not in ("resources", "bundle")}
-    if isinstance(kept.get("set"), list):
-        kept["set"] = [line for line in kept["set"] if not str(line).startswith("resources.")]
-    return kept
-
-
 def _compose(
     raw: dict[str, Any], late: Iterable[tuple[str, Any]], config_dir: Path, where: str
 ) -> SuiteConfig:

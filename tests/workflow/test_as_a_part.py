@@ -107,7 +107,7 @@ def test_with_an_environment_of_snakemakes_its_python_is_called(repository, tmp_
     (home / "bin/activate").write_text('export PATH="$1/bin:$PATH"\n')
     monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
     suite = ("--configfile", str(repository / "config/suites/smoke.yaml"))
-    target = "results/smoke/plan.json"
+    target = "results/smoke/data/facts-qa/manifest.json"
     done = snakemake(repository, tmp_path, "--sdm", "conda", "--cores", "1", *suite, "--", target)
     assert done.returncode != 0
     assert "non-zero exit status 7" in done.stdout + done.stderr

@@ -1,7 +1,5 @@
 # What all rules share: the suite, its runs, and where files are. Helper functions live here only.
-import hashlib
 import itertools
-import json
 import re
 import shlex
 import sys
@@ -16,7 +14,7 @@ sys.path.insert(0, str(CLONE))
 
 try:
     from grace_bench.jobs import slurm
-    from grace_bench.suite.compose import load_suite, without_resources
+    from grace_bench.suite.compose import load_suite
     from grace_bench.errors import GraceBenchError
     from grace_bench.metrics import MEASURES
     from grace_bench.registry import FIGURES, TABLES
@@ -67,11 +65,6 @@ RUN = f"{RESULTS}/runs/{{model}}/{{dataset}}/{{editor}}/{{variant}}/seed-{{seed}
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 THREADS = SUITE.compute.threads
 TOY = [f"{RESULTS}/paper-figures/toy.png"] if SUITE.toy else []
-CONFIG_JSON = json.dumps(
-    {"name": SUITE.name, **without_resources(config)},
-    sort_keys=True,
-    ensure_ascii=False,
-)
 
 # What is outdated is decided by contents (grace_bench/suite/outdated.py), and Snakemake is told by this
 # file: it is an input of every job, a new one for jobs to do again, and of no account for others.
@@ -94,18 +87,6 @@ class Argument:
 
 # What jobs are to do, whatever becomes of config/ meanwhile.
 FROZEN_PLAN = Argument(str(frozen_plan(SUITE, RUNS.values(), MARK.parent)))
-
-
-class SuiteFile(Argument):
-    """The suite as a file, which is written when a job needs it. JSON is YAML, too."""
-
-    def __str__(self):
-        path = (
-            MARK.parent / f"{hashlib.sha256(self.text.encode()).hexdigest()[:16]}.json"
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text, encoding="utf-8")
-        return str(path)
 
 
 def a_run(wildcards):
