@@ -120,7 +120,8 @@ def words(monkeypatch) -> Measure:
     """A measure as if another package had added it."""
     measure = Measure("words", "Words", False, "words", score=lambda a: len(a.text.split()))
     monkeypatch.setitem(vars(metrics.MEASURES), "_all", {**metrics.MEASURES, "words": measure})
-    monkeypatch.setattr(schemas, "_predictions", schemas._predictions.__wrapped__)
+    schema = schemas.predictions_schema.__wrapped__
+    monkeypatch.setattr(schemas, "predictions_schema", schema)
     return measure
 
 
@@ -132,13 +133,13 @@ def test_an_answer_has_the_measures_of_its_kind():
 
 def test_an_added_measure_is_scored_stored_and_averaged(words, tmp_path):
     assert metrics.score(Answer("a b", ["c"]))["words"] == 2.0
-    assert schemas.PREDICTIONS.field("words").nullable
+    assert schemas.predictions_schema().field("words").nullable
     assert words in metrics.averaged(["words"])
     # Files written before it was added have no value of it.
-    old = schemas.PREDICTIONS.remove(schemas.PREDICTIONS.get_field_index("words"))
+    old = schemas.predictions_schema().remove(schemas.predictions_schema().get_field_index("words"))
     row = {"step": 0, "n_edits": 0, "role": "upstream", "example_id": "e", "fact_id": "f"}
     files.write_parquet(tmp_path / "old.parquet", [row], old)
-    read = files.read_parquet(tmp_path / "old.parquet", schemas.PREDICTIONS)
+    read = files.read_parquet(tmp_path / "old.parquet", schemas.predictions_schema())
     assert read["words"].to_pylist() == [None]
 
 

@@ -23,7 +23,7 @@ from grace_bench.store.files import (
     write_json,
     write_parquet,
 )
-from grace_bench.store.schemas import EXAMPLES, PREDICTIONS, PROBES, STEPS
+from grace_bench.store.schemas import EXAMPLES, PROBES, STEPS, predictions_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,14 +244,14 @@ def test_a_missing_file_says_what_to_do(tmp_path):
 def test_predictions_of_an_earlier_version_answer_without_keys(tmp_path):
     path = tmp_path / "predictions.parquet"
     row = {"step": 1, "n_edits": 1, "role": "edit", "example_id": "e", "fact_id": "f", "key": 3}
-    write_parquet(path, [row], PREDICTIONS)
-    assert read_parquet(path, PREDICTIONS, ["key"]).to_pylist() == [{"key": 3}]
+    write_parquet(path, [row], predictions_schema())
+    assert read_parquet(path, predictions_schema(), ["key"]).to_pylist() == [{"key": 3}]
     pq.write_table(read_parquet(path).drop_columns(["key"]), path)
-    assert read_parquet(path, PREDICTIONS).to_pylist()[0]["key"] is None
-    assert read_parquet(path, PREDICTIONS, ["step", "key"]).to_pylist() == [
+    assert read_parquet(path, predictions_schema()).to_pylist()[0]["key"] is None
+    assert read_parquet(path, predictions_schema(), ["step", "key"]).to_pylist() == [
         {"step": 1, "key": None}
     ]
-    assert read_parquet(path, PREDICTIONS, ["step"]).to_pylist() == [{"step": 1}]
+    assert read_parquet(path, predictions_schema(), ["step"]).to_pylist() == [{"step": 1}]
 
 
 def test_folder_names_do_not_become_columns(tmp_path):

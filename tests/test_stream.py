@@ -20,7 +20,7 @@ from grace_bench.models.scratch import train_tokenizer
 from grace_bench.run.stream import edits_at_once, select_stream
 from grace_bench.steps.edit import RunFolders, run_stream
 from grace_bench.store.files import read_json, read_parquet, sha256_of, write_json, write_parquet
-from grace_bench.store.schemas import EXAMPLES, LATENCY, PREDICTIONS, PROBES, STEPS
+from grace_bench.store.schemas import EXAMPLES, LATENCY, PROBES, STEPS, predictions_schema
 from grace_bench.suite.plan import content_hash
 from grace_bench.suite.schema import ComputeConfig, StreamConfig
 from grace_bench.tasks.kinds.question_answering import QuestionAnswering
@@ -37,7 +37,11 @@ def finished(small_inputs, tmp_path_factory):
 def tables(folder):
     return [
         read_parquet(folder / f"{name}.parquet", schema).to_pylist()
-        for name, schema in (("steps", STEPS), ("probes", PROBES), ("predictions", PREDICTIONS))
+        for name, schema in (
+            ("steps", STEPS),
+            ("probes", PROBES),
+            ("predictions", predictions_schema()),
+        )
     ]
 
 
@@ -158,7 +162,9 @@ def test_the_unedited_model_scores_what_the_baseline_says(small_inputs, tmp_path
     steps, probes, predictions = tables(tmp_path)
     baseline = {
         (row["role"], row["example_id"]): row
-        for row in read_parquet(small_inputs[2] / "predictions.parquet", PREDICTIONS).to_pylist()
+        for row in read_parquet(
+            small_inputs[2] / "predictions.parquet", predictions_schema()
+        ).to_pylist()
     }
     for row in predictions:
         role = "edits" if row["role"] == "edit" else row["role"]
@@ -173,7 +179,7 @@ def test_the_unedited_model_scores_what_the_baseline_says(small_inputs, tmp_path
 
 def test_the_baseline_counts_the_errors_the_stream_can_meet(small_inputs):
     record = read_json(small_inputs[2] / "baseline.json")
-    rows = read_parquet(small_inputs[2] / "predictions.parquet", PREDICTIONS).to_pylist()
+    rows = read_parquet(small_inputs[2] / "predictions.parquet", predictions_schema()).to_pylist()
     errors = sum(row["exact_match"] < 1 for row in rows if row["role"] == "edits")
     assert record["averages"]["edits"]["errors"] == errors
     assert {role: found["n"] for role, found in record["averages"].items()} == {
@@ -430,8 +436,8 @@ def test_a_stream_without_a_mistake_is_said(small_inputs, tmp_path, caplog, monk
 
 def test_a_baseline_of_fewer_examples_is_one_sentence(small_inputs, tmp_path):
     baseline = shutil.copytree(small_inputs[2], tmp_path / "baseline")
-    rows = read_parquet(baseline / "predictions.parquet", PREDICTIONS).to_pylist()
+    rows = read_parquet(baseline / "predictions.parquet", predictions_schema()).to_pylist()
     fewer = [row for row in rows if row["role"] != "upstream"]
-    write_parquet(baseline / "predictions.parquet", fewer, PREDICTIONS)
+    write_parquet(baseline / "predictions.parquet", fewer, predictions_schema())
     with pytest.raises(DataError, match="lacks 5 examples of role 'upstream', 'upstream/0' among"):
         run_stream(spec(), RunFolders(*small_inputs[:2], baseline, tmp_path / "run"))

@@ -12,7 +12,7 @@ from grace_bench.models.loading import load_model
 from grace_bench.run.evaluation import predict_all, prediction_rows, probe_rows
 from grace_bench.store.files import read_parquet, write_json, write_parquet
 from grace_bench.store.json_records import read_record
-from grace_bench.store.schemas import PREDICTIONS
+from grace_bench.store.schemas import predictions_schema
 from grace_bench.tasks import create_task
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
         raise DataError(
             f"{folder}: the baseline was made with other data or another model; make it again."
         )
-    return read_parquet(folder / "predictions.parquet", PREDICTIONS).to_pylist()
+    return read_parquet(folder / "predictions.parquet", predictions_schema()).to_pylist()
 
 
 def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -104,7 +104,7 @@ def run_baseline(
         if role == "edits":
             averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
         logger.info("%s: %s", role, averages[role])
-    write_parquet(output / "predictions.parquet", rows, PREDICTIONS)
+    write_parquet(output / "predictions.parquet", rows, predictions_schema())
     record = {
         "made_from": made_from,
         "model_hash": loaded.sha256,

@@ -41,7 +41,7 @@ from grace_bench.store.files import (
     write_json,
     write_parquet,
 )
-from grace_bench.store.schemas import LATENCY, PREDICTIONS, PROBES, STEPS
+from grace_bench.store.schemas import LATENCY, PROBES, STEPS, predictions_schema
 from grace_bench.suite.plan import Run, content_hash, origins
 from grace_bench.tasks import create_task
 
@@ -373,7 +373,7 @@ def write_run(run: StreamRun, output: Path, model_hash: str, complete: bool) -> 
     output.mkdir(parents=True, exist_ok=True)
     write_parquet(output / "steps.parquet", run.records.steps, STEPS)
     write_parquet(output / "probes.parquet", run.records.probes, PROBES)
-    write_parquet(output / "predictions.parquet", run.records.predictions, PREDICTIONS)
+    write_parquet(output / "predictions.parquet", run.records.predictions, predictions_schema())
     names = ["steps.parquet", "probes.parquet", "predictions.parquet"]
     if run.records.latency:
         write_parquet(output / "latency.parquet", run.records.latency, LATENCY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pyarrow as pa
 
@@ -58,7 +57,8 @@ STEPS = _schema(
 
 
 @cache
-def _predictions() -> pa.Schema:
+def predictions_schema() -> pa.Schema:
+    """Return the columns of predictions; measures of other packages have theirs among them."""
     return _schema(
         ("step", pa.int32(), False),
         ("n_edits", pa.int32(), False),
@@ -72,20 +72,10 @@ def _predictions() -> pa.Schema:
     )
 
 
-def __getattr__(name: str) -> Any:
-    """Make PREDICTIONS when it is first asked for: measures of other packages have columns in it.
-
-    Importing this module imports none of them.
-    """
-    if name == "PREDICTIONS":
-        return _predictions()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def later_columns() -> list[pa.Field]:
     """Return nullable columns that files of earlier versions lack; they are read as null."""
     added = [name for name in per_example() if name not in MEASURES.own]
-    return [_predictions().field(n) for n in ("key", *added)] + [EXAMPLES.field("answers")]
+    return [predictions_schema().field(n) for n in ("key", *added)] + [EXAMPLES.field("answers")]
 
 
 PROBES = _schema(

@@ -190,7 +190,9 @@ PREDICTION = {
 def predicted(tmp_path_factory) -> Path:
     """The folder of a baseline."""
     folder = tmp_path_factory.mktemp("baseline")
-    files.write_parquet(folder / "predictions.parquet", [PREDICTION] * 3, schemas.PREDICTIONS)
+    files.write_parquet(
+        folder / "predictions.parquet", [PREDICTION] * 3, schemas.predictions_schema()
+    )
     averages = {"edits": {"f1": 1.0, "n": 3}}
     told = {"data_hash": "d", "model_hash": "m", "averages": averages, "measure": "f1"}
     files.write_json(folder / "baseline.json", told)
@@ -264,7 +266,7 @@ def run(tmp_path_factory) -> Path:
         for metric in ("es", "err", "trr", "holdout"):
             probes.append({**at, "metric": metric, "measure": "f1", "value": 1.0 / step, "n": 1})
     files.write_parquet(folder / "steps.parquet", steps, schemas.STEPS)
-    files.write_parquet(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
+    files.write_parquet(folder / "predictions.parquet", predictions, schemas.predictions_schema())
     files.write_parquet(folder / "probes.parquet", probes, schemas.PROBES)
     part = {"name": "x", "label": "X"}
     record = {

@@ -219,7 +219,7 @@ def write_run(
     folder = results / suite / "runs" / run_id
     files.write_parquet(folder / "steps.parquet", steps, schemas.STEPS)
     files.write_parquet(folder / "probes.parquet", probes, schemas.PROBES)
-    files.write_parquet(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
+    files.write_parquet(folder / "predictions.parquet", predictions, schemas.predictions_schema())
     if timed:
         files.write_parquet(folder / "latency.parquet", timed, schemas.LATENCY)
     state = "codebook.safetensors" if with_keys else "editor.safetensors"

@@ -258,7 +258,7 @@ def test_a_run_that_failed_during_a_probe_keeps_what_the_probe_has(
     rows = files.read_parquet(folder / "predictions.parquet").to_pylist()
     last = max(row["step"] for row in rows if row["role"] == "upstream")
     kept = [row for row in rows if not (row["role"] == "upstream" and row["step"] == last)]
-    replace_rows(folder, "predictions.parquet", kept, schemas.PREDICTIONS)
+    replace_rows(folder, "predictions.parquet", kept, schemas.predictions_schema())
     curves = summarise([folder], tmp_path / "summary.parquet")
     data = Summary(tmp_path / "summary.parquet")
     failed = read_curves(curves, data).failed
@@ -272,7 +272,7 @@ def test_scores_that_are_not_numbers_do_not_spread(make_run, replace_rows, tmp_p
     folders = [make_run(tmp_path, "language_modelling", "ft", seed) for seed in (0, 1)]
     folder = make_run(tmp_path, "language_modelling", "ft", 2, failed_at=17)
     for name, schema in (
-        ("predictions.parquet", schemas.PREDICTIONS),
+        ("predictions.parquet", schemas.predictions_schema()),
         ("probes.parquet", schemas.PROBES),
     ):
         rows = files.read_parquet(folder / name).to_pylist()

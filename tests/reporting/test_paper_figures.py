@@ -148,7 +148,7 @@ def test_who_answers_a_holdout(make_run, replace_rows, tmp_path):
         {"step": n, "n_edits": n, "role": "holdout", "example_id": "h", "fact_id": fact, "key": key}
         for n, fact, key in asked
     ]
-    replace_rows(run, "predictions.parquet", predictions, schemas.PREDICTIONS)
+    replace_rows(run, "predictions.parquet", predictions, schemas.predictions_schema())
     second, third = answers_of(read_run_folder(run))
     # Key 1 is of fact a only from the third edit on.
     assert (second.holdouts, second.answered, second.own, second.n_keys) == (4, 3, 2, 2)
@@ -162,7 +162,7 @@ def test_runs_of_an_earlier_version_say_that_they_lack_the_keys(make_run, replac
     run = make_run(tmp_path, hyperparameters={"rules": "corrected", "radius": 1.0})
     rows = files.read_parquet(run / "predictions.parquet").to_pylist()
     rows = [{**row, "key": None} for row in rows]
-    replace_rows(run, "predictions.parquet", rows, schemas.PREDICTIONS)
+    replace_rows(run, "predictions.parquet", rows, schemas.predictions_schema())
     curves = summarise([run], tmp_path / "summary.parquet")
     entries = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
     [reason] = [entry["why_not"] for entry in entries if entry["figure"] == 5]

@@ -15,7 +15,7 @@ import yaml
 from paper_inputs import write_inputs
 
 from grace_bench.store.files import read_json, read_parquet
-from grace_bench.store.schemas import LATENCY, PREDICTIONS
+from grace_bench.store.schemas import LATENCY, predictions_schema
 from grace_bench.suite.compose import load_suite, read_yaml
 from grace_bench.suite.plan import expand
 
@@ -146,7 +146,7 @@ def test_runs_name_answering_keys_and_times(finished):
         folder = finished.parents[1] / run["folder"]
         assert read_parquet(folder / "latency.parquet", LATENCY).num_rows > 0
         keys = read_parquet(
-            folder / "predictions.parquet", PREDICTIONS, ["role", "key"]
+            folder / "predictions.parquet", predictions_schema(), ["role", "key"]
         ).to_pylist()
         named = any(row["key"] is not None for row in keys if row["role"] == "edit")
         assert named == ("/grace/" in run["id"])

@@ -156,7 +156,7 @@ def write_run(
     steps = step_columns(n_steps, edits, editor == "grace", rng)
     write(folder / "steps.parquet", steps, schemas.STEPS)
     predictions = prediction_columns(edits, MEASURES[task], rng)
-    write(folder / "predictions.parquet", predictions, schemas.PREDICTIONS)
+    write(folder / "predictions.parquet", predictions, schemas.predictions_schema())
     probed = edits if editor == "grace" else edits[probe_positions(edits)]
     averages = average_columns(probed, MEASURES[task], rng)
     write(folder / "probes.parquet", averages, schemas.PROBES)

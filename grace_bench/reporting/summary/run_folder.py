@@ -32,7 +32,7 @@ NEEDED = ("id", "content_hash", "variant", "spec", "counts", "seconds", "measure
 TABLES = {
     "steps.parquet": schemas.STEPS,
     "probes.parquet": schemas.PROBES,
-    "predictions.parquet": schemas.PREDICTIONS,
+    "predictions.parquet": schemas.predictions_schema(),
     "latency.parquet": schemas.LATENCY,  # of runs that time inputs
 }
 
