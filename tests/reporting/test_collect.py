@@ -401,7 +401,7 @@ def test_a_full_disk_leaves_nothing_half_there(machines, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copying.shutil, "copy2", full)
+    monkeypatch.setattr(copying.os, "utime", full)
     with pytest.raises(ResultError, match="the disk is full") as error:
         collect([a], out)
     assert error.value.exit_code == 75
@@ -419,6 +419,25 @@ def test_what_a_killed_call_left_behind_goes(machines):
     (left / "steps.parquet").write_text("half")
     collect([a], out)
     assert sorted(p.name for p in parent.iterdir()) == ["seed-0"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before(machines, monkeypatch):
+    a, _, out = machines
+    folder = make_run(a)
+    collect([a], out)
+    copy = out / folder.relative_to(a)
+    (copy / "probes.parquet").write_bytes(b"cut")
+    before, rename = tree(copy), os.rename
+
+    def refuse(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(copying.os, "rename", refuse)
+    with pytest.raises(ResultError, match="the disk is full"):
+        collect([a], out)
+    assert tree(copy) == before
 
 
 def test_a_run_that_goes_on_in_the_output_is_left_alone(machines):
