@@ -159,7 +159,7 @@ class StatusReader:
         suite: its name.
         entries: of its plan: id, folder and content hash of each run.
         inputs: what the runs need.
-        planned: the runs, if they are known: a plan.json has no settings.
+        planned: the runs, if they are known; `of_plan` reads only their list.
     """
 
     def __init__(

@@ -320,6 +320,14 @@ def test_a_failure_without_a_reason_is_refused(make_run, tmp_path, change, said)
         read_run_folder(folder)
 
 
+def test_a_failure_whose_step_is_not_recorded_is_one_before_the_first(make_run, tmp_path):
+    folder = make_run(tmp_path, failed_at=3)
+    record = json.loads((folder / "run.json").read_text())
+    del record["failure"]["step"]
+    files.write_json(folder / "run.json", record)
+    assert read_run_folder(folder).failure.step is None
+
+
 def test_sentences_of_footnotes():
     same = [Failure(seed, "error", 3, None, "no luck.") for seed in range(9)]
     assert footnote(same, 1) == (

@@ -88,11 +88,14 @@ def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
         isinstance(failure.get(key), type_) for key, type_ in types.items()
     ):
         raise DataError(f"{path}: does not say how the run failed; run the edit step again.")
-    texts = {key: failure.get(key) for key in ("example_id", "type")}
+    example_id, error_type = failure.get("example_id"), failure.get("type")
     return Failure(
         seed=record["spec"]["seed"],
-        **{key: failure[key] for key in types},
-        **{key: text if isinstance(text, str) else None for key, text in texts.items()},
+        kind=failure["kind"],
+        step=failure.get("step"),
+        example_id=example_id if isinstance(example_id, str) else None,
+        message=failure["message"],
+        type=error_type if isinstance(error_type, str) else None,
     )
 
 
