@@ -181,6 +181,18 @@ def test_many_examples_may_stand_behind_one_key():
     assert codebook.rows()[0]["n_examples"] == 40_001
 
 
+def test_a_codebook_has_infos_of_its_own():
+    shared = KeyInfo(PARIS, ("a",), 1, 1)
+    first, second = (
+        Codebook.of(torch.zeros(2, 2), torch.zeros(2, 2), torch.ones(2), [shared, shared])
+        for _ in range(2)
+    )
+    first.note(0, ["b"], step=5, changed=True)
+    assert [row["example_ids"] for row in first.rows()] == [["a", "b"], ["a"]]
+    assert [row["example_ids"] for row in second.rows()] == [["a"], ["a"]]
+    assert shared == KeyInfo(PARIS, ("a",), 1, 1)
+
+
 points = st.lists(
     st.tuples(*[st.integers(-100, 100).map(float)] * 2), min_size=1, max_size=40, unique=True
 )

@@ -76,7 +76,7 @@ def test_leaving_out_changes_losses_by_no_more_than_rounding(kind):
     assert losses["lean"] == pytest.approx(losses["direct"], rel=1e-4)
 
 
-def test_editors_whose_accumulates_rounding_compute_all_positions():
+def test_editors_that_accumulate_rounding_compute_all_positions():
     model, layer = build("bert")
     editor = create_editor("memory", model, layer, {"steps": 4}, 0)
     expected = create_editor("memory", *build("bert"), {"steps": 4}, 0, "direct")

@@ -56,9 +56,12 @@ class Label:
         return self.mean == other.mean if rule == "mean" else self.ids == other.ids
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeyInfo:
-    """A key's label, the examples behind it, and the steps that made and last changed it."""
+    """A key's label, the examples behind it, and the steps that made and last changed it.
+
+    A codebook keeps copies, and adds to their examples.
+    """
 
     label: Label
     example_ids: Iterable[str] = ()  # kept as the keys of a dict, in order, each once
@@ -66,8 +69,8 @@ class KeyInfo:
     changed_at_step: int = 0
 
     def __post_init__(self) -> None:
-        """Copy the examples, which `Codebook.note` adds to."""
-        object.__setattr__(self, "example_ids", dict.fromkeys(self.example_ids))
+        """Copy the examples."""
+        self.example_ids = dict.fromkeys(self.example_ids)
 
 
 _STORED = ("_keys", "_values", "_radii", "_versions")
@@ -262,9 +265,10 @@ class Codebook:
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Add examples to a key's info and, if it changed, the step."""
-        self.info[index].example_ids.update(dict.fromkeys(example_ids))
+        info = self.info[index]
+        info.example_ids.update(dict.fromkeys(example_ids))
         if changed:
-            self.info[index] = replace(self.info[index], changed_at_step=step)
+            info.changed_at_step = step
 
     def remove(self, index: int) -> KeyInfo:
         """Remove one key; later keys move up by one, and the others' radii stay.
@@ -304,5 +308,5 @@ class Codebook:
             setattr(codebook, name, tensor.detach().to(torch.float32, copy=True))
         codebook._versions = torch.arange(1, len(keys) + 1, device=keys.device)
         codebook._last_version = len(keys)
-        codebook.info = list(info)
+        codebook.info = [replace(one) for one in info]
         return codebook
