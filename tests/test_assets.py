@@ -70,7 +70,7 @@ def test_changed_assets_are_refused(tmp_path, damage):
     files = {"mend.safetensors": sha256_of(tmp_path / "mend.safetensors")}
     record = {"model_hash": "m", "files": files, "told": {}, "seconds": 0.1}
     write_json(tmp_path / "assets.json", record)
-    assert check_assets(tmp_path, "m")["files"] == files
+    assert check_assets(tmp_path, "m").files == files
     if damage == "file":
         (tmp_path / "mend.safetensors").write_bytes(b"others")
     if damage == "missing":
@@ -87,6 +87,6 @@ def test_a_run_prepares_its_editor_and_uses_it(suite, tmp_path, monkeypatch):
         run = next(run for run in runs if run.spec.editor.name == editor)
         record = pipeline.edit(run, prepare_missing=True)
         made = read_json(run.assets_folder / "assets.json")
-        assert record["assets"]["files"] == made["files"]
-        assert made["told"]
-        assert record["counts"]["edits"] > 0
+        assert record.assets.files == made["files"]
+        assert made["summary"]
+        assert record.counts["edits"] > 0

@@ -100,7 +100,7 @@ def changed_plan(**changes) -> list[str]:
     """The options of a run of a plan whose suite has been changed."""
     suite = load_suite(Path("config/config.yaml"))
     runs = expand(suite)
-    plan = plan_of(suite, runs)
+    plan = plan_of(suite, runs).model_dump(mode="json")
     Path("plan.json").write_text(json.dumps({**plan, "settings": {**plan["settings"], **changes}}))
     return ["--plan", "plan.json", "--run", runs[0].id]
 

@@ -30,6 +30,7 @@ from grace_bench.steps import edit, precompute
 from grace_bench.steps.edit import CHECKPOINTS, RunFolders, run_stream
 from grace_bench.store import files
 from grace_bench.store.files import read_json, read_parquet
+from grace_bench.store.records import FailureRecord
 from grace_bench.suite.plan import with_asset_settings
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def test_killed_trainings_of_mend_end_with_the_same_bytes(prepared, tmp_path, nu
         assert {
             path.name: path.read_bytes() for path in folder.glob("*.safetensors")
         } == wanted_files
-        told, expected = (read_json(path / "assets.json")["told"] for path in (folder, wanted))
+        told, expected = (read_json(path / "assets.json")["summary"] for path in (folder, wanted))
         assert told == expected
         assert {path.name for path in folder.iterdir()} == {*wanted_files, "assets.json"}
     assert killer.kills == 25
@@ -220,13 +221,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
 def test_a_checkpoint_of_other_settings_is_not_used(prepared, tmp_path, undisturbed):
     in_child(lambda: stop_after(4, prepared, tmp_path))
     other = spec("grace", hyperparameters={**EDITORS["grace"], "steps": 2}, probes=PROBES)
-    assert run_stream(other, RunFolders(*prepared["grace"][:3], tmp_path))["restarts"] == []
+    assert run_stream(other, RunFolders(*prepared["grace"][:3], tmp_path)).restarts == []
 
 
 def stop_after(step: int, prepared, folder: Path) -> None:
     class Stop(Lease):
         def check(self):
-            if self._content.get("step") == step:
+            if self._content.step == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with Stop(folder) as lease:
@@ -283,14 +284,14 @@ def test_an_editor_that_raises_fails_its_run_and_keeps_the_steps_before(
 
     monkeypatch.setattr(kind, "edit", edit)
     record = run_alone(editor, prepared, tmp_path)
-    assert record["status"] == "failed"
-    assert record["failure"] == {
-        "kind": "error",
-        "step": 3,
-        "example_id": record["failure"]["example_id"],
-        "type": type(error).__name__,
-        "message": str(error),
-    }
+    assert record.status == "failed"
+    assert record.failure == FailureRecord(
+        kind="error",
+        step=3,
+        example_id=record.failure.example_id,
+        type=type(error).__name__,
+        message=str(error),
+    )
     found = result_of(tmp_path)
     assert found["steps"] == undisturbed[editor]["steps"][:2]
     assert set(found["bytes"]) == {"predictions.parquet", "probes.parquet"}
@@ -307,9 +308,9 @@ def test_numbers_that_are_not_finite_fail_a_run(prepared, tmp_path, monkeypatch)
         return result
 
     monkeypatch.setattr(FinetuneEditor, "edit", edit)
-    failure = run_alone("ft", prepared, tmp_path)["failure"]
-    assert (failure["kind"], failure["step"]) == ("diverged", 2)
-    assert "not finite" in failure["message"]
+    failure = run_alone("ft", prepared, tmp_path).failure
+    assert (failure.kind, failure.step) == ("diverged", 2)
+    assert "not finite" in failure.message
 
 
 @pytest.mark.parametrize(
@@ -327,8 +328,8 @@ def test_no_memory_for_an_edit_fails_a_run(prepared, tmp_path, monkeypatch, erro
         raise error
 
     monkeypatch.setattr(FinetuneEditor, "edit", edit)
-    failure = run_alone("ft", prepared, tmp_path)["failure"]
-    assert (failure["kind"], failure["step"]) == ("out_of_memory", 1)
+    failure = run_alone("ft", prepared, tmp_path).failure
+    assert (failure.kind, failure.step) == ("out_of_memory", 1)
 
 
 def test_no_memory_for_an_evaluation_makes_its_batches_smaller(
@@ -344,8 +345,8 @@ def test_no_memory_for_an_evaluation_makes_its_batches_smaller(
 
     monkeypatch.setattr(evaluation, "predict_all", predict_all)
     record = run_alone("ft", prepared, tmp_path)
-    assert (sizes[0], sizes[-1], record["evaluation_batch"]) == (8, 2, 2)
-    assert record["status"] == "complete"
+    assert (sizes[0], sizes[-1], record.evaluation_batch) == (8, 2, 2)
+    assert record.status == "complete"
     found, expected = result_of(tmp_path), undisturbed["ft"]
     assert [s["es"] for s in found["steps"]] == [s["es"] for s in expected["steps"]]
 
@@ -360,8 +361,8 @@ def test_no_memory_for_edits_in_a_batch_makes_them_one_by_one(prepared, tmp_path
 
     monkeypatch.setattr(GraceEditor, "train_ahead", train_ahead)
     record = run_alone("grace", prepared, tmp_path)
-    assert record["status"] == "complete"
-    assert record["counts"]["edits"] == 6
+    assert record.status == "complete"
+    assert record.counts["edits"] == 6
 
 
 def test_the_lease_says_how_far_a_run_is(prepared, tmp_path, monkeypatch):
@@ -382,7 +383,7 @@ def test_the_lease_says_how_far_a_run_is(prepared, tmp_path, monkeypatch):
 def test_a_run_that_lost_its_lease_writes_no_result(prepared, tmp_path):
     class Lost(Lease):
         def check(self):
-            if self._content.get("step") == 3:
+            if self._content.step == 3:
                 raise ResultError("another one has taken over the work")
 
     with Lost(tmp_path) as lease, pytest.raises(ResultError, match="taken over the work"):

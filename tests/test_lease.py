@@ -51,9 +51,9 @@ def test_a_lease_tells_who_holds_it_and_how_far_the_work_is(tmp_path):
     with Lease(tmp_path / "run") as lease:
         lease.report(state="running", step=3, steps=10)
         path = tmp_path / "run" / LEASE
-        wait_until(lambda: "step" in (read_lease(path) or {}), 60, "it is renewed")
+        wait_until(lambda: read_lease(path).step == 3, 60, "it is renewed")
         found = read_lease(path)
-        assert (found["pid"], found["state"], found["steps"]) == (os.getpid(), "running", 10)
+        assert (found.pid, found.state, found.steps) == (os.getpid(), "running", 10)
         lease.check()
         assert not lease.waited
     assert list(tmp_path.iterdir()) == []  # folders that were made for nothing are gone, too
@@ -77,7 +77,7 @@ def test_waiting_has_an_end(tmp_path):
     write_lease(tmp_path, seconds_old=0, job="17")
     with pytest.raises(ResultError, match=r"process 1 on elsewhere \(job 17\)"):
         Lease(tmp_path, wait_minutes=0.001).__enter__()
-    assert read_lease(tmp_path / LEASE)["token"] == "other"
+    assert read_lease(tmp_path / LEASE).token == "other"
 
 
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
@@ -92,7 +92,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
 def test_a_lease_that_was_not_renewed_is_taken_over(tmp_path, sign):
     write_lease(tmp_path, seconds_old=sign * (module.DEAD_AFTER_SECONDS + 5))
     with Lease(tmp_path, wait_minutes=0.001):
-        assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
+        assert read_lease(tmp_path / LEASE).pid == os.getpid()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"x"', "{", '{"token": 7, "pid": "x"}', "\0\xff"])
@@ -113,14 +113,14 @@ def test_a_lease_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, monkeypa
             time.sleep(0.3)
         time.sleep(0.3)
         lease.check()
-        assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
+        assert read_lease(tmp_path / LEASE).pid == os.getpid()
 
 
 def test_a_lease_that_somebody_removed_comes_back(tmp_path):
     with Lease(tmp_path) as lease:
         (tmp_path / LEASE).unlink()
         wait_until((tmp_path / LEASE).exists, 60, "it is renewed")
-        assert read_lease(tmp_path / LEASE)["pid"] == os.getpid()
+        assert read_lease(tmp_path / LEASE).pid == os.getpid()
         lease.check()
 
 
@@ -138,7 +138,7 @@ def test_a_process_that_slept_too_long_notices_that_its_lease_is_gone(tmp_path):
         wait_until(lambda: is_lost(lease), 60, "it is known to be lost")
         with pytest.raises(ResultError, match="another one has taken over the work"):
             lease.check()
-    assert read_lease(tmp_path / LEASE)["token"] == "other"  # not ours to remove
+    assert read_lease(tmp_path / LEASE).token == "other"  # not ours to remove
 
 
 def test_of_many_that_want_a_dead_lease_one_at_a_time_gets_it(tmp_path):

@@ -60,7 +60,7 @@ def test_in_a_plan(capsys, fence, name, part):
     run = named(part, name)
     experiment = {key: run[key] for key in ("model", "dataset", "stream", "probes")}
     settings = {"name": run["suite"], "experiments": [experiment], "editors": [run["editor"]]}
-    (fence.inside / "plan.json").write_text(json.dumps({"settings": settings}))
+    (fence.inside / "plan.json").write_text(json.dumps({"settings": settings, "runs": []}))
     place = {"suite": "name", "editor": "editors[0].name"}.get(part, f"experiments[0].{part}.name")
     for command in RUN_COMMANDS:
         said = refused(capsys, command, "--plan", "plan.json", "--run", "x")

@@ -8,6 +8,7 @@ import pytest
 
 from grace_bench.errors import ConfigError
 from grace_bench.steps.single import single_run
+from grace_bench.store.records import Labels
 from grace_bench.suite import plan
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor
@@ -265,10 +266,10 @@ def test_a_model_that_is_not_trained_is_shared_by_all_seeds():
 def test_the_plan_lists_runs_with_labels_and_says_which_only_a_sweep_reaches(tmp_path):
     entry = {**GRACE, "sweep": {"radius": [2]}}
     known, relabelled = suite(editors=[entry]), suite(editors=[{**entry, "label": "X"}])
-    plain, swept = plan_of(known, expand(known))["runs"]
-    assert (plain["in_sweep"], swept["in_sweep"]) == (False, True)
-    assert swept["folder"] == "results/s/runs/tiny/qa/g/radius=2.0/seed-0"
-    assert swept["labels"] == {"model": "Tiny", "dataset": "QA", "editor": "G"}
+    plain, swept = plan_of(known, expand(known)).runs
+    assert (plain.in_sweep, swept.in_sweep) == (False, True)
+    assert swept.folder == "results/s/runs/tiny/qa/g/radius=2.0/seed-0"
+    assert swept.labels == Labels(model="Tiny", dataset="QA", editor="G")
     assert is_plan_outdated(known, expand(known, tmp_path), tmp_path)
     write_plan(known, expand(known, tmp_path), tmp_path / "s/plan.json")
     assert not is_plan_outdated(known, expand(known, tmp_path), tmp_path)

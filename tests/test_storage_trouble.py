@@ -134,7 +134,7 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
     monkeypatch.setattr(lease, "DEAD_AFTER_SECONDS", 2.0)
     assert {name for name in disk.files() if "lease" not in name} <= whole
     record = do(small_inputs, run)
-    assert record["restarts"] == [2]
+    assert record.restarts == [2]
     assert {name: (run / name).read_bytes() for name in EQUAL} == undisturbed
     assert not [name for name in disk.files() if name.endswith(".tmp")]
 

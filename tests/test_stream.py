@@ -232,7 +232,7 @@ def test_no_more_edits_than_asked_for(small_inputs, tmp_path):
     stream_config = {"facts": None, "max_edits": 3}
     record = run_stream(spec("unedited", stream=stream_config), RunFolders(*small_inputs, tmp_path))
     steps, probes, _ = tables(tmp_path)
-    assert record["counts"]["edits"] == steps[-1]["n_edits"] == 3
+    assert record.counts["edits"] == steps[-1]["n_edits"] == 3
     assert steps[-1]["edited"]
     assert {p["n_edits"] for p in probes} == {0, 1, 2, 3}
 
@@ -320,7 +320,7 @@ def test_timing_inputs_changes_no_result(small_inputs, tmp_path, editor):
     ]
     assert all(row["seconds"] > 0 and row["seconds_unedited"] > 0 for row in rows)
     assert [row["n_keys"] is None for row in rows] == [editor != "grace"] * 4
-    assert "latency.parquet" in record["files"]
+    assert "latency.parquet" in record.files
     assert not (tmp_path / "plain" / "latency.parquet").exists()
 
 
@@ -354,7 +354,7 @@ def test_what_is_right_is_edited_only_if_all_is(small_inputs, tmp_path, monkeypa
     assert [step["is_error"] for step in steps] == [True, False] * 3
     edited = [True] * 6 if edit == "all" else [True, False] * 3
     assert [step["edited"] for step in steps] == edited
-    assert record["counts"]["edits"] == sum(edited)
+    assert record.counts["edits"] == sum(edited)
     assert all((step["es"] is None) == (not step["edited"]) for step in steps)
 
 
@@ -362,12 +362,12 @@ def test_a_stream_without_errors_ends_with_a_probe(small_inputs, tmp_path, monke
     monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
     record = run_stream(spec("unedited"), RunFolders(*small_inputs, tmp_path))
     _, probes, _ = tables(tmp_path)
-    assert record["counts"]["edits"] == 0
+    assert record.counts["edits"] == 0
     assert {(p["step"], p["metric"]) for p in probes} == {
         *((0, "trr"), (0, "arr")),
         *((6, "trr"), (6, "arr")),
     }
-    assert record["seconds"]["per_edit_mean"] is None
+    assert record.seconds["per_edit_mean"] is None
 
 
 def test_an_empty_stream_is_one_sentence(small_inputs, tmp_path):
@@ -411,10 +411,10 @@ def test_run_json_comes_last(small_inputs, tmp_path, monkeypatch):
 def test_editors_with_other_notions_go_through_the_same_loop(small_inputs, tmp_path, editor):
     record = run_stream(spec(editor), RunFolders(*small_inputs, tmp_path))
     steps, _, _ = tables(tmp_path)
-    assert record["counts"]["edits"] == 6
+    assert record.counts["edits"] == 6
     if editor == "grace":
-        assert record["counts"]["keys"] == steps[-1]["n_keys"] > 0
-        assert record["counts"]["edits_per_key"] == pytest.approx(6 / steps[-1]["n_keys"])
+        assert record.counts["keys"] == steps[-1]["n_keys"] > 0
+        assert record.counts["edits_per_key"] == pytest.approx(6 / steps[-1]["n_keys"])
         assert steps[0]["branch"] == "first"
         assert all(step["key"] is not None for step in steps)
 
@@ -430,7 +430,7 @@ def test_progress_is_told_in_the_log(small_inputs, tmp_path, caplog):
 def test_a_stream_without_a_mistake_is_said(small_inputs, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(QuestionAnswering, "is_error", lambda self, prediction: False)
     record = run_stream(spec("ft"), RunFolders(*small_inputs, tmp_path))
-    assert record["counts"]["edits"] == 0
+    assert record.counts["edits"] == 0
     assert "no edit was made: the model was right on all 6 examples" in caplog.text
 
 

@@ -29,10 +29,10 @@ from grace_bench.store.files import (
     hash_of_rows,
     read_parquet,
     sha256_of,
-    write_json,
 )
-from grace_bench.store.json_records import check_record, read_record
-from grace_bench.store.schemas import EXAMPLES, MANIFEST, ROLES
+from grace_bench.store.json_records import read_record, write_record
+from grace_bench.store.records import MANIFEST, Manifest, RoleFile
+from grace_bench.store.schemas import EXAMPLES, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound=DatasetOptions)
 T = TypeVar("T")
-
-MANIFEST_FORMAT = 1
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +107,7 @@ def prepare(
     task: str,
     config: Mapping[str, Any],
     made_from: str | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Build, check and write a data set; return its manifest.
 
     An older manifest is removed first and the new one written last. The bytes depend only on the
@@ -144,22 +142,21 @@ def prepare(
         path = folder / f"{role}.parquet"
         _write_role(path, rows)
         files[role] = _describe_role(path, rows)
-    manifest = {
-        "format": MANIFEST_FORMAT,
-        "dataset": builder.name,
-        "task": task,
-        "options": builder.options.model_dump(mode="json"),
-        "config": dict(config),
-        "roles": files,
-        "data_hash": _data_hash(files),
-        "made_from": made_from,
-        "sources": built.sources,
-        "dropped": built.dropped,
-        "also_in_train": count_taught(roles),
-        "labels": built.labels,
-    }
+    manifest = Manifest(
+        dataset=builder.name,
+        task=task,
+        options=builder.options.model_dump(mode="json"),
+        config=dict(config),
+        roles=files,
+        data_hash=_data_hash(files),
+        made_from=made_from,
+        sources=built.sources,
+        dropped=built.dropped,
+        also_in_train=count_taught(roles),
+        labels=built.labels,
+    )
     _log_counts(manifest)
-    write_json(folder / MANIFEST, manifest)
+    write_record(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -170,37 +167,26 @@ def _remove(manifest: Path) -> None:
         raise ResultError(describe_os_error(manifest, error)) from error
 
 
-def _log_counts(manifest: Mapping[str, Any]) -> None:
+def _log_counts(manifest: Manifest) -> None:
     """Log how many rows were made, what was left out and what the base model is trained on."""
-    name, roles = manifest["dataset"], manifest["roles"]
-    logger.info("%s: %s", name, ", ".join(f"{r} {roles[r]['rows']}" for r in ROLES))
-    for reason, count in manifest["dropped"].items():
+    name, roles = manifest.dataset, manifest.roles
+    logger.info("%s: %s", name, ", ".join(f"{r} {roles[r].rows}" for r in ROLES))
+    for reason, count in manifest.dropped.items():
         logger.info("%s: dropped %d: %s", name, count, reason)
-    for role, count in manifest["also_in_train"].items():
+    for role, count in manifest.also_in_train.items():
         if count:
             level = logging.INFO if role in ("upstream", "accurate") else logging.WARNING
             message = "%s: %d of %d rows of %s also appear in train, with their labels"
-            logger.log(level, message, name, count, roles[role]["rows"], role)
+            logger.log(level, message, name, count, roles[role].rows, role)
 
 
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """Return the manifest of a prepared data set, the entries that this package reads checked.
+def read_manifest(folder: Path | str) -> Manifest:
+    """Return the manifest of a prepared data set.
 
     Raises:
         DataError: it is missing, damaged or not a manifest.
     """
-    path = Path(folder) / MANIFEST
-    manifest = read_record(path, format=int, data_hash=str, roles=dict, labels=(list, type(None)))
-    if manifest["format"] != MANIFEST_FORMAT:
-        raise DataError(
-            f"{path}: written in format {manifest['format']}, but this version reads format "
-            f"{MANIFEST_FORMAT}; prepare the data set again."
-        )
-    if not all(isinstance(label, str) for label in manifest.get("labels") or ()):
-        raise DataError(f"{path}: 'labels' must be strings; prepare the data set again.")
-    for role, entry in manifest["roles"].items():
-        check_record(f"{path}: roles.{role}", entry, file=str, rows=int, facts=int, sha256=str)
-    return manifest
+    return read_record(Path(folder) / MANIFEST, Manifest)
 
 
 def load_role(folder: Path | str, role: str) -> list[Row]:
@@ -221,8 +207,8 @@ def load_evaluated(folder: Path | str) -> list[Row]:
     return [row for role in ROLES if role != "train" for row in load_role(folder, role)]
 
 
-def _data_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"{role} {entry['rows_sha256']}\n" for role, entry in sorted(files.items())]
+def _data_hash(files: Mapping[str, RoleFile]) -> str:
+    lines = [f"{role} {entry.rows_sha256}\n" for role, entry in sorted(files.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -242,11 +228,11 @@ def _write_role(path: Path, rows: list[Row]) -> None:
         datasets.Dataset.from_dict(columns, features=features).to_parquet(str(temporary))
 
 
-def _describe_role(path: Path, rows: list[Row]) -> dict[str, Any]:
-    return {
-        "file": path.name,
-        "rows": len(rows),
-        "facts": len({row["fact_id"] for row in rows}),
-        "sha256": sha256_of(path),
-        "rows_sha256": hash_of_rows({n: row.get(n) for n in EXAMPLES.names} for row in rows),
-    }
+def _describe_role(path: Path, rows: list[Row]) -> RoleFile:
+    return RoleFile(
+        file=path.name,
+        rows=len(rows),
+        facts=len({row["fact_id"] for row in rows}),
+        sha256=sha256_of(path),
+        rows_sha256=hash_of_rows({n: row.get(n) for n in EXAMPLES.names} for row in rows),
+    )

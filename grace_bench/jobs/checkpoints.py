@@ -34,7 +34,8 @@ from grace_bench.store.files import (
     remove_leftovers,
     sha256_of,
 )
-from grace_bench.store.json_records import check_record, is_plain_name, read_record
+from grace_bench.store.json_records import is_plain_name, read_record
+from grace_bench.store.records import CheckpointRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
 MANIFEST = "checkpoint.json"
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -122,14 +122,9 @@ class Checkpoints:
         for name, rows in made.records.items():
             with open(folder / f"{name}{RECORDS}", "w", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-        manifest = {
-            "format": "grace-bench checkpoint",
-            "version": VERSION,
-            "number": made.number,
-            "fingerprint": self.fingerprint,
-            "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        manifest = CheckpointRecord(number=made.number, fingerprint=self.fingerprint, files=files)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def latest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint of this work, or None.
@@ -167,15 +162,15 @@ class Checkpoints:
 
     def _read(self, place: Path, number: int) -> Checkpoint:
         try:
-            manifest = read_record(place / MANIFEST, number=int, fingerprint=str, files=dict)
-            if (manifest.get("version"), manifest["number"]) != (VERSION, number):
-                raise DataError(f"{place}: the checkpoint has another format.")
-            if manifest["fingerprint"] != self.fingerprint:
+            manifest = read_record(place / MANIFEST, CheckpointRecord)
+            if manifest.number != number:
+                raise DataError(f"{place}: is the checkpoint {manifest.number}.")
+            if manifest.fingerprint != self.fingerprint:
                 raise DataError(
                     f"{place}: the checkpoint was made with other settings, data, weights or "
                     "versions."
                 )
-            files = manifest["files"]
+            files = manifest.files
             for name in (TENSORS, STATE, *files):
                 _check_file(place, name, files.get(name))
             return Checkpoint(
@@ -231,4 +226,7 @@ def _check_file(place: Path, name: str, expected: Any) -> None:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8") as stream:
-        return [check_record(path, json.loads(line)) for line in stream]
+        rows = [json.loads(line) for line in stream]
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: has lines that are no records.")
+    return rows

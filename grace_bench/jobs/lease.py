@@ -13,7 +13,6 @@ process's temporary files are removed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -27,6 +26,7 @@ from typing import Any
 from grace_bench.errors import ResultError
 from grace_bench.store.files import describe_os_error, remove_leftovers
 from grace_bench.store.json_records import try_read
+from grace_bench.store.records import LeaseRecord
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +54,13 @@ class Lease:
         self.wait_minutes = wait_minutes
         self.waited = False
         self._token = uuid.uuid4().hex
-        self._content: dict[str, Any] = {
-            "format": "grace-bench lease",
-            "version": 1,
-            "token": self._token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process": identity(os.getpid()),
-            "job": os.environ.get("SLURM_JOB_ID"),
-            "state": "preparing",
-        }
+        self._content = LeaseRecord(
+            token=self._token,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process=identity(os.getpid()),
+            job=os.environ.get("SLURM_JOB_ID"),
+        )
         self._began = time.monotonic()
         self._made: list[Path] = []
         self._lost = False
@@ -93,7 +90,7 @@ class Lease:
 
     def report(self, **progress: Any) -> None:
         """Report progress; it appears in the file with the next renewal."""
-        self._content |= progress
+        self._content = self._content.model_copy(update=progress)
 
     def check(self) -> None:
         """Raise ResultError if another process now holds the lease."""
@@ -137,22 +134,23 @@ class Lease:
 
     def _write(self) -> Path:
         temporary = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
-        content = {**self._content, "seconds": round(time.monotonic() - self._began, 1)}
+        seconds = round(time.monotonic() - self._began, 1)
+        content = self._content.model_copy(update={"seconds": seconds})
         try:
-            temporary.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+            temporary.write_text(content.model_dump_json() + "\n", encoding="utf-8")
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         return temporary
 
-    def _is_dead(self, holder: dict[str, Any] | None) -> bool:
+    def _is_dead(self, holder: LeaseRecord | None) -> bool:
         age = heartbeat_age(self.path)
         if age is None:
             return False  # gone meanwhile; the next attempt decides
         return abs(age) > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
 
-    def _remove(self, holder: dict[str, Any] | None) -> None:
+    def _remove(self, holder: LeaseRecord | None) -> None:
         """Take away a dead process's lease; of several processes that try, one succeeds."""
         aside = self.path.with_name(f".{LEASE}.{uuid.uuid4().hex[:8]}.tmp")
         with suppress(FileNotFoundError):
@@ -179,9 +177,9 @@ class Lease:
                     self._create()
 
 
-def read_lease(path: Path) -> dict[str, Any] | None:
+def read_lease(path: Path) -> LeaseRecord | None:
     """Return the content of a lease; None if it is gone or unreadable."""
-    return try_read(path, TRIES)
+    return try_read(path, LeaseRecord, TRIES)
 
 
 def heartbeat_age(path: Path) -> float | None:
@@ -196,23 +194,20 @@ def heartbeat_age(path: Path) -> float | None:
         return None
 
 
-def describe(holder: dict[str, Any] | None) -> str:
+def describe(holder: LeaseRecord | None) -> str:
     """Return who holds a lease, for messages."""
     if holder is None:
         return "another process"
-    job = f" (job {holder['job']})" if holder.get("job") else ""
-    return f"process {holder.get('pid')} on {holder.get('host')}{job}"
+    job = f" (job {holder.job})" if holder.job else ""
+    return f"process {holder.pid} on {holder.host}{job}"
 
 
-def has_ended(holder: dict[str, Any]) -> bool:
+def has_ended(holder: LeaseRecord) -> bool:
     """Return whether the process is known to be gone: it ran on this machine, in this boot."""
-    process = holder.get("process")
-    if not isinstance(process, str) or not isinstance(holder.get("pid"), int):
+    process, machine = holder.process, machine_identity()
+    if process is None or machine is None:
         return False
-    machine = machine_identity()
-    return (
-        machine is not None and process.startswith(machine) and process != identity(holder["pid"])
-    )
+    return process.startswith(machine) and process != identity(holder.pid)
 
 
 def identity(pid: int) -> str | None:
@@ -239,5 +234,5 @@ def machine_identity() -> str | None:
         return None
 
 
-def _token(lease: dict[str, Any] | None) -> Any:
-    return None if lease is None else lease.get("token")
+def _token(lease: LeaseRecord | None) -> str | None:
+    return None if lease is None else lease.token

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import GraceBenchError, ResultError
-from grace_bench.store.files import write_json
-from grace_bench.store.json_records import try_read
+from grace_bench.store.json_records import try_read, write_record
+from grace_bench.store.records import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,11 @@ def kept(folder: Path, made_from: str) -> Iterator[None]:
     except GraceBenchError as error:
         if error.exit_code == GraceBenchError.exit_code:
             with suppress(ResultError):
-                write_json(path, {"made_from": made_from, "message": str(error)})
+                write_record(path, Refusal(made_from=made_from, message=str(error)))
         raise
 
 
 def refusal(folder: Path, made_from: str) -> str | None:
     """Return the message of a job that refused these settings; None: none did."""
-    found = try_read(folder / REFUSED) or {}
-    message = found.get("message")
-    same = found.get("made_from") == made_from and isinstance(message, str)
-    return message if same else None
+    found = try_read(folder / REFUSED, Refusal)
+    return None if found is None or found.made_from != made_from else found.message

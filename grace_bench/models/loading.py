@@ -35,6 +35,7 @@ from grace_bench.errors import ModelError
 from grace_bench.registry import TASKS
 from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import is_plain_name, read_record
+from grace_bench.store.records import TRAINING, TrainingRecord, WeightIndex
 from grace_bench.suite.schema import PretrainedSource
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 """Of weights in several files: the file of each tensor."""
 
-TRAINING = "training.json"
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, ImportError),
     *(SafetensorError, StrictDataclassError, struct.error, IndexError),
@@ -110,8 +110,8 @@ def shard_names(index: Path) -> list[str]:
     Raises:
         ModelError: it lists none, or a file outside its folder.
     """
-    names = read_record(index, weight_map=dict)["weight_map"].values()
-    if not names or not all(isinstance(n, str) and is_plain_name(n) for n in names):
+    names = read_record(index, WeightIndex).weight_map.values()
+    if not names or not all(map(is_plain_name, names)):
         raise ModelError(f"{index}: is no index of weights; get an intact copy of the model.")
     return sorted(set(names))
 
@@ -269,9 +269,9 @@ def load_model(folder: Path, task: str, device: torch.device | str = "cpu") -> L
     Raises:
         ModelError: the prepared model is incomplete, or its weights have changed.
     """
-    training = read_record(folder / TRAINING, sha256=str)
+    training = read_record(folder / TRAINING, TrainingRecord)
     found = sha256_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
-    if found != training["sha256"]:
+    if found != training.sha256:
         raise ModelError(
             f"{folder / WEIGHTS}: missing or changed since it was made; make it again."
         )

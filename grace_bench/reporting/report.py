@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +17,19 @@ import jinja2
 from markupsafe import Markup
 
 from grace_bench import __version__
-from grace_bench.errors import DataError
+from grace_bench.reporting.figures.paper.write import PaperFigures
 from grace_bench.reporting.figures.style import INDEX
 from grace_bench.reporting.figures.write import caption_of
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.tables.table import plain_header
 from grace_bench.reporting.tables.write import tables_of
-from grace_bench.store import files, schemas
+from grace_bench.store import schemas
+from grace_bench.store.files import atomic_path
+from grace_bench.store.json_records import read_record
+from grace_bench.store.records import BASELINE, MANIFEST, BaselineRecord, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 TEMPLATE = "report.html.jinja"
 
@@ -74,7 +76,7 @@ def write_report(
         provenance=suite.provenance,
         version=__version__,
     )
-    with files.atomic_path(output) as temporary:
+    with atomic_path(output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -96,38 +98,26 @@ def _paper_figures(folder: Path | None) -> tuple[list[_Figure], list[str]]:
     """Return the paper's figures that were drawn, and a line for each that was not."""
     if folder is None or not (folder / INDEX).is_file():
         return [], []
-    with _reading(folder / INDEX):
-        keys = ("figure", "name", "caption", "why_not")
-        entries = [{key: e.get(key) for key in keys} for e in files.read_json(folder / INDEX)]
-    drawn = [_figure(folder / f"{e['name']}.png", e["caption"]) for e in entries if e["name"]]
+    entries = read_record(folder / INDEX, PaperFigures).root
+    drawn = [_figure(folder / f"{e.name}.png", e.caption or "") for e in entries if e.name]
     toy = folder / "toy.png"
     if toy.is_file():
         drawn.insert(0, _figure(toy, "The paper's toy (Fig. 2): one key repairs a disc."))
-    return drawn, [f"Fig. {e['figure']}: {e['why_not']}" for e in entries if not e["name"]]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn the errors that a malformed file leads to into one sentence."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: has an unexpected form ({error!r}); make it again.") from error
+    return drawn, [f"Fig. {e.figure}: {e.why_not}" for e in entries if not e.name]
 
 
 def _row_counts(folder: Path) -> list[str]:
     """Describe each data set of a suite: its rows by role, and what was left out of it."""
     lines = []
-    for path in sorted((folder / "data").glob("*/manifest.json")):
-        with _reading(path):
-            manifest = files.read_json(path)
-            rows = {role: entry["rows"] for role, entry in manifest["roles"].items()}
-            line = f"{path.parent.name}: {_counts(rows)}"
-            if taught := _counts(manifest.get("also_in_train", {})):
-                line += f"; also read in train: {taught}"
-            dropped = manifest["dropped"].items()
-            line += "; left out: " + (", ".join(f"{why} {n}" for why, n in dropped) or "nothing")
-            lines.append(f"{line}.")
+    for path in sorted((folder / "data").glob(f"*/{MANIFEST}")):
+        manifest = read_record(path, Manifest)
+        rows = {role: entry.rows for role, entry in manifest.roles.items()}
+        line = f"{path.parent.name}: {_counts(rows)}"
+        if taught := _counts(manifest.also_in_train):
+            line += f"; also read in train: {taught}"
+        dropped = manifest.dropped.items()
+        line += "; left out: " + (", ".join(f"{why} {n}" for why, n in dropped) or "nothing")
+        lines.append(f"{line}.")
     return lines
 
 
@@ -143,25 +133,20 @@ def _by_role(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _truncations(folder: Path) -> list[str]:
     """Describe what `max_length` cuts, and the labels that a tokenizer writes in another form."""
     lines = []
-    for path in sorted((folder / "baselines").glob("*/*/baseline.json")):
-        with _reading(path):
-            baseline = files.read_json(path)
-            name = path.parent.relative_to(folder / "baselines").as_posix()
-            roles = _by_role(baseline.get("truncated", {}))
-            cut = ", ".join(
-                f"{role} {n['texts']} texts and {n['labels']} labels of {n['rows']} rows"
-                for role, n in roles
-                if n["texts"] or n["labels"]
-            )
-            if cut:
-                lines.append(f"{name}: cut short at max_length {baseline['max_length']}: {cut}.")
-            changed = ", ".join(
-                f"{role} {n['unsayable']} of {n['rows']} labels"
-                for role, n in roles
-                if n.get("unsayable")
-            )
-            if changed:
-                lines.append(
-                    f"{name}: labels compared in the form that the tokenizer has: {changed}."
-                )
+    for path in sorted((folder / "baselines").glob(f"*/*/{BASELINE}")):
+        baseline = read_record(path, BaselineRecord)
+        name = path.parent.relative_to(folder / "baselines").as_posix()
+        roles = _by_role(baseline.truncated)
+        cut = ", ".join(
+            f"{role} {n.texts} texts and {n.labels} labels of {n.rows} rows"
+            for role, n in roles
+            if n.texts or n.labels
+        )
+        if cut:
+            lines.append(f"{name}: cut short at max_length {baseline.max_length}: {cut}.")
+        changed = ", ".join(
+            f"{role} {n.unsayable} of {n.rows} labels" for role, n in roles if n.unsayable
+        )
+        if changed:
+            lines.append(f"{name}: labels compared in the form that the tokenizer has: {changed}.")
     return lines

@@ -24,7 +24,7 @@ from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
 from grace_bench.results.shared_inputs import copy_inputs
 from grace_bench.results.status import status_of_run
 from grace_bench.store.files import sha256_of
-from grace_bench.store.json_records import check_record, is_plain_name
+from grace_bench.store.json_records import is_plain_name
 from grace_bench.suite.plan import RUN_FILES
 from grace_bench.suite.schema import base_model_name
 from grace_bench.suite.section import is_name
@@ -54,7 +54,7 @@ class FoundRun:
     @property
     def result(self) -> dict[str, str]:
         """Hashes that are equal if the results are: of tables' rows, not of their bytes."""
-        found = {**self.run.record["files"], **(self.run.record.get("rows") or {})}
+        found = {**self.run.record.files, **(self.run.record.rows or {})}
         return {n: h for n, h in found.items() if n not in TIMED}
 
     @property
@@ -62,11 +62,11 @@ class FoundRun:
         """By kind, "data set" and "model": the name of what it was made from, and its hash."""
         record = self.run.record
         model, dataset = self.id.split("/")[:2]
-        training = record["spec"]["model"].get("training")
-        base_model = base_model_name(model, dataset, training and training["seed"])
+        training = record.spec.model.training
+        base_model = base_model_name(model, dataset, None if training is None else training.seed)
         return {
-            "data set": (dataset, record["data_hash"]),
-            "model": (base_model, record["model_hash"]),
+            "data set": (dataset, record.data_hash),
+            "model": (base_model, record.model_hash),
         }
 
 
@@ -108,11 +108,11 @@ def collect(sources: Sequence[Path], output: Path, with_models: bool = False) ->
     for source in sources:
         for place in suite_folders(source):
             found = list(find_runs(place, done))
-            for suite in sorted({run.run.spec["suite"] for run in found}):
+            for suite in sorted({run.run.spec.suite for run in found}):
                 if (output / suite).resolve() == place:
                     done.notes.append(f"{place}: is the folder to collect into; left unchanged.")
                     continue
-                runs = [run for run in found if run.run.spec["suite"] == suite]
+                runs = [run for run in found if run.run.spec.suite == suite]
                 by_suite[suite].setdefault(place, runs)
     with exclusive(output / LOCK, "collecting into this folder"):
         for suite, places in by_suite.items():
@@ -176,14 +176,12 @@ def _read(folder: Path) -> RunFolder:
     """Read a run's record, and check that it belongs to this folder."""
     path = folder / "run.json"
     run = read_run_folder(folder)
-    check_record(path, run.record, data_hash=str, model_hash=str)
     spec, parts = run.spec, folder.parts[-5:]
-    named = [spec[part]["name"] for part in ("model", "dataset", "editor")]
-    if not all(map(is_name, (*parts[:3], spec["suite"]))) or not SEED.fullmatch(parts[4]):
+    if not all(map(is_name, (*parts[:3], spec.suite))) or not SEED.fullmatch(parts[4]):
         raise DataError(f"{path}: the run has names that no suite can have.")
-    if run.id != "/".join(parts) or named != list(parts[:3]) or parts[4] != f"seed-{spec['seed']}":
+    if run.id != "/".join(parts) or spec.names != parts[:3] or parts[4] != f"seed-{spec.seed}":
         raise DataError(f"{path}: belongs to the run {run.id[:200]!r}, not to this folder.")
-    files = run.record["files"]
+    files = run.record.files
     if bad := [n for n in files if not is_plain_name(n) or n[0] == "." or n == RUN_FILES[0]]:
         raise DataError(f"{path}: lists a file {bad[0][:100]!r} that no run has.")
     if missing := [name for name in RUN_FILES[1:] if name not in files]:
@@ -265,7 +263,7 @@ def _collect_run(
         )
         return
     for found in _candidates(coming, ours, done):
-        files = found.run.record["files"]
+        files = found.run.record.files
         pieces = [Piece(found.run.folder / name, sha256) for name, sha256 in files.items()]
         log = found.run.folder / "run.log"
         pieces += [Piece(log, optional=True)] if is_file(log) and log.name not in files else []
@@ -285,7 +283,7 @@ def _candidates(
     """Return the runs of one id of which any may be copied, in order of preference."""
     run_id = coming[0].id
     everything = [*([] if ours is None else [ours]), *coming]
-    if len({run.run.record["content_hash"] for run in everything}) > 1:
+    if len({run.run.record.content_hash for run in everything}) > 1:
         done.problems.append(
             f"{run_id}: was made with different settings in {_places(everything)}; not copied."
         )
@@ -320,7 +318,7 @@ def _places(runs: Iterable[FoundRun]) -> str:
 
 def _is_whole(run: RunFolder) -> bool:
     try:
-        return all(sha256_of(run.folder / n) == h for n, h in run.record["files"].items())
+        return all(sha256_of(run.folder / n) == h for n, h in run.record.files.items())
     except OSError:
         return False
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grace_bench.errors import DataError
 from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
-from grace_bench.store.files import read_json
-from grace_bench.store.json_records import check_record, is_plain_name
+from grace_bench.store.json_records import Schema, is_plain_name, read_record
+from grace_bench.store.records import (
+    ASSETS,
+    BASELINE,
+    MANIFEST,
+    TRAINING,
+    AssetsRecord,
+    BaselineRecord,
+    Manifest,
+    TrainingRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,54 +85,51 @@ def _copy(
 
 def _data(folder: Path, expected: str) -> list[Piece]:
     """Return a data set's files, its record last; none if it is other data."""
-    manifest = _record(folder / "manifest.json", "data_hash", expected, roles=dict)
-    roles = sorted(manifest["roles"].items()) if manifest else []
-    for role, entry in roles:
-        place = f"{folder / 'manifest.json'}: roles.{role[:20]}"
-        check_record(place, entry, file=str, sha256=str)
-    return _listed(folder, {e["file"]: e["sha256"] for _, e in roles}, manifest, "manifest.json")
+    manifest = _read(folder / MANIFEST, Manifest)
+    if manifest is None or manifest.data_hash != expected:
+        return []
+    return _listed(folder, {e.file: e.sha256 for e in manifest.roles.values()}, MANIFEST)
 
 
 def _baseline(folder: Path, expected: str) -> list[Piece]:
     """Return a baseline's files, its record last; none if it is of other weights."""
-    if _record(folder / "baseline.json", "model_hash", expected) is None:
+    baseline = _read(folder / BASELINE, BaselineRecord)
+    if baseline is None or baseline.model_hash != expected:
         return []
-    return [Piece(folder / "predictions.parquet", optional=True), Piece(folder / "baseline.json")]
+    return [Piece(folder / "predictions.parquet", optional=True), Piece(folder / BASELINE)]
 
 
 def _model(folder: Path, expected: str) -> list[Piece]:
     """Return a model's files, its record last; none if they are other weights."""
-    if _record(folder / "training.json", "sha256", expected) is None:
+    training = _read(folder / TRAINING, TrainingRecord)
+    if training is None or training.sha256 != expected:
         return []
-    left_out = ("model.safetensors", "training.json", "lease.json")
+    left_out = ("model.safetensors", TRAINING, "lease.json")
     others = [n for n in sorted(_names(folder, os.DirEntry.is_file)) if n not in left_out]
     pieces = [Piece(folder / "model.safetensors", expected)]
-    return [*pieces, *(Piece(folder / n) for n in (*others, "training.json"))]
+    return [*pieces, *(Piece(folder / n) for n in (*others, TRAINING))]
 
 
 def _assets(folder: Path, expected: str) -> list[Piece]:
     """Return the files of an editor's assets, their record last; none if of other weights."""
-    assets = _record(folder / "assets.json", "model_hash", expected, files=dict)
-    return _listed(folder, assets["files"] if assets else {}, assets, "assets.json")
-
-
-def _listed(folder: Path, hashes: Mapping[str, Any], record: Any, record_name: str) -> list[Piece]:
-    """Return the files that a record lists, and the record itself; none without a record."""
-    if record is None:
+    assets = _read(folder / ASSETS, AssetsRecord)
+    if assets is None or assets.model_hash != expected:
         return []
-    for name, sha256 in hashes.items():
-        if not is_plain_name(name) or name.startswith(".") or not isinstance(sha256, str):
+    return _listed(folder, assets.files, ASSETS)
+
+
+def _listed(folder: Path, hashes: Mapping[str, str], record_name: str) -> list[Piece]:
+    """Return the files that a record lists, and the record itself."""
+    for name in hashes:
+        if not is_plain_name(name) or name.startswith("."):
             raise DataError(f"{folder}: lists a file that it cannot have.")
     pieces = [Piece(folder / name, sha256) for name, sha256 in sorted(hashes.items())]
     return [*pieces, Piece(folder / record_name)]
 
 
-def _record(path: Path, key: str, expected: str, **wanted: type) -> dict[str, Any] | None:
-    """Return a record whose `key` is as expected; None if there is none."""
-    if not is_file(path):
-        return None
-    record = check_record(path, read_json(path), **{key: str}, **wanted)
-    return record if record[key] == expected else None
+def _read(path: Path, schema: type[Schema]) -> Schema | None:
+    """Return a record; None if there is none."""
+    return read_record(path, schema) if is_file(path) else None
 
 
 def _is_plain(place: Path, inside: str) -> bool:

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 from grace_bench.errors import DataError
 from grace_bench.jobs.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
 from grace_bench.jobs.refusals import refusal
-from grace_bench.reporting.summary.run_folder import read_plan
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.suite.outdated import DONE, model_hash_of, outdated, parts_of, why_outdated
+from grace_bench.store.records import RUN, Plan, RunOutcome
+from grace_bench.suite.outdated import model_hash_of, outdated, parts_of, why_outdated
 from grace_bench.suite.plan import RESULTS, expand
 from grace_bench.suite.planned import plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence, Set
+    from collections.abc import Iterator, Sequence, Set
 
+    from grace_bench.store.records import LeaseRecord, PlanEntry
     from grace_bench.suite.plan import Run
     from grace_bench.suite.schema import SuiteConfig
 
@@ -43,6 +44,7 @@ STATES = {
     "left": "not started yet",
 }
 AGAIN = "its inputs are missing or outdated, and are made again for other runs"
+PROGRESS = {"step", "steps", "edits", "seconds_left"}
 CHECKPOINT = re.compile(r"[0-9]{8,18}")
 
 
@@ -145,7 +147,7 @@ class _Input:
         if _is_file(path):
             state = "outdated" if path in again else "present"
         if state != "present" and (age := _heartbeat(self.folder)) is not None:
-            holder = read_lease(self.folder / LEASE) or {}
+            holder = read_lease(self.folder / LEASE)
             state = state if _is_dead(holder, age) else "being made"
         depth = {"data set": 1, "assets": 3}.get(self.kind, 2)
         name = "/".join(self.folder.parts[-depth:])
@@ -165,7 +167,7 @@ class StatusReader:
     def __init__(
         self,
         suite: str,
-        entries: Sequence[Mapping[str, Any]],
+        entries: Sequence[PlanEntry],
         inputs: Sequence[_Input],
         planned: Sequence[Run] = (),
     ) -> None:
@@ -185,7 +187,7 @@ class StatusReader:
             inputs[_Input("baseline", run.baseline_folder, "baseline.json")] = None
             if run.assets_folder is not None:
                 inputs[_Input("assets", run.assets_folder, "assets.json")] = None
-        entries = plan_of(suite, runs)["runs"]
+        entries = plan_of(suite, runs).runs
         return cls(suite.name, entries, sorted(inputs, key=_input_order), runs)
 
     @classmethod
@@ -195,34 +197,34 @@ class StatusReader:
         Raises:
             DataError: the file is missing, damaged or no plan.
         """
-        suite, entries = read_record(path, suite=str)["suite"], read_plan(path)
+        plan = read_record(path, Plan)
         inputs: dict[_Input, None] = {}
-        for number, entry in enumerate(entries):
+        for number, entry in enumerate(plan.runs):
             place = f"{path}: runs[{number}]"
-            parts, folder = entry["id"].split("/"), Path(entry["folder"])
+            parts, folder = entry.id.split("/"), Path(entry.folder)
             if len(parts) != 5 or folder.parts[-6:] != ("runs", *parts):
                 raise DataError(f"{place}: folder and id do not belong together; plan again.")
-            home, base_model = folder.parents[5], entry["base_model"]
+            home, base_model = folder.parents[5], entry.base_model
             pair, _, made = base_model.partition("/")
             if pair != f"{parts[0]}-{parts[1]}" or not re.fullmatch(r"pretrained|seed-\d+", made):
                 raise DataError(f"{place}: base model and id do not belong together; plan again.")
             inputs[_Input("data set", home / "data" / parts[1], "manifest.json")] = None
             inputs[_Input("model", home / "models" / base_model, "training.json")] = None
             inputs[_Input("baseline", home / "baselines" / base_model, "baseline.json")] = None
-        return cls(suite, entries, sorted(inputs, key=_input_order))
+        return cls(plan.suite, plan.runs, sorted(inputs, key=_input_order))
 
     def _runs(self, again: Set[Path]) -> Iterator[RunStatus]:
         folders = [
-            Path(entry["folder"]).parents[5] / "models" / entry["base_model"]
+            Path(entry.folder).parents[5] / "models" / entry.base_model
             for entry in self.entries
         ]
         weights = {folder: model_hash_of(folder) for folder in set(folders)}
         planned = {run.id: run for run in self.planned}
         for entry, model in zip(self.entries, folders, strict=True):
-            folder = Path(entry["folder"])
+            folder = Path(entry.folder)
             also = AGAIN if folder / "run.json" in again else None
-            found = status_of_run(entry["id"], folder, entry["content_hash"], weights[model], also)
-            if found.state == "left" and (run := planned.get(entry["id"])) is not None:
+            found = status_of_run(entry.id, folder, entry.content_hash, weights[model], also)
+            if found.state == "left" and (run := planned.get(entry.id)) is not None:
                 found = _refused_by_a_part(found, run)
             yield found
 
@@ -238,7 +240,11 @@ class StatusReader:
 
 
 def status_of_run(
-    run_id: str, folder: Path, content_hash: str, model_hash: Any = None, also: str | None = None
+    run_id: str,
+    folder: Path,
+    content_hash: str,
+    model_hash: str | None = None,
+    also: str | None = None,
 ) -> RunStatus:
     """Return the status of one run.
 
@@ -250,17 +256,16 @@ def status_of_run(
         also: why it is run again although it is finished with these settings.
     """
     run_id, note = _printable(run_id), None
-    record = try_read(folder / "run.json")
-    if record is not None and record.get("status") in DONE:
+    record = try_read(folder / RUN, RunOutcome)
+    if record is not None:
         note = why_outdated(record, content_hash, model_hash) or also
-        if note is None and record["status"] == "complete":
+        if note is None and record.status == "complete":
             return RunStatus(run_id, "finished")
-    failed = record is not None and record.get("status") == "failed" and note is None
     age = _heartbeat(folder)
-    holder = read_lease(folder / LEASE) or {} if age is not None else {}
+    holder = None if age is None else read_lease(folder / LEASE)
     alive = age is not None and not _is_dead(holder, age)
-    if failed and not alive:
-        return _failed(run_id, (record or {}).get("failure"))
+    if record is not None and note is None and not alive:
+        return _failed(run_id, record.failure)
     if not alive and (refused := refusal(folder, content_hash)) is not None:
         return RunStatus(run_id, "failed", message=_printable(f"refused: {refused}"))
     checkpoint = _newest_checkpoint(folder / "checkpoints")
@@ -270,12 +275,9 @@ def status_of_run(
     return RunStatus(
         run_id,
         "running" if alive else "dead",
-        step=_whole(holder.get("step")),
-        steps=_whole(holder.get("steps")),
-        edits=_whole(holder.get("edits")),
-        seconds_left=_seconds(holder.get("seconds_left")),
+        **({} if holder is None else holder.model_dump(include=PROGRESS)),
         heartbeat_seconds=round(age, 1),
-        holder=_printable(describe(holder or None)),
+        holder=_printable(describe(holder)),
         checkpoint=checkpoint,
         note=note,
     )
@@ -291,20 +293,15 @@ def _refused_by_a_part(found: RunStatus, run: Run) -> RunStatus:
 
 def _failed(run_id: str, failure: Any) -> RunStatus:
     failure = failure if isinstance(failure, dict) else {}
-    kind, message = (failure.get(key) for key in ("kind", "message"))
+    kind, message, step = (failure.get(key) for key in ("kind", "message", "step"))
     parts = [kind.replace("_", " ")] if isinstance(kind, str) else []
     parts += [message] if isinstance(message, str) else []
     message = _printable(": ".join(parts)) or None
-    return RunStatus(run_id, "failed", step=_whole(failure.get("step")), message=message)
+    return RunStatus(run_id, "failed", step=step if isinstance(step, int) else None, message=message)
 
 
-def _is_dead(holder: Mapping[str, Any], age: float | None) -> bool:
-    if age is None or age > DEAD_AFTER_SECONDS:
-        return True
-    try:
-        return has_ended(dict(holder))
-    except (ValueError, OverflowError):  # an impossible process number
-        return False
+def _is_dead(holder: LeaseRecord | None, age: float) -> bool:
+    return age > DEAD_AFTER_SECONDS or (holder is not None and has_ended(holder))
 
 
 def _heartbeat(folder: Path) -> float | None:
@@ -331,15 +328,6 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _seconds(value: Any) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value < 1e12 else None
 
 
 def _printable(text: str) -> str:

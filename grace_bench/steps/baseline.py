@@ -10,8 +10,9 @@ from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.models.device import autocast, set_up
 from grace_bench.models.loading import load_model
 from grace_bench.run.evaluation import predict_all, prediction_rows, probe_rows
-from grace_bench.store.files import read_parquet, write_json, write_parquet
-from grace_bench.store.json_records import read_record
+from grace_bench.store.files import read_parquet, write_parquet
+from grace_bench.store.json_records import read_record, write_record
+from grace_bench.store.records import BASELINE, BaselineRecord, TruncationCounts
 from grace_bench.store.schemas import predictions_schema
 from grace_bench.tasks import create_task
 
@@ -31,15 +32,17 @@ def load_baseline(folder: Path, data_hash: str, model_hash: str) -> list[Mapping
     Raises:
         DataError: they were made with other data or another model.
     """
-    record = read_record(folder / "baseline.json", data_hash=str, model_hash=str)
-    if (record["data_hash"], record["model_hash"]) != (data_hash, model_hash):
+    record = read_record(folder / BASELINE, BaselineRecord)
+    if (record.data_hash, record.model_hash) != (data_hash, model_hash):
         raise DataError(
             f"{folder}: the baseline was made with other data or another model; make it again."
         )
     return read_parquet(folder / "predictions.parquet", predictions_schema()).to_pylist()
 
 
-def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count_truncated(
+    task: Task, role: str, examples: Sequence[Mapping[str, Any]]
+) -> TruncationCounts:
     """Count the examples whose text or label is truncated, and unsayable labels.
 
     A label is truncated if it is longer than `max_length` allows or than what is generated. A label
@@ -60,7 +63,7 @@ def count_truncated(task: Task, role: str, examples: Sequence[Mapping[str, Any]]
             "form that is; check that the tokenizer is the right one.",
             *(role, len(cuts), unsayable),
         )
-    return {"rows": len(cuts), "texts": texts, "labels": labels, "unsayable": unsayable}
+    return TruncationCounts(rows=len(cuts), texts=texts, labels=labels, unsayable=unsayable)
 
 
 def run_baseline(
@@ -69,7 +72,7 @@ def run_baseline(
     model_folder: Path,
     output: Path,
     made_from: str | None = None,
-) -> dict[str, Any]:
+) -> BaselineRecord:
     """Predict every role with the unedited model.
 
     `output` receives predictions.parquet and, last, baseline.json with the averages and the numbers
@@ -83,7 +86,7 @@ def run_baseline(
     )
     rows: list[dict[str, Any]] = []
     averages: dict[str, dict[str, float | None]] = {}
-    truncated: dict[str, dict[str, int]] = {}
+    truncated: dict[str, TruncationCounts] = {}
     if spec.model.training is not None:
         truncated["train"] = count_truncated(task, "train", load_role(data_folder, "train"))
     for role in ("upstream", "edits", "holdout", "accurate"):
@@ -105,14 +108,14 @@ def run_baseline(
             averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
         logger.info("%s: %s", role, averages[role])
     write_parquet(output / "predictions.parquet", rows, predictions_schema())
-    record = {
-        "made_from": made_from,
-        "model_hash": loaded.sha256,
-        "data_hash": read_manifest(data_folder)["data_hash"],
-        "averages": averages,
-        "truncated": truncated,
-        "max_length": task.max_length,
-        "measure": task.main_measure,
-    }
-    write_json(output / "baseline.json", record)
+    record = BaselineRecord(
+        made_from=made_from,
+        model_hash=loaded.sha256,
+        data_hash=read_manifest(data_folder).data_hash,
+        averages=averages,
+        truncated=truncated,
+        max_length=task.max_length,
+        measure=task.main_measure,
+    )
+    write_record(output / BASELINE, record)
     return record

@@ -24,12 +24,14 @@ from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.steps.edit import do_run, finished_record
 from grace_bench.store.files import describe_os_error
+from grace_bench.store.records import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from grace_bench.models.loading import LoadedModel
+    from grace_bench.store.records import RunRecord
     from grace_bench.suite.plan import Run
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def run_bundle(
                 logger.error("error: %s", error)
                 problem, loaded = problem or error, None
                 continue
-        if record["status"] != "complete":
+        if record.status != "complete":
             loaded = None  # the editor may have left it in any state
         done.append(run.id)
         link_files(run.folder, run.folder / KEPT, record)
@@ -102,11 +104,11 @@ def take_over(run: Run) -> bool:
     return found is not None
 
 
-def link_files(source: Path, target: Path, record: dict[str, Any]) -> None:
+def link_files(source: Path, target: Path, record: RunRecord) -> None:
     """Link a finished run's files into another folder, `run.json` last."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name in (*record["files"], "run.json"):
+        for name in (*record.files, RUN):
             temporary = target / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
             try:
                 os.link(source / name, temporary)

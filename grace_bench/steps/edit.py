@@ -35,11 +35,19 @@ from grace_bench.steps.precompute import check_assets
 from grace_bench.store import provenance
 from grace_bench.store.files import (
     hash_of_rows,
-    read_json,
     read_parquet,
     sha256_of,
-    write_json,
     write_parquet,
+)
+from grace_bench.store.json_records import read_record, write_record
+from grace_bench.store.records import (
+    ASSETS,
+    RUN,
+    TRAINING,
+    AssetsRecord,
+    FailureRecord,
+    RunRecord,
+    TrainingRecord,
 )
 from grace_bench.store.schemas import LATENCY, PROBES, STEPS, predictions_schema
 from grace_bench.suite.plan import Run, content_hash, origins
@@ -62,7 +70,7 @@ STATE_VERSION = 2
 
 def do_run(
     run: Run, policy: CheckpointPolicy = CheckpointPolicy(), loaded: LoadedModel | None = None
-) -> dict[str, Any]:
+) -> RunRecord:
     """Do one run under its lease; if another process is doing it, wait and return its result."""
     with Lease(run.folder) as lease:
         if lease.waited and (found := finished_record(run, run.folder)) is not None:
@@ -72,24 +80,22 @@ def do_run(
             return run_stream(run.spec, RunFolders.of(run), policy, lease, loaded)
 
 
-def finished_record(run: Run, folder: Path) -> dict[str, Any] | None:
+def finished_record(run: Run, folder: Path) -> RunRecord | None:
     """Return the record in `folder` if it is intact and of this run with its current inputs."""
-    if not (folder / "run.json").is_file():
-        return None
     try:
-        record = read_json(folder / "run.json")
-        assets = run.assets_folder and read_json(run.assets_folder / "assets.json")["files"]
+        record = read_record(folder / RUN, RunRecord)
+        assets = run.assets_folder and read_record(run.assets_folder / ASSETS, AssetsRecord).files
         of = fingerprint(
             run.spec,
-            read_json(run.dataset_folder / "manifest.json")["data_hash"],
-            read_json(run.model_folder / "training.json")["sha256"],
+            read_manifest(run.dataset_folder).data_hash,
+            read_record(run.model_folder / TRAINING, TrainingRecord).sha256,
             assets,
         )
-        same = record["fingerprint"] == of and all(
-            sha256_of(folder / name) == expected for name, expected in record["files"].items()
+        same = record.fingerprint == of and all(
+            sha256_of(folder / name) == expected for name, expected in record.files.items()
         )
-    except (GraceBenchError, OSError, LookupError, TypeError, AttributeError):
-        return None  # damaged: the run is done again
+    except (GraceBenchError, OSError, ValueError):
+        return None  # missing or damaged: the run is done again
     return record if same else None
 
 
@@ -139,7 +145,7 @@ class PreparedRun:
             raise DataError(f"{folders.data}: the edit stream is empty; prepare it again.")
         loaded = loaded or load_model(folders.model, spec.dataset.task, self.device)
         self.model_hash = loaded.sha256
-        self.baseline = load_baseline(folders.baseline, self.manifest["data_hash"], loaded.sha256)
+        self.baseline = load_baseline(folders.baseline, self.manifest.data_hash, loaded.sha256)
         task = create_task(
             *(spec.dataset, spec.model, loaded.tokenizer, loaded.model.config),
             load_evaluated(folders.data),
@@ -157,8 +163,8 @@ class PreparedRun:
             self.assets = check_assets(folders.assets, loaded.sha256)
             self.editor.use_assets(folders.assets)
         self.run = StreamRun(spec, task, self.editor, roles)
-        files = self.assets and self.assets["files"]
-        self.fingerprint = fingerprint(spec, self.manifest["data_hash"], loaded.sha256, files)
+        files = self.assets and self.assets.files
+        self.fingerprint = fingerprint(spec, self.manifest.data_hash, loaded.sha256, files)
 
 
 def run_stream(
@@ -167,7 +173,7 @@ def run_stream(
     policy: CheckpointPolicy = CheckpointPolicy(),
     lease: Lease | None = None,
     loaded: LoadedModel | None = None,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Do one run and write its folder; return the content of `run.json`.
 
     Args:
@@ -193,34 +199,39 @@ def run_stream(
     loading_seconds = time.perf_counter() - started
     run.start(prepared.baseline, stream)
     failure = _run_steps(run, stream, loop, lease)
-    record = {
+    files = write_run(run, output, prepared.model_hash, failure is None)
+    record = RunRecord(
         **describe_run(spec, prepared, failure),
-        "content_hash": made_from,
-        "restarts": loop.restarts,
-        "seconds": {
+        content_hash=made_from,
+        restarts=loop.restarts,
+        seconds={
             "load": loading_seconds,
             **run.watch.seconds,
             **summarise_seconds(run),
             "checkpoints": loop.checkpoint_seconds,
+            "total": loop.seconds,
         },
-        "files": write_run(run, output, prepared.model_hash, failure is None),
-    }
-    record["rows"] = hashes_of_rows(output, record["files"])
-    record["provenance"] |= {"origins": sources, "started": began.isoformat(timespec="seconds")}
-    record["seconds"]["total"] = loop.seconds
+        files=files,
+        rows=hashes_of_rows(output, files),
+        provenance={
+            **provenance.describe(),
+            **{"device": prepared.device.type, "threads": torch.get_num_threads()},
+            **{"origins": sources, "started": began.isoformat(timespec="seconds")},
+        },
+    )
     if lease is not None:
         lease.check()
-    write_json(output / "run.json", record)
+    write_record(output / RUN, record)
     checkpoints.remove()
     if failure is None:
         prepared.editor.remove()
-    logger.info("%s: %s", "done" if failure is None else "failed", record["id"])
+    logger.info("%s: %s", "done" if failure is None else "failed", record.id)
     return record
 
 
 def _run_steps(
     run: StreamRun, stream: Sequence[Mapping[str, Any]], loop: ResumableLoop, lease: Lease | None
-) -> dict[str, Any] | None:
+) -> FailureRecord | None:
     """Make all remaining steps; return how the run failed, or None."""
     report = _progress_reporter(run, loop, lease)
     with loop.guard() as after_step:
@@ -272,11 +283,12 @@ def _progress_reporter(
 
 
 def describe_run(
-    spec: RunSpec, prepared: PreparedRun, failure: dict[str, Any] | None
+    spec: RunSpec, prepared: PreparedRun, failure: FailureRecord | None
 ) -> dict[str, Any]:
     """Return the part of a run's record that needs neither its files nor its times."""
     run, assets, device = prepared.run, prepared.assets, prepared.device
-    record = {
+    on_gpu = device.type == "cuda"
+    return {
         "format": "grace-bench run",
         "version": 1,
         "id": Run(spec).id,
@@ -289,18 +301,11 @@ def describe_run(
         "peak_memory_mib": provenance.peak_memory_mib(),
         "evaluation_batch": run.evaluator.batch_size,
         "measure": run.task.main_measure,
-        "data_hash": prepared.manifest["data_hash"],
+        "data_hash": prepared.manifest.data_hash,
         "model_hash": prepared.model_hash,
-        "assets": assets and {key: assets[key] for key in ("told", "files", "seconds")},
-        "provenance": {
-            **provenance.describe(),
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-        },
+        "assets": assets and assets.as_used(),
+        "peak_gpu_mib": torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
     }
-    if device.type == "cuda":
-        record["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return record
 
 
 def fingerprint(
@@ -331,17 +336,17 @@ def is_of_the_editor(error: Exception) -> bool:
 
 def describe_failure(
     error: Exception, step: int, stream: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+) -> FailureRecord:
     """Return the entry of a failed run's record."""
     kind = "out_of_memory" if is_out_of_memory(error) else "error"
     lines = str(error).strip().splitlines() or ["no message"]
-    return {
-        "kind": "diverged" if isinstance(error, Diverged) else kind,
-        "step": step,
-        "example_id": stream[step - 1]["example_id"],
-        "type": type(error).__name__,
-        "message": lines[0][:300],
-    }
+    return FailureRecord(
+        kind="diverged" if isinstance(error, Diverged) else kind,
+        step=step,
+        example_id=stream[step - 1]["example_id"],
+        type=type(error).__name__,
+        message=lines[0][:300],
+    )
 
 
 def count(run: StreamRun) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.jobs.checkpoints import Checkpoints
 from grace_bench.models.architecture import find_layer
 from grace_bench.models.device import set_up
-from grace_bench.models.loading import TRAINING, WEIGHTS, load_pretrained
+from grace_bench.models.loading import WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.run.evaluation import average, predict_all
 from grace_bench.steps.training_loop import STATE_VERSION, train_model
 from grace_bench.store import provenance
-from grace_bench.store.files import atomic_path, sha256_of, write_json, write_parquet
+from grace_bench.store.files import atomic_path, sha256_of, write_parquet
+from grace_bench.store.json_records import write_record
+from grace_bench.store.records import TRAINING, TrainingRecord, Upstream
 from grace_bench.store.schemas import TRAINING_LOG
 from grace_bench.suite.plan import base_model_settings
 from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
@@ -54,8 +56,8 @@ def prepare_model(
     output: Path,
     compute: ComputeConfig,
     made_from: str | None = None,
-) -> dict[str, Any]:
-    """Prepare the base model of a model x data set pair; return its training record.
+) -> TrainingRecord:
+    """Prepare the base model of a model x data set pair; return its record.
 
     Raises:
         ModelError: the model lacks the layer, or training diverged; nothing is left behind.
@@ -66,39 +68,45 @@ def prepare_model(
     train = list(load_role(data_folder, "train"))
     if not train:
         raise DataError(f"{data_folder}: no rows to train on; prepare the data set again.")
-    model, tokenizer = build_or_load(
-        model_config, dataset_config.task, train, manifest.get("labels")
-    )
+    model, tokenizer = build_or_load(model_config, dataset_config.task, train, manifest.labels)
     find_layer(model, model_config.layer)
     model.to(device)
     task = create_task(
         dataset_config, model_config, tokenizer, model.config, load_evaluated(data_folder)
     )
-    record: dict[str, Any] = {
-        "model": model_config.name,
-        "dataset": dataset_config.name,
-        "made_from": made_from,
-        "compute": {"precision": compute.precision, "threads": compute.threads},
-        "config": model_config.model_dump(mode="json"),
-    }
-    data_hash, settings = manifest["data_hash"], model_config.training
+    data_hash, settings = manifest.data_hash, model_config.training
+    trained: dict[str, Any] | None = None
     log: list[dict[str, Any]] = []
     if settings is not None:
         checkpoints = None
         if settings.checkpoint_minutes > 0:
             of = training_fingerprint(model, model_config, dataset_config, data_hash, compute)
             checkpoints = Checkpoints(output / CHECKPOINTS, of)
-        record["training"], log = train_model(model, task, train, settings, compute, checkpoints)
+        trained, log = train_model(model, task, train, settings, compute, checkpoints)
     model.eval()
     upstream = list(load_role(data_folder, "upstream"))[:MEASURED_EXAMPLES]
     try:
         predictions = predict_all(model, task, upstream, batch_size=64)
     except Diverged as error:
         raise ModelError(f"model '{model_config.name}': {error}; use another model.") from error
-    record["upstream"] = {"n": len(upstream), "measure": task.main_measure}
-    record["upstream"]["value"] = average(predictions, task.main_measure)
-    logger.info("upstream %s: %.3f", task.main_measure, record["upstream"]["value"])
-    record = save_model(model, tokenizer, record, log, data_hash, output)
+    measure = task.main_measure
+    score = average(predictions, measure)
+    logger.info("upstream %s: %.3f", measure, score)
+    save_model(model, tokenizer, log, output)
+    record = TrainingRecord(
+        model=model_config.name,
+        dataset=dataset_config.name,
+        made_from=made_from,
+        compute={"precision": compute.precision, "threads": compute.threads},
+        config=model_config.model_dump(mode="json"),
+        training=trained,
+        upstream=Upstream(n=len(upstream), measure=measure, value=score),
+        sha256=sha256_of(output / WEIGHTS),
+        data_hash=data_hash,
+        parameters=sum(p.numel() for p in model.parameters()),
+        provenance=provenance.describe(),
+    )
+    write_record(output / TRAINING, record)
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     return record
 
@@ -154,15 +162,8 @@ def training_fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def save_model(
-    model: nn.Module,
-    tokenizer: Any,
-    record: dict[str, Any],
-    log: list[dict[str, Any]],
-    data_hash: str,
-    output: Path,
-) -> dict[str, Any]:
-    """Write the model folder file by file, `training.json` last."""
+def save_model(model: nn.Module, tokenizer: Any, log: list[dict[str, Any]], output: Path) -> None:
+    """Write the files of a model folder, all but its record, one by one."""
     temporary = output / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
         with atomic_path(output / WEIGHTS) as weights:
@@ -174,11 +175,3 @@ def save_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     write_parquet(output / TRAINING_LOG_FILE, log, TRAINING_LOG)
-    record |= {
-        "sha256": sha256_of(output / WEIGHTS),
-        "data_hash": data_hash,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "provenance": provenance.describe(),
-    }
-    write_json(output / TRAINING, record)
-    return record

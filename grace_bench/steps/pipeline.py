@@ -6,7 +6,7 @@ Heavy packages are imported inside the steps that need them, so that planning st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
 from grace_bench.jobs.lease import Lease
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from grace_bench.store.records import RunRecord
     from grace_bench.suite.plan import Run
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def _is_made(run: Run, kind: str) -> bool:
 
 def edit(
     run: Run, policy: CheckpointPolicy = CheckpointPolicy(), prepare_missing: bool = False
-) -> dict[str, Any]:
+) -> RunRecord:
     """Do one run; if another process is doing it, wait and return its result.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors.base import AssetRequest
@@ -19,8 +19,9 @@ from grace_bench.models.device import set_up
 from grace_bench.models.loading import load_model
 from grace_bench.registry import EDITORS
 from grace_bench.store import provenance
-from grace_bench.store.files import sha256_of, write_json
-from grace_bench.store.json_records import is_plain_name, read_record
+from grace_bench.store.files import sha256_of
+from grace_bench.store.json_records import is_plain_name, read_record, write_record
+from grace_bench.store.records import ASSETS, AssetsRecord
 from grace_bench.suite.plan import asset_settings
 from grace_bench.tasks import create_task
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from grace_bench.suite.schema import RunSpec
 
 logger = logging.getLogger(__name__)
-
-RECORD = "assets.json"
 
 
 def make_assets(
@@ -76,38 +75,32 @@ def make_assets(
         )
     )
     files = sorted(folder.glob("*.safetensors"))
-    write_json(
-        folder / RECORD,
-        {
-            "format": "grace-bench assets",
-            "version": 1,
-            "made_from": made_from,
-            "editor": spec.editor.editor,
-            "settings": asset_settings(spec.editor),
-            "layer": spec.model.layer,
-            "data_hash": read_manifest(data_folder)["data_hash"],
-            "model_hash": loaded.sha256,
-            "told": summary,
-            "files": {path.name: sha256_of(path) for path in files},
-            "seconds": time.perf_counter() - started,
-            "provenance": provenance.describe(),
-        },
+    record = AssetsRecord(
+        made_from=made_from,
+        editor=spec.editor.editor,
+        settings=asset_settings(spec.editor),
+        layer=spec.model.layer,
+        data_hash=read_manifest(data_folder).data_hash,
+        model_hash=loaded.sha256,
+        summary=summary,
+        files={path.name: sha256_of(path) for path in files},
+        seconds=time.perf_counter() - started,
+        provenance=provenance.describe(),
     )
+    write_record(folder / ASSETS, record)
     logger.info("assets of %s: %s", spec.editor.editor, summary)
 
 
-def check_assets(folder: Path, model_hash: str) -> dict[str, Any]:
+def check_assets(folder: Path, model_hash: str) -> AssetsRecord:
     """Return the record of finished assets.
 
     Raises:
         DataError: they were made for another model, or a file has changed since.
     """
-    record = read_record(
-        folder / RECORD, model_hash=str, files=dict, told=dict, seconds=(int, float)
-    )
-    if record["model_hash"] != model_hash:
+    record = read_record(folder / ASSETS, AssetsRecord)
+    if record.model_hash != model_hash:
         raise DataError(f"{folder}: was made for another model; make it again.")
-    for name, sha256 in record["files"].items():
+    for name, sha256 in record.files.items():
         if not is_plain_name(name):
             raise DataError(
                 f"{folder}: lists {name!r}, which is not one of its files; make it again."

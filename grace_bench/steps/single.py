@@ -16,6 +16,7 @@ from grace_bench.errors import ConfigError
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.store.files import read_parquet, sha256_of
 from grace_bench.store.json_records import try_read
+from grace_bench.store.records import MANIFEST, RUN, TRAINING, Manifest, RunRecord, TrainingRecord
 from grace_bench.store.schemas import PROBES
 from grace_bench.suite.compose import check_part, entry_name, load_suite, read_suite
 from grace_bench.suite.overrides import concerns, own_overrides, set_value, split_override
@@ -116,21 +117,20 @@ def _mapping(entry: Any) -> dict[str, Any]:
     return dict(entry) if isinstance(entry, dict) else {"name": entry}
 
 
-def result_there(run: Run) -> dict[str, Any] | None:
+def result_there(run: Run) -> RunRecord | None:
     """Return the record of a run that is already done with its present settings; None: do it.
 
     Raises:
         ConfigError: the existing run, or one of its inputs, was made with other settings.
     """
     refuse_other_inputs(run)
-    record = try_read(run.folder / "run.json")
-    if record is None or record.get("status") not in ("complete", "failed"):
+    record = try_read(run.folder / RUN, RunRecord)
+    if record is None:
         return None
     refuse_to_replace(run.folder, _settings_of_record(record), moving_settings(run.spec))
-    files = record.get("files")
-    if record.get("content_hash") != run.content_hash or not isinstance(files, dict):
+    if record.content_hash != run.content_hash:
         return None
-    if any(not _is_same(run.folder / name, sha256) for name, sha256 in files.items()):
+    if any(not _is_same(run.folder / name, sha256) for name, sha256 in record.files.items()):
         return None
     logger.info("%s is already done; remove its folder to repeat it.", run.id)
     return record
@@ -143,18 +143,15 @@ def refuse_other_inputs(run: Run) -> None:
         ConfigError: replacing it would change it for all other runs.
     """
     spec = run.spec
-    for path, part in (
-        (run.dataset_folder / "manifest.json", spec.dataset),
-        (run.model_folder / "training.json", spec.model),
-    ):
-        record = try_read(path) or {}
-        there, here = record.get("config"), part.model_dump(mode="json")
-        if not isinstance(there, dict) or not there:
-            continue
-        compute = {key: getattr(spec.compute, key) for key in record.get("compute") or {}}
-        here = base_model_settings({**here, "compute": compute})
-        there = base_model_settings({**there, "compute": record.get("compute") or {}})
-        refuse_to_replace(path.parent, there, here)
+    data = try_read(run.dataset_folder / MANIFEST, Manifest)
+    if data is not None and data.config:
+        refuse_to_replace(run.dataset_folder, data.config, spec.dataset.model_dump(mode="json"))
+    model = try_read(run.model_folder / TRAINING, TrainingRecord)
+    if model is not None and model.config:
+        compute = {key: getattr(spec.compute, key) for key in model.compute}
+        here = base_model_settings({**spec.model.model_dump(mode="json"), "compute": compute})
+        there = base_model_settings({**model.config, "compute": model.compute})
+        refuse_to_replace(run.model_folder, there, here)
 
 
 def refuse_to_replace(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -182,13 +179,12 @@ def differences(there: Any, here: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {texts[0]} there, {texts[1]} here"
 
 
-def describe_result(run: Run, record: Mapping[str, Any]) -> str:
+def describe_result(run: Run, record: RunRecord) -> str:
     """Return a run's scores and its folder, in two lines."""
-    if record["status"] == "failed":
-        failure = record.get("failure") or {}
-        scores = f"failed at step {failure.get('step')}: {failure.get('message')}"
+    if record.failure is not None:
+        scores = f"failed at step {record.failure.step}: {record.failure.message}"
     else:
-        measure, counts = record["measure"], record["counts"]
+        measure, counts = record.measure, record.counts
         table = read_parquet(run.folder / "probes.parquet", PROBES)
         rows = table.filter(pc.equal(table["measure"], measure)).to_pylist()
         last = {row["metric"]: row["value"] for row in rows}  # in the order of the steps
@@ -203,10 +199,10 @@ def describe_result(run: Run, record: Mapping[str, Any]) -> str:
     return f"{scores}\n{run.folder}"
 
 
-def _settings_of_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_of_record(record: RunRecord) -> dict[str, Any]:
     try:
-        return moving_settings(RunSpec.model_validate(record["spec"]))
-    except (LookupError, ValueError):  # written by a version with other settings
+        return moving_settings(RunSpec.model_validate(record.spec.model_dump(mode="json")))
+    except ValueError:  # written by a version with other settings
         return {"spec": "of another version"}
 
 

@@ -1,62 +1,77 @@
 """JSON records, checked as they are read. Torch-free.
 
-    manifest = read_record(folder / "manifest.json", data_hash=str, labels=(list, type(None)))
+    manifest = read_record(folder / "manifest.json", Manifest)
 
-Damage is reported in one sentence that names the file.
+`records` describes them. Damage is reported in one sentence that names the file.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from grace_bench.errors import DataError
-from grace_bench.store.files import read_json
+from grace_bench.store.files import refuse_devices, write_json
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-DEEPEST = 64
-"""Most levels of nested lists and objects in a record; ours have at most eight."""
+Schema = TypeVar("Schema", bound=BaseModel)
 
 LARGEST_FILE = 2**26
 """Largest size of a record, in bytes."""
 
 PAUSE_SECONDS = 0.05
 
+LONGEST_VALUE = 40
+"""Most characters of a wrong value in a message."""
+
 LONGEST_NAME = 255
 """Longest file name that file systems accept, in bytes."""
 
-_JSON_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
+_MESSAGES = {
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "extra_forbidden": "is unknown",
 }
+"""By pydantic's type of mistake."""
 
 
-def read_record(path: Path | str, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a JSON object that has these keys with these types; further keys are allowed.
+def write_record(path: Path | str, record: BaseModel) -> None:
+    """Write a record, completely or not at all."""
+    write_json(path, record.model_dump(mode="json"))
 
-    A key that may be null may be missing.
+
+def read_record(path: Path | str, schema: type[Schema]) -> Schema:
+    """Read a record.
 
     Raises:
         DataError: the file is missing or damaged, or holds something else.
     """
-    return check_record(path, read_json(path), **wanted)
+    try:
+        refuse_devices(path)
+        return schema.model_validate_json(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run the step that makes it first.") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: {_first_mistake(error)}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error}); make it again.") from error
 
 
-def try_read(path: Path, tries: int = 1) -> dict[str, Any] | None:
-    """Return a JSON object that another process may be writing; None if it is not intact.
+def try_read(path: Path, schema: type[Schema], tries: int = 1) -> Schema | None:
+    """Return a record that another process may be writing; None if it is not intact.
 
     Args:
         path: of the file.
+        schema: of the record.
         tries: number of attempts while the file exists but is incomplete.
     """
     for attempt in range(tries):
@@ -68,53 +83,35 @@ def try_read(path: Path, tries: int = 1) -> dict[str, Any] | None:
                 found = os.fstat(stream.fileno())
                 if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
                     return None
-                value = json.loads(stream.read())
+                return schema.model_validate_json(stream.read())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError, MemoryError):
+        except (OSError, ValueError, MemoryError):  # a ValidationError is a ValueError
             continue
-        return value if isinstance(value, dict) else None
     return None
 
 
-def check_record(
-    place: Path | str, value: Any, **wanted: type | tuple[type, ...]
-) -> dict[str, Any]:
-    """Return `value` if it is a JSON object that has these keys with these types.
-
-    Raises:
-        DataError: it is not; the message starts with `place`.
-    """
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: must be an object with keys and values; make it again.")
-    for key, types in wanted.items():
-        types = types if isinstance(types, tuple) else (types,)
-        if key not in value and type(None) not in types:
-            raise DataError(f"{place}: lacks '{key}'; make it again.")
-        found = value.get(key)
-        # In Python, but not in JSON, True is an int.
-        if not isinstance(found, types) or (isinstance(found, bool) and bool not in types):
-            names = " or ".join(_JSON_NAMES.get(kind, kind.__name__) for kind in types)
-            raise DataError(f"{place}: '{key}' must be {names}; make it again.")
-    if is_deeper(value, DEEPEST):
-        raise DataError(f"{place}: is nested too deeply for a record; make it again.")
-    return value
-
-
-def is_deeper(value: Any, levels: int) -> bool:
-    """Return whether lists and objects are nested more than `levels` deep."""
-    layer = [value]
-    for _ in range(levels + 1):
-        inner: list[Any] = []
-        for item in layer:
-            if isinstance(item, dict):
-                inner += item.values()
-            elif isinstance(item, list):
-                inner += item
-        layer = [item for item in inner if isinstance(item, (dict, list))]
-        if not layer:
-            return False
-    return True
+def _first_mistake(error: ValidationError) -> str:
+    """Return the first mistake in a record as a sentence."""
+    mistake = error.errors()[0]
+    kind, found = mistake["type"], mistake["input"]
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in mistake["loc"]).strip(".")
+    message = mistake["msg"].removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return f"not readable as JSON ({message.removeprefix('Invalid JSON: ')}); make it again."
+    if kind == "literal_error" and place in ("format", "version") and isinstance(found, int):
+        return (
+            f"written in format {found}, this version reads {mistake['ctx']['expected']}; make it "
+            "again or use the version that wrote it."
+        )
+    if kind == "missing":
+        return f"lacks '{place}'; make it again."
+    if kind == "literal_error":
+        message = f"must be {mistake['ctx']['expected']}"
+    message = _MESSAGES.get(kind, message)
+    if not place:
+        return f"{message}; make it again."
+    return f"'{place}' {message} (got {repr(found)[:LONGEST_VALUE]}); make it again."
 
 
 def is_plain_name(name: Any) -> bool:

@@ -9,9 +9,6 @@ import pyarrow as pa
 from grace_bench.metrics import MEASURES, per_example
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-"""Manifest of a prepared data set, written last."""
-
 ROLES = ("train", "upstream", "edits", "holdout", "accurate")
 REQUIRED_ROLES = ("train", "upstream", "edits")
 

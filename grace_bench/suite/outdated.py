@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import DataError
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.store.schemas import MANIFEST, ROLES
+from grace_bench.store.records import (
+    ASSETS,
+    BASELINE,
+    MANIFEST,
+    RUN,
+    TRAINING,
+    Made,
+    RunOutcome,
+    TrainingRecord,
+)
+from grace_bench.store.schemas import ROLES
 from grace_bench.suite.origins import (
     origins_of_dataset,
     origins_of_editor,
@@ -31,8 +41,6 @@ if TYPE_CHECKING:
 
     from grace_bench.suite.plan import Run
     from grace_bench.suite.schema import DatasetConfig, RunSpec
-
-DONE = ("complete", "failed")
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class Part:
 
     def is_current(self) -> bool:
         """Return whether it exists, is complete, and would come out the same now."""
-        found = try_read(self.record)
-        if found is None or found.get("made_from") != self.made_from:
+        found = try_read(self.record, Made)
+        if found is None or found.made_from != self.made_from:
             return False
         return all((self.record.parent / name).is_file() for name in self.others)
 
@@ -67,12 +75,12 @@ def parts_of(run: Run) -> list[Part]:
     roles = tuple(f"{role}.parquet" for role in ROLES)
     parts = [
         Part("data set", run.dataset_folder / MANIFEST, roles, data),
-        Part("model", run.model_folder / "training.json", ("model.safetensors",), model),
-        Part("baseline", run.baseline_folder / "baseline.json", ("predictions.parquet",), baseline),
+        Part("model", run.model_folder / TRAINING, ("model.safetensors",), model),
+        Part("baseline", run.baseline_folder / BASELINE, ("predictions.parquet",), baseline),
     ]
     if run.assets_folder is not None:
         made_from = assets_made_from(spec)
-        parts.append(Part("assets", run.assets_folder / "assets.json", (), made_from))
+        parts.append(Part("assets", run.assets_folder / ASSETS, (), made_from))
     return parts
 
 
@@ -84,7 +92,7 @@ def check_parts(run: Run, *kinds: str) -> None:
     for part in parts_of(run):
         if part.kind not in kinds:
             continue
-        if read_record(part.record).get("made_from") not in (None, part.made_from):
+        if read_record(part.record, Made).made_from not in (None, part.made_from):
             raise DataError(
                 f"{part.record.parent}: was made from other settings, files or code than the "
                 "present ones; make it again."
@@ -125,7 +133,9 @@ def _digest(*parts: Any) -> str:
     return digest([NUMERICS_VERSION, *plain], 16)
 
 
-def why_outdated(record: dict[str, Any] | None, content_hash: str, model_hash: Any) -> str | None:
+def why_outdated(
+    record: RunOutcome | None, content_hash: str, model_hash: str | None
+) -> str | None:
     """Return why a run is outdated; None: it is up to date.
 
     Args:
@@ -133,18 +143,19 @@ def why_outdated(record: dict[str, Any] | None, content_hash: str, model_hash: A
         content_hash: of the run as it would be done now.
         model_hash: of the present base model; None: there is none.
     """
-    if record is None or record.get("status") not in DONE:
+    if record is None:
         return "it is not done"
-    if record.get("content_hash") != content_hash:
+    if record.content_hash != content_hash:
         return "the existing run has other settings, sources or code"
-    if model_hash is not None and record.get("model_hash") != model_hash:
+    if model_hash is not None and record.model_hash != model_hash:
         return "the existing run has other weights"
     return None
 
 
-def model_hash_of(folder: Path) -> Any:
+def model_hash_of(folder: Path) -> str | None:
     """Return the hash of a base model's weights from its record; None: there is none."""
-    return (try_read(folder / "training.json") or {}).get("sha256")
+    found = try_read(folder / TRAINING, TrainingRecord)
+    return None if found is None else found.sha256
 
 
 def outdated(runs: Iterable[Run]) -> set[Path]:
@@ -155,7 +166,7 @@ def outdated(runs: Iterable[Run]) -> set[Path]:
         record
         for run in runs
         if why_outdated(
-            try_read(record := run.folder / "run.json"),
+            try_read(record := run.folder / RUN, RunOutcome),
             run.content_hash,
             weights[run.model_folder],
         )
@@ -168,7 +179,7 @@ def outdated(runs: Iterable[Run]) -> set[Path]:
     while before < len(again):
         before = len(again)
         for run in runs:
-            needed, record = parts[id(run)], run.folder / "run.json"
+            needed, record = parts[id(run)], run.folder / RUN
             if record in again:
                 for part in needed:
                     if part not in current:

@@ -8,11 +8,11 @@ Torch-free.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
-from grace_bench.store.files import write_json
-from grace_bench.store.json_records import read_record, try_read
+from grace_bench.store.json_records import read_record, try_read, write_record
+from grace_bench.store.records import PLAN, Labels, Plan, PlanEntry
 from grace_bench.suite.plan import RESULTS, Run, digest, expand, without_labels
 from grace_bench.suite.schema import SuiteConfig
 from grace_bench.suite.section import validate
@@ -21,46 +21,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-PLAN = "plan.json"
-
 MOVES_NOTHING = {"description", "toy", "bundle", "resources"}
 """Settings of a suite that no run depends on."""
 
 
-def plan_of(suite: SuiteConfig, runs: Iterable[Run]) -> dict[str, Any]:
+def plan_of(suite: SuiteConfig, runs: Iterable[Run]) -> Plan:
     """Return the content of `plan.json`: the suite's settings and one entry per run.
 
     An entry has the run's id, folder and content hash, and whether only a sweep reaches it.
     """
-    return {
-        "suite": suite.name,
-        "settings": suite.model_dump(mode="json", exclude=MOVES_NOTHING),
-        "runs": [
-            {
-                "id": run.id,
-                "folder": str(run.folder),
-                "content_hash": run.content_hash,
-                "in_sweep": run.in_sweep,
-                "base_model": run.spec.base_model,
-                "labels": {
-                    "model": run.spec.model.label,
-                    "dataset": run.spec.dataset.label,
-                    "editor": run.spec.editor.label,
-                },
-            }
-            for run in runs
-        ],
-    }
+    entries = [
+        PlanEntry(
+            id=run.id,
+            folder=str(run.folder),
+            content_hash=run.content_hash,
+            in_sweep=run.in_sweep,
+            base_model=run.spec.base_model,
+            labels=Labels(
+                model=run.spec.model.label,
+                dataset=run.spec.dataset.label,
+                editor=run.spec.editor.label,
+            ),
+        )
+        for run in runs
+    ]
+    settings = suite.model_dump(mode="json", exclude=MOVES_NOTHING)
+    return Plan(suite=suite.name, settings=settings, runs=entries)
 
 
 def is_plan_outdated(suite: SuiteConfig, runs: Iterable[Run], results: Path = RESULTS) -> bool:
     """Return whether a suite's plan.json is missing or differs from these settings and runs."""
-    return try_read(results / suite.name / PLAN) != plan_of(suite, runs)
+    return try_read(results / suite.name / PLAN, Plan) != plan_of(suite, runs)
 
 
 def write_plan(suite: SuiteConfig, runs: Iterable[Run], output: Path) -> None:
     """Write `plan.json`."""
-    write_json(output, plan_of(suite, runs))
+    write_record(output, plan_of(suite, runs))
 
 
 def frozen_plan(suite: SuiteConfig, runs: Iterable[Run], folder: Path) -> Path:
@@ -72,7 +68,7 @@ def frozen_plan(suite: SuiteConfig, runs: Iterable[Run], folder: Path) -> Path:
     plan = plan_of(suite, runs)
     path = folder / f"plan-{digest(plan)}.json"
     if not path.exists():
-        write_json(path, plan)
+        write_record(path, plan)
     return path
 
 
@@ -83,7 +79,7 @@ def planned_runs(path: Path, ids: Sequence[str], results: Path = RESULTS) -> lis
         DataError: the file is missing or damaged.
         ConfigError: the plan has no such run, or was written by another version.
     """
-    settings = read_record(path, settings=dict)["settings"]
+    settings = read_record(path, Plan).settings
     suite = validate(SuiteConfig, settings, str(path), ": ")
     runs = {run.id: run for run in expand(suite, results)}
     for name in ids:

@@ -263,7 +263,7 @@ def test_same_bytes_again_and_under_another_hash_seed(tmp_path, name):
     for file in names:
         hashes = {sha256_of(tmp_path / run / file) for run in ("first", "second", "third")}
         assert len(hashes) == 1, file
-    assert manifest["roles"]["train"]["sha256"] == sha256_of(tmp_path / "first/train.parquet")
+    assert manifest.roles["train"].sha256 == sha256_of(tmp_path / "first/train.parquet")
 
 
 def test_qa_may_teach_mistakes_of_the_facts_to_be_edited_in_phrasings_of_their_own():

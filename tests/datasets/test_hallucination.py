@@ -81,10 +81,10 @@ def test_passages_become_rows_as_the_paper_builds_them(tmp_path):
         "Text 0",
         "goes on\n\nand on and on here.",
     )
-    assert [source["name"] for source in manifest["sources"]] == [
+    assert [source["name"] for source in manifest.sources] == [
         *("passages.json", "concepts.txt", "web.jsonl")
     ]
-    assert manifest["dropped"] == {"web text not requested": 3}
+    assert manifest.dropped == {"web text not requested": 3}
 
 
 def test_a_web_text_ends_where_it_says_so(tmp_path):
@@ -174,7 +174,7 @@ def test_the_editing_form_of_wise(tmp_path):
     assert roles["edits"][1]["subject"] == "man 1"
     assert roles["upstream"][2]["text"] == "The weather of day 2 was"
     assert {row["text"] for row in roles["train"]} == {""}
-    assert manifest["dropped"] == {}
+    assert manifest.dropped == {}
     _, roles = prepared(
         tmp_path, "hallucination", edits=options["edits"], train="prompts", web=options["web"]
     )
@@ -272,7 +272,7 @@ def test_real_passages(shared, tmp_path):
     assert counts["upstream"] == 1000
     assert counts["train"] == 119 + 200
     assert roles["edits"][0]["subject"] == "john russell reynolds"
-    assert not [reason for reason in manifest["dropped"] if "passage" in reason]
+    assert not [reason for reason in manifest.dropped if "passage" in reason]
 
 
 def test_real_pairs_of_wise(shared, tmp_path):
@@ -281,4 +281,4 @@ def test_real_pairs_of_wise(shared, tmp_path):
     )
     assert len(roles["edits"]) == 306
     assert len(roles["upstream"]) == 301
-    assert manifest["dropped"] == {"empty locality text": 5}
+    assert manifest.dropped == {"empty locality text": 5}

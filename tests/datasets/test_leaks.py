@@ -177,9 +177,9 @@ def test_real_records_as_configured_keep_the_promises(shared, repository, tmp_pa
     made = builder(builder.options_class(**config["options"]))
     manifest = prepare(made, tmp_path, task=config["task"], config=config)
     roles = {role: load_role(tmp_path, role) for role in ROLES}
-    check_roles(name, roles, manifest["labels"])
-    assert manifest["also_in_train"] == count_taught(roles)
-    for source in manifest["sources"]:
+    check_roles(name, roles, manifest.labels)
+    assert manifest.also_in_train == count_taught(roles)
+    for source in manifest.sources:
         assert source["version"].startswith("sha256:")
     # ROME needs the subject within the prompt.
     named = [r for r in roles["edits"] if r["subject"] is not None]

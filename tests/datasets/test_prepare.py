@@ -11,11 +11,10 @@ from dataset_records import GOOD, Planted, prepared, row
 from small_runs import Capitals
 
 from grace_bench.datasets import base
-from grace_bench.datasets.base import load_role, prepare
+from grace_bench.datasets.base import load_role, prepare, read_manifest
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.registry import DATASETS
-from grace_bench.store.files import read_json
 from grace_bench.store.schemas import EXAMPLES, ROLES
 
 
@@ -78,7 +77,7 @@ def test_each_planted_fault_is_caught_and_nothing_is_written(tmp_path, role, fau
 def test_upstream_may_repeat_a_taught_text_and_a_prompt_may_be_empty_in_train(tmp_path):
     roles = copy.deepcopy(GOOD)
     roles["train"].append(row("t3", "z", ""))
-    assert prepare_planted(tmp_path, roles)["roles"]["train"]["rows"] == 3
+    assert prepare_planted(tmp_path, roles).roles["train"].rows == 3
 
 
 def test_an_unknown_role_is_refused(tmp_path):
@@ -94,23 +93,23 @@ def test_a_builder_refuses_a_task_it_is_not_for(tmp_path):
 
 def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
     manifest = prepare_planted(tmp_path, GOOD)
-    assert manifest == read_json(tmp_path / "manifest.json")
+    assert manifest == read_manifest(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1 + len(ROLES)  # nothing half-written is left
-    assert {role: manifest["roles"][role]["rows"] for role in ROLES} == {
+    assert {role: manifest.roles[role].rows for role in ROLES} == {
         "train": 2,
         "upstream": 1,
         "edits": 2,
         "holdout": 2,
         "accurate": 1,
     }
-    assert manifest["roles"]["train"]["facts"] == 1
-    assert manifest["labels"] == ["no", "yes"]
-    assert manifest["dropped"] == {"odd": 2}
-    assert manifest["config"] == {"name": "p"}
-    assert len(manifest["data_hash"]) == 64
+    assert manifest.roles["train"].facts == 1
+    assert manifest.labels == ["no", "yes"]
+    assert manifest.dropped == {"odd": 2}
+    assert manifest.config == {"name": "p"}
+    assert len(manifest.data_hash) == 64
     other = copy.deepcopy(GOOD)
     other["accurate"] = []
-    assert prepare_planted(tmp_path, other)["data_hash"] != manifest["data_hash"]
+    assert prepare_planted(tmp_path, other).data_hash != manifest.data_hash
 
 
 @pytest.mark.parametrize(
@@ -123,13 +122,13 @@ def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
 )
 def test_manifest_carries_versions_and_licences_of_the_packages(tmp_path, name, packages):
     manifest, _ = prepared(tmp_path, name, partition="development")
-    assert [source["name"] for source in manifest["sources"]] == packages
-    for source in manifest["sources"]:
+    assert [source["name"] for source in manifest.sources] == packages
+    for source in manifest.sources:
         assert source["version"] == metadata.version(source["name"])
         assert "MIT" in source["licence"] or "public domain" in source["licence"]
         assert source["origin"].startswith("installed Python package")
-    assert all(manifest["dropped"].values())
-    assert manifest["options"]["partition"] == "development"
+    assert all(manifest.dropped.values())
+    assert manifest.options["partition"] == "development"
 
 
 def test_roles_come_back_as_they_were_built(tmp_path):
@@ -153,7 +152,7 @@ def test_a_failed_second_call_leaves_the_first_ones_files(tmp_path):
     manifest = prepare_planted(tmp_path, GOOD)
     with pytest.raises(DataError):
         prepare_planted(tmp_path, {**GOOD, "edits": []})
-    assert read_json(tmp_path / "manifest.json") == manifest
+    assert read_manifest(tmp_path) == manifest
 
 
 def test_missing_truncated_and_strange_files_are_named(tmp_path):
@@ -187,5 +186,5 @@ def test_the_hash_of_the_data_is_of_its_rows_not_of_the_bytes_some_version_write
 
     monkeypatch.setattr(base, "_write_role", write_otherwise)
     second = make("b")
-    assert second["roles"]["edits"]["sha256"] != first["roles"]["edits"]["sha256"]
-    assert second["data_hash"] == first["data_hash"]
+    assert second.roles["edits"].sha256 != first.roles["edits"].sha256
+    assert second.data_hash == first.data_hash

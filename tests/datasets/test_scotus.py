@@ -38,8 +38,8 @@ def test_both_splits_keep_their_order_and_train_repeats_upstream(tmp_path):
         "answers": None,
     }
     assert texts(roles["train"]) == texts(roles["upstream"])
-    assert manifest["labels"] == ["0", "1", "2"]
-    assert manifest["dropped"] == {}
+    assert manifest.labels == ["0", "1", "2"]
+    assert manifest.dropped == {}
 
 
 @pytest.mark.parametrize("form", ["save_to_disk", "csv", "parquet"])
@@ -137,9 +137,9 @@ def test_real_records_split_by_term(shared, tmp_path):
     assert len(roles["upstream"]) == 500
     assert len(roles["edits"]) > 1500
     assert len(roles["edits"]) + len(roles["train"]) + sum(
-        count for reason, count in manifest["dropped"].items() if "not requested" not in reason
+        count for reason, count in manifest.dropped.items() if "not requested" not in reason
     ) == len(cases)
-    assert manifest["labels"][:3] == ["1", "2", "3"]
+    assert manifest.labels[:3] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("name", ["hallucination", "scotus", "table", "zsre"])

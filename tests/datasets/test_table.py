@@ -65,11 +65,11 @@ def test_any_format_gives_the_same_stream(tmp_path, suffix):
         "relation": "2007",
         "answers": None,
     }
-    assert manifest["roles"]["train"]["rows"] == 8
-    assert manifest["roles"]["upstream"]["rows"] == 4
-    assert manifest["roles"]["holdout"]["rows"] == manifest["roles"]["accurate"]["rows"] == 0
-    assert manifest["labels"] == ["a", "b"]
-    assert manifest["dropped"] == {
+    assert manifest.roles["train"].rows == 8
+    assert manifest.roles["upstream"].rows == 4
+    assert manifest.roles["holdout"].rows == manifest.roles["accurate"].rows == 0
+    assert manifest.labels == ["a", "b"]
+    assert manifest.dropped == {
         "empty label": 1,
         "empty text": 1,
         "label of the stream that is never taught": 1,
@@ -199,10 +199,10 @@ def test_supreme_court_records(shared, tmp_path):
         min_label_count=20,
         upstream_size=300,
     )
-    assert len(manifest["labels"]) >= 8
+    assert len(manifest.labels) >= 8
     assert len(roles["edits"]) > 1500
     assert len(roles["upstream"]) == 300
-    assert manifest["dropped"]["text repeated"] == 1
+    assert manifest.dropped["text repeated"] == 1
     terms = [int(row["relation"]) for row in roles["edits"]]
     assert terms == sorted(terms)
     assert terms[0] == 1990

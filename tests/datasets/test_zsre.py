@@ -43,13 +43,13 @@ def test_released_stream_takes_the_released_codes_random_halves(tmp_path):
     half = len(pool) // 2
     assert texts(roles["edits"]) == [pool[i] for i in order[:half]]
     expected = [pool[i] for i in order[half:]]
-    missing = manifest["dropped"]["held-out question of a fact that is not edited"]
+    missing = manifest.dropped["held-out question of a fact that is not edited"]
     assert len(roles["holdout"]) == len(expected) - missing
     assert set(texts(roles["holdout"])) <= set(expected)
     assert roles["edits"][0]["label"].startswith("Maker ")
     assert missing > 0
     assert texts(roles["upstream"]) == [f"which is number {n}" for n in range(10)]
-    assert manifest["sources"][0]["name"] == "zsre.jsonl"
+    assert manifest.sources[0]["name"] == "zsre.jsonl"
 
 
 def test_released_stream_stops_at_the_pool(tmp_path):
@@ -74,8 +74,8 @@ def test_phrasings_of_a_fact_are_edited_and_its_others_held_out(tmp_path):
     assert held_out == dict.fromkeys(edited, 7)
     window = [row["fact_id"] for row in roles["edits"][:12]]
     assert window == window[:3] * 4
-    assert manifest["dropped"] == {"fact not requested": 2, "fact with too few phrasings": 1}
-    assert manifest["roles"]["train"]["rows"] == 40
+    assert manifest.dropped == {"fact not requested": 2, "fact with too few phrasings": 1}
+    assert manifest.roles["train"].rows == 40
 
 
 def test_the_form_of_mend_has_subjects_and_one_rephrasing(tmp_path):
@@ -93,7 +93,7 @@ def test_the_same_bytes_twice_and_others_by_another_seed(tmp_path):
     options = files(tmp_path, [zsre_jsonl(n) for n in range(9)])
     first = prepared(tmp_path, "zsre", **options)[0]
     assert prepared(tmp_path, "zsre", **options)[0] == first
-    assert prepared(tmp_path, "zsre", **options, seed=1)[0]["data_hash"] != first["data_hash"]
+    assert prepared(tmp_path, "zsre", **options, seed=1)[0].data_hash != first.data_hash
 
 
 def test_records_that_share_a_question_and_its_answer_are_one_fact(tmp_path):

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.lease import LEASE, Lease, read_lease
 from grace_bench.store.files import sha256_of
+from grace_bench.store.records import LeaseRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,9 +195,9 @@ def test_a_lease_of_any_content(fence, content):
     path = fence.emptied() / LEASE
     path.write_bytes(content)
     os.utime(path, (1, 1))  # nobody renews it
-    assert read_lease(path) is None or isinstance(read_lease(path), dict)
+    assert read_lease(path) is None or isinstance(read_lease(path), LeaseRecord)
     with Lease(fence.inside, wait_minutes=0):
-        assert read_lease(path)["pid"] == os.getpid()
+        assert read_lease(path).pid == os.getpid()
     assert list(fence.inside.iterdir()) == []
     fence.check()
 
@@ -211,5 +212,5 @@ def test_a_lease_with_any_value_anywhere(fence, changes):
     path.write_text(json.dumps({**told, **changes}))
     os.utime(path, (1, 1))
     with Lease(fence.inside, wait_minutes=0):
-        assert read_lease(path)["token"] != told["token"]
+        assert read_lease(path).token != told["token"]
     fence.check()

@@ -165,8 +165,8 @@ def test_a_manifest_with_any_value_anywhere(fence, data, changes):
     found = []
     if sentence_of(lambda: found.append(read_manifest(folder))) is None:
         [manifest] = found
-        assert isinstance(manifest["data_hash"], str)
-        assert all(isinstance(label, str) for label in manifest.get("labels") or [])
+        assert isinstance(manifest.data_hash, str)
+        assert all(isinstance(label, str) for label in manifest.labels or [])
     check_role(fence, folder)
 
 

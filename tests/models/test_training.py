@@ -65,7 +65,7 @@ def test_the_same_settings_give_the_same_bytes(made, data, tmp_path):
 def test_another_seed_gives_other_weights(made, data, tmp_path):
     config = model_config(training=trained(seed=1))
     record = prepare_model(config, dataset_config(), data, tmp_path / "other", CPU)
-    assert record["sha256"] != read_json(made / "training.json")["sha256"]
+    assert record.sha256 != read_json(made / "training.json")["sha256"]
 
 
 def test_training_teaches(data, tmp_path):
@@ -74,8 +74,8 @@ def test_training_teaches(data, tmp_path):
     untrained = prepare_model(
         model_config(training=None), dataset_config(), data, tmp_path / "untaught", CPU
     )
-    assert record["training"]["loss"][-1]["loss"] < 4.0  # it starts at ln(300) = 5.7
-    assert "training" not in untrained
+    assert record.training["loss"][-1]["loss"] < 4.0  # it starts at ln(300) = 5.7
+    assert untrained.training is None
 
 
 def test_frozen_parameters_stay_as_they_were(data, tmp_path):
@@ -217,7 +217,7 @@ def test_a_prepared_folder_can_be_a_source(made, data, tmp_path):
         load_file(tmp_path / "m/model.safetensors"),
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert record["upstream"]["n"] == 4
+    assert record.upstream.n == 4
 
 
 def test_weights_with_another_hash_than_expected_are_refused(made):

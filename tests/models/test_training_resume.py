@@ -26,6 +26,8 @@ from grace_bench.steps.model import prepare_model
 from grace_bench.steps.training_loop import Training
 from grace_bench.store import files
 from grace_bench.store.files import read_json, read_parquet
+from grace_bench.store.json_records import read_record
+from grace_bench.store.records import TrainingRecord
 from grace_bench.store.schemas import TRAINING_LOG
 
 STEPS = 12
@@ -131,9 +133,9 @@ def test_a_stopped_training_ends_with_the_same_bytes(
             make(data, tmp_path / "m", kind, precision, **changes)
         assert [path.name for path in (tmp_path / "m").iterdir()] == [".training"]
     record = make(data, tmp_path / "m", kind, precision, **changes)
-    assert record["sha256"] == expected["sha256"]
-    assert record["training"]["loss"] == expected["training"]["loss"]
-    assert record["training"]["resumed_from"] == stops
+    assert record.sha256 == expected.sha256
+    assert record.training["loss"] == expected.training["loss"]
+    assert record.training["resumed_from"] == stops
     assert log_of(tmp_path / "m") == log_of(tmp_path / "whole")
     assert not (tmp_path / "m" / ".training").exists()
 
@@ -171,11 +173,11 @@ def test_trainings_killed_at_fifty_random_moments_end_with_the_same_bytes(
         folder = tmp_path / f"m-{killer.kills}"
         again = functools.partial(make, data, folder, checkpoint_minutes=ALWAYS)
         resumed = killer.work_until_done("gpt2", again, ends, folder / ".training")
-        record = read_json(folder / "training.json")
-        assert record["sha256"] == expected["sha256"]
+        record = read_record(folder / "training.json", TrainingRecord)
+        assert record.sha256 == expected.sha256
         assert log_of(folder) == log_of(tmp_path / "whole")
         assert not (folder / ".training").exists()
-        assert record["training"]["resumed_from"] or not resumed
+        assert record.training["resumed_from"] or not resumed
     print(f"{killer.kills} kills by signal {number}, {killer.resumed} resumed; {dict(killer.met)}")
     assert killer.kills == 50
     assert killer.resumed > killer.kills / 2
@@ -204,8 +206,8 @@ def test_a_damaged_checkpoint_costs_only_the_work_since_the_one_before(
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with caplog.at_level(logging.INFO):
         record = make(data, tmp_path / "m")
-    assert record["training"]["resumed_from"] == [5]
-    assert record["sha256"] == read_json(whole / "training.json")["sha256"]
+    assert record.training["resumed_from"] == [5]
+    assert record.sha256 == read_json(whole / "training.json")["sha256"]
     assert "changed since it was written. It was set aside" in caplog.text
     assert "resuming from the checkpoint of step 5" in caplog.text
     assert not (tmp_path / "m" / ".training").exists()
@@ -216,8 +218,8 @@ def test_other_settings_or_data_begin_at_the_beginning(data, tmp_path, monkeypat
     expected = make(data, tmp_path / "other", learning_rate=1e-3)
     with caplog.at_level(logging.WARNING):
         record = make(data, tmp_path / "m", learning_rate=1e-3)
-    assert record["training"]["resumed_from"] == []
-    assert record["sha256"] == expected["sha256"]
+    assert record.training["resumed_from"] == []
+    assert record.sha256 == expected.sha256
     assert "made with other settings, data, weights or versions" in caplog.text
 
 
@@ -230,7 +232,7 @@ def test_checkpoints_that_cannot_be_written_stop_no_training(
     monkeypatch.setattr(Checkpoints, "write", fail)
     with caplog.at_level(logging.WARNING):
         record = make(data, tmp_path / "m", checkpoint_minutes=ALWAYS)
-    assert record["sha256"] == read_json(whole / "training.json")["sha256"]
+    assert record.sha256 == read_json(whole / "training.json")["sha256"]
     assert "no checkpoint at step 3, continuing: the disk is full" in caplog.text
 
 
@@ -241,8 +243,8 @@ def test_without_checkpoints_nothing_is_written_and_nothing_read(
     monkeypatch.setattr(Checkpoints, "latest", lambda _: pytest.fail("read"))
     monkeypatch.setattr(Checkpoints, "write", lambda *_: pytest.fail("written"))
     record = make(data, tmp_path / "m", checkpoint_minutes=0)
-    assert record["training"]["resumed_from"] == []
-    assert record["sha256"] == read_json(whole / "training.json")["sha256"]
+    assert record.training["resumed_from"] == []
+    assert record.sha256 == read_json(whole / "training.json")["sha256"]
     assert not (tmp_path / "m" / ".training").exists()
 
 
@@ -258,10 +260,10 @@ def test_the_log_has_every_step_and_the_curve_is_its_mean(data, whole):
     assert [row["examples"] for row in rows] == list(range(2, 2 * STEPS + 1, 2))
     assert rows[0]["learning_rate"] == pytest.approx(3e-3 / 2)  # two steps of warm-up
     assert rows[1]["learning_rate"] == pytest.approx(3e-3)
-    record = read_json(whole / "training.json")["training"]
+    training = read_json(whole / "training.json")["training"]
     mean = sum(row["loss"] for row in rows) / STEPS
-    assert record["loss"] == [{"step": STEPS, "loss": pytest.approx(mean, abs=1e-6)}]
-    assert record["epochs"] == 2 * STEPS / 4
+    assert training["loss"] == [{"step": STEPS, "loss": pytest.approx(mean, abs=1e-6)}]
+    assert training["epochs"] == 2 * STEPS / 4
 
 
 def test_a_model_that_is_not_trained_has_an_empty_log(data, tmp_path):
@@ -296,7 +298,7 @@ def test_lower_precision_teaches_too_and_keeps_float32_weights(data, tmp_path):
     exact = make(data, tmp_path / "float32", **settings)
     for precision in ("bfloat16", "float16"):
         record = make(data, tmp_path / precision, precision=precision, **settings)
-        assert record["sha256"] != exact["sha256"]
+        assert record.sha256 != exact.sha256
         rows = log_of(tmp_path / precision)
         assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
         weights = load_file(tmp_path / precision / "model.safetensors")

@@ -80,7 +80,9 @@ def make_inputs(machine: Path, suite: str = "s", data: bytes = b"data") -> None:
         "data/d/train.parquet": b"rows",
         "data/d/manifest.json": {
             "data_hash": sha(data),
-            "roles": {"train": {"file": "train.parquet", "rows": 1, "sha256": sha(b"rows")}},
+            "roles": {
+                "train": {"file": "train.parquet", "rows": 1, "facts": 1, "sha256": sha(b"rows")}
+            },
         },
         "models/m-d/pretrained/model.safetensors": b"weights",
         "models/m-d/pretrained/tokenizer.json": b"{}",
@@ -96,6 +98,8 @@ def make_inputs(machine: Path, suite: str = "s", data: bytes = b"data") -> None:
         "assets/m-d/pretrained/mend-1/assets.json": {
             "model_hash": sha(b"weights"),
             "files": {"mend.safetensors": sha(b"a network")},
+            "summary": {},
+            "seconds": 1.0,
         },
     }
     for name, content in contents.items():

@@ -307,9 +307,9 @@ def test_mlflow_shows_how_a_run_failed(make_run, tmp_path):
     ("change", "said"),
     [
         ({"failure": None}, "does not say how the run failed"),
-        ({"failure": "out of memory"}, "does not say how the run failed"),
-        ({"failure": {"kind": "error", "step": "3", "message": ""}}, "does not say how"),
-        ({"failure": {"kind": "error", "step": 3}}, "does not say how"),
+        ({"failure": "out of memory"}, "'failure' must be an object"),
+        ({"failure": {"kind": "error", "step": "3", "message": ""}}, "'failure.step' must be a"),
+        ({"failure": {"kind": "error", "step": 3}}, "lacks 'failure.message'"),
     ],
 )
 def test_a_failure_without_a_reason_is_refused(make_run, tmp_path, change, said):

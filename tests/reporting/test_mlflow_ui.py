@@ -63,7 +63,7 @@ def address(export: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     log = tmp_path_factory.mktemp("server") / "log"
     with open(log, "wb") as stream:
         server = subprocess.Popen(
-            ui_command(export["tracking_uri"], port=port),
+            ui_command(export.tracking_uri, port=port),
             env=ui_environment(),
             cwd=log.parent,
             stdout=stream,
@@ -129,15 +129,15 @@ def _shows(*texts: str) -> str:
 
 
 def test_the_experiment_lists_its_runs(address, browser, export):
-    browser.get(f"{address}/#/experiments/{export['experiment_id']}/runs")
+    browser.get(f"{address}/#/experiments/{export.experiment_id}/runs")
     names = [f"{editor}, Facts QA, seed 0" for editor in ("Unedited", "FT", "GRACE")]
     _wait(browser, _shows("4 matching runs", "suite synthetic", *names))
 
 
 def test_two_runs_compare(address, browser, export):
-    chosen = [name for name in export["runs"] if "/ft/" in name or "/grace/" in name]
-    ids = json.dumps([export["runs"][name]["mlflow_run_id"] for name in chosen])
-    experiments = json.dumps([export["experiment_id"]])
+    chosen = [name for name in export.runs if "/ft/" in name or "/grace/" in name]
+    ids = json.dumps([export.runs[name]["mlflow_run_id"] for name in chosen])
+    experiments = json.dumps([export.experiment_id])
     query = f"runs={ids}&experiments={experiments}".replace('"', "%22").replace(" ", "")
     browser.get(f"{address}/#/compare-runs?{query}")
     _wait(browser, _shows("Comparing 2 Runs", "FT, Facts QA, seed 0", "GRACE, Facts QA, seed 0"))
@@ -145,8 +145,8 @@ def test_two_runs_compare(address, browser, export):
 
 
 def test_a_metric_is_charted_edit_by_edit(address, browser, export):
-    run = export["runs"]["facts-t5/facts-qa/grace/default/seed-0"]["mlflow_run_id"]
-    browser.get(f"{address}/#/experiments/{export['experiment_id']}/runs/{run}/model-metrics")
+    run = export.runs["facts-t5/facts-qa/grace/default/seed-0"]["mlflow_run_id"]
+    browser.get(f"{address}/#/experiments/{export.experiment_id}/runs/{run}/model-metrics")
     # The data behind the drawn charts: plotly keeps it at its element.
     points = _wait(
         browser,

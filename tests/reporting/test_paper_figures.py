@@ -11,11 +11,12 @@ import pytest
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.paper.keys import answers_of
 from grace_bench.reporting.figures.paper.runs import SuiteRuns, block_names, common_name
-from grace_bench.reporting.figures.paper.write import write_paper_figures
+from grace_bench.reporting.figures.paper.write import PaperFigures, write_paper_figures
 from grace_bench.reporting.report import write_report
 from grace_bench.reporting.summary.run_folder import read_run_folder
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.store import files, schemas
+from grace_bench.store.json_records import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,7 @@ def rows_of(path):
 
 def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
     folder, entries = drawn
-    names = [entry["name"] for entry in entries if entry["name"]]
+    names = [entry.name for entry in entries if entry.name]
     assert names == [
         "fig3-facts-t5-block-10-facts-qa",
         "fig3-facts-t5-block-2-facts-qa",
@@ -78,7 +79,7 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
     ]
     expected = {f"{name}.{kind}" for name in names for kind in ("pdf", "png", "csv")}
     assert {path.name for path in folder.iterdir()} == {*expected, "figures.json"}
-    assert files.read_json(folder / "figures.json") == entries
+    assert read_record(folder / "figures.json", PaperFigures).root == entries
     for name in names:
         picture = (folder / f"{name}.png").read_bytes()
         assert struct.unpack(">II", picture[16:24]) > (1000, 400)
@@ -87,8 +88,8 @@ def test_all_that_the_runs_can_show_is_drawn_with_its_data(drawn):
 
 
 def test_what_is_missing_is_said(drawn):
-    entries = [entry for entry in drawn[1] if not entry["name"]]
-    assert [(entry["figure"], entry["why_not"]) for entry in entries] == [
+    entries = [entry for entry in drawn[1] if not entry.name]
+    assert [(entry.figure, entry.why_not) for entry in entries] == [
         (5, "GRACE on Biographies, GPT-2, radius 1: the data set has no holdout of edited facts.")
     ]
 
@@ -165,7 +166,7 @@ def test_runs_of_an_earlier_version_say_that_they_lack_the_keys(make_run, replac
     replace_rows(run, "predictions.parquet", rows, schemas.predictions_schema())
     curves = summarise([run], tmp_path / "summary.parquet")
     entries = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
-    [reason] = [entry["why_not"] for entry in entries if entry["figure"] == 5]
+    [reason] = [entry.why_not for entry in entries if entry.figure == 5]
     assert "were made before predictions named the key that answered" in reason
 
 
@@ -176,7 +177,7 @@ def test_a_suite_that_can_show_little_says_why(make_run, tmp_path):
         (tmp_path / "figures" / name).write_bytes(b"old")
     curves = summarise([run], tmp_path / "summary.parquet")
     entries = write_paper_figures([run], tmp_path / "summary.parquet", curves, tmp_path / "figures")
-    assert {e["figure"]: e["why_not"] for e in entries if not e["name"]} == {
+    assert {e.figure: e.why_not for e in entries if not e.name} == {
         4: "no editor with keys was run with two radii, or on two layers of one model.",
         5: "no editor with keys and a radius was run.",
         6: "no run of an editor with keys was timed; set probes.latency.",
@@ -221,10 +222,10 @@ def test_the_report_shows_them_and_what_is_not_drawn(drawn, tmp_path):
     write_report(summary, tmp_path / "figures", output, folder)
     page = output.read_text()
     for entry in entries:
-        if entry["name"]:
-            assert f'alt="{entry["name"]}"' in page
+        if entry.name:
+            assert f'alt="{entry.name}"' in page
         else:
-            assert f"Fig. {entry['figure']}: {entry['why_not']}" in page
+            assert f"Fig. {entry.figure}: {entry.why_not}" in page
 
 
 def test_names_of_blocks_and_of_what_models_share():

@@ -16,7 +16,11 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
     baseline = folder / "baselines/tiny-zsre/pretrained/baseline.json"
     baseline.parent.mkdir(parents=True)
     manifest = {
-        "roles": {"train": {"rows": 7}, "edits": {"rows": 3}, "holdout": {"rows": 0}},
+        "data_hash": "d",
+        "roles": {
+            role: {"file": f"{role}.parquet", "rows": rows, "facts": rows, "sha256": "s"}
+            for role, rows in (("train", 7), ("edits", 3), ("holdout", 0))
+        },
         "dropped": {"question repeated": 4, "empty <b>": 1},
         "also_in_train": {"upstream": 2, "edits": 0},
     }
@@ -25,7 +29,8 @@ def test_the_report_counts_rows_and_what_was_left_out_or_cut(reported, tmp_path)
         "upstream": {"rows": 5, "texts": 0, "labels": 0},
         "edits": {"rows": 3, "texts": 2, "labels": 1},
     }
-    write_json(baseline, {"truncated": cut, "max_length": 64})
+    hashes = {"data_hash": "d", "model_hash": "m"}
+    write_json(baseline, {**hashes, "truncated": cut, "max_length": 64})
     write_report(folder / "summary.parquet", reported / "figures", folder / "r.html")
     text = (folder / "r.html").read_text()
     assert (

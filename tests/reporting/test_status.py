@@ -318,7 +318,7 @@ def test_it_can_be_asked_while_everything_changes(tmp_path):
         (None, "no such file"),
         ("{", "not readable as JSON"),
         ("[]", "must be an object"),
-        ('{"suite": "s", "runs": [3]}', r"runs\[0\]: must be an object"),
+        ('{"suite": "s", "runs": [3]}', r"'runs\[0\]' must be an object"),
         ('{"suite": "s", "runs": [{"id": "a"}]}', "lacks"),
         (json.dumps({"suite": "s", "runs": [plan_entry("a", "b")]}), "do not belong together"),
     ],

@@ -230,17 +230,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"status": "running"}, "not 'complete'"),
+            ({"status": "running"}, "'status' must be 'complete' or 'failed' (got 'running')"),
             ({"version": 2}, "written in format 2"),
-            ({"format": "x"}, "is not the record of a run"),
+            ({"format": "x"}, "'format' must be 'grace-bench run' (got 'x')"),
             ({"id": 5}, "'id' must be a text"),
             ({"spec": []}, "'spec' must be an object"),
-            ({"spec": {"suite": "s", "seed": 0}}, "lacks 'model'"),
-            ({"counts": {"keys": "many"}}, "'each' must be a whole number or a number or null"),
-            ({"counts": {"place": [], "value": []}}, "must be a whole number"),
-            ({"files": {"steps.parquet": 5}}, "'files' must hold the files' hashes"),
+            ({"spec": {"suite": "s", "seed": 0}}, "lacks 'spec.model'"),
+            ({"counts": {"keys": "many"}}, "'counts.keys' must be a number or null (got 'many')"),
+            ({"counts": {"place": [], "value": []}}, "'counts.place' must be a number or null"),
+            ({"files": {"steps.parquet": 5}}, "'files.steps.parquet' must be a text (got 5)"),
             ({"measure": "luck"}, "the measure 'luck' does not exist"),
-            ({"provenance": "here"}, "'provenance' must be an object or null"),
+            ({"provenance": "here"}, "'provenance' must be an object (got 'here')"),
         ],
     )
     def test_unfit_record(self, tmp_path, change, said, make_run):
@@ -254,4 +254,4 @@ class TestRefusals:
         record = json.loads((folder / "run.json").read_text())
         del record["counts"]
         files.write_json(folder / "run.json", record)
-        assert "lacks ['counts']" in self._message([folder], tmp_path)
+        assert "lacks 'counts'" in self._message([folder], tmp_path)

@@ -89,8 +89,8 @@ def test_everything_arrives(suite):
     runs = _runs(suite)
     names = {f"facts-t5/facts-qa/{editor}/default/seed-0" for editor in EDITORS}
     assert set(runs) == names | {"suite synthetic"}
-    assert set(export["runs"]) == set(runs)
-    assert json.loads((suite / EXPORT).read_text()) == export
+    assert set(export.runs) == set(runs)
+    assert json.loads((suite / EXPORT).read_text()) == export.model_dump()
 
     grace = runs["facts-t5/facts-qa/grace/default/seed-0"]
     params = grace.data.params

@@ -142,7 +142,7 @@ def prepared(folder: Path, name: str, **options: Any) -> tuple[dict[str, Any], d
     builder = DATASETS.get(name)
     made = builder(builder.options_class(**options))
     manifest = prepare(made, folder, task=builder.tasks[0], config={})
-    return manifest, {role: load_role(folder, role) for role in manifest["roles"]}
+    return manifest, {role: load_role(folder, role) for role in manifest.roles}
 
 
 def refusal(name: str, **options: Any) -> str:

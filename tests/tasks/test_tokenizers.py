@@ -248,7 +248,7 @@ def test_a_label_that_cannot_be_said_is_counted_and_compared_as_it_can_be(label)
     config = t5_config(len(tokenizer))
     task = QuestionAnswering(tokenizer, config, 64)
     row = row_of("What?", label)
-    assert count_truncated(task, "edits", [row, ROWS[0]])["unsayable"] == 1
+    assert count_truncated(task, "edits", [row, ROWS[0]]).unsayable == 1
     model = T5ForConditionalGeneration(config)
     model.generate = lambda **_: torch.tensor([[0, *task.answer_ids(row)]])
     [prediction] = task.predict(model, [row])

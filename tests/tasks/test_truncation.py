@@ -11,6 +11,7 @@ from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.steps import baseline
 from grace_bench.store.files import read_json
+from grace_bench.store.records import TruncationCounts
 from grace_bench.tasks.base import Truncation
 
 LONG = "The river runs from the hills down to the sea. " * 20
@@ -53,15 +54,11 @@ def test_texts_and_labels_cut_short_are_counted_and_said(tiny, example, caplog):
     task = tiny("gpt2", "language_modelling", max_length=40).task
     rows = [example("Who?", "He."), example(LONG, LONG), example(LONG, "He."), example("", LONG)]
     with caplog.at_level(logging.INFO):
-        assert baseline.count_truncated(task, "edits", rows[:1]) == {
-            "rows": 1,
-            "texts": 0,
-            "labels": 0,
-            "unsayable": 0,
-        }
+        nothing = TruncationCounts(rows=1, texts=0, labels=0)
+        assert baseline.count_truncated(task, "edits", rows[:1]) == nothing
     assert not caplog.records
     found = baseline.count_truncated(task, "edits", rows)
-    assert found == {"rows": 4, "texts": 2, "labels": 2, "unsayable": 0}
+    assert found == TruncationCounts(rows=4, texts=2, labels=2)
     assert "edits: of 4 rows, 2 texts and 2 labels are longer than max_length 40" in caplog.text
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from pages import DOCS, REPOSITORY, replace_block, table
 
-from grace_bench.store.files import read_json, read_parquet
+from grace_bench.store.files import read_parquet
+from grace_bench.store.json_records import read_record
+from grace_bench.store.records import AssetsRecord
 
 DEFAULT_SUMMARY = REPOSITORY / "results" / "development" / "summary.parquet"
 PAGE = DOCS / "results" / "hyperparameters.md"
@@ -80,14 +82,14 @@ def mend_lines(results: Path) -> list[list[str]]:
     """Return the rows of what MEND's training gave on edits that it held out."""
     lines = []
     for path in sorted(results.glob("assets/*/*/mend-*/assets.json")):
-        record = read_json(path)
-        told, settings = record["told"], record["settings"]
+        record = read_record(path, AssetsRecord)
+        summary = record.summary
         kinds = ("unedited", "untrained", "trained")
-        cells = [f"{told[kind]['edit']:.3f}" for kind in kinds]
-        cells += [f"{told[kind]['local']:.4f}" for kind in kinds[1:]]
-        cells.append(f"{told['best_step']} of {told['steps']}")
+        cells = [f"{summary[kind]['edit']:.3f}" for kind in kinds]
+        cells += [f"{summary[kind]['local']:.4f}" for kind in kinds[1:]]
+        cells.append(f"{summary['best_step']} of {summary['steps']}")
         model, seed = path.parts[-4], path.parts[-3]
-        names = [f"{model}, {seed}", f"{settings['c_edit']:g}"]
+        names = [f"{model}, {seed}", f"{record.settings['c_edit']:g}"]
         lines.append([*names, *cells])
     return lines
 

@@ -30,6 +30,7 @@ from grace_bench.jobs.locks import exclusive
 from grace_bench.reporting.mlflow.moved import ARTIFACTS, follow
 from grace_bench.reporting.mlflow.records import (
     TAG,
+    MlflowExport,
     flatten,
     run_inputs,
     run_metrics,
@@ -39,7 +40,8 @@ from grace_bench.reporting.mlflow.records import (
     started_ms,
 )
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
-from grace_bench.store.files import read_json, sha256_of, write_json
+from grace_bench.store.files import sha256_of
+from grace_bench.store.json_records import read_record, write_record
 from grace_bench.suite.plan import digest
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 def track(
     run_folders: Path | Sequence[Path], summary_folder: Path, tracking_uri: str | None = None
-) -> dict[str, Any]:
+) -> MlflowExport:
     """Bring MLflow in line with the runs of a suite.
 
     An MLflow run of unchanged files is left as it is, including notes; one whose files changed is
@@ -99,9 +101,9 @@ def track(
 
 def _export(
     runs: Sequence[RunFolder], summary_folder: Path, tracking_uri: str | None
-) -> dict[str, Any]:
+) -> MlflowExport:
     uri = tracking_uri_for(summary_folder, tracking_uri)
-    suite = runs[0].spec["suite"]
+    suite = runs[0].spec.suite
     with _mlflow_errors(uri):
         follow(uri)
         client = _client(uri)
@@ -124,15 +126,10 @@ def _export(
         entry = _suite_entry(client, runs, summary_folder)
         exported[entry.name] = _ensure(client, experiment_id, known, entry)
         _mark_stale(client, known, exported)
-    export = {
-        "format": "grace-bench mlflow export",
-        "version": 1,
-        "tracking_uri": uri,
-        "experiment": suite,
-        "experiment_id": experiment_id,
-        "runs": exported,
-    }
-    write_json(summary_folder / EXPORT, export)
+    export = MlflowExport(
+        tracking_uri=uri, experiment=suite, experiment_id=experiment_id, runs=exported
+    )
+    write_record(summary_folder / EXPORT, export)
     return export
 
 
@@ -145,7 +142,7 @@ def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> s
 def experiment_of(summary_folder: Path) -> str | None:
     """Return the id of the MLflow experiment that a suite was exported to; None: not yet."""
     path = Path(summary_folder) / EXPORT
-    return str(read_json(path).get("experiment_id")) if path.is_file() else None
+    return read_record(path, MlflowExport).experiment_id if path.is_file() else None
 
 
 def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
@@ -336,12 +333,12 @@ def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[
     client.log_inputs(mlflow_id, datasets=inputs)
     for path in files:
         client.log_artifact(mlflow_id, str(path))
-    return started_ms(run) + round(1000 * float(run.record["seconds"].get("total") or 0.0))
+    return started_ms(run) + round(1000 * float(run.record.seconds.get("total") or 0.0))
 
 
 def _run_artifacts(run: RunFolder) -> list[Path]:
     """Return run.json and the files it lists, except for the predictions, which are large."""
-    names = [name for name in sorted(run.record["files"]) if name != "predictions.parquet"]
+    names = [name for name in sorted(run.record.files) if name != "predictions.parquet"]
     paths = [run.folder / "run.json", *(run.folder / name for name in names)]
     for path in paths:
         if not path.is_file():
@@ -363,7 +360,7 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
     )
     hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
     last = max(started_ms(run) for run in runs) + 1  # MLflow lists what began last first
-    suite = runs[0].spec["suite"]
+    suite = runs[0].spec.suite
     tags = {
         TAG + "kind": "suite",
         TAG + "suite": suite,
@@ -375,7 +372,7 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
     def fill(mlflow_id: str) -> int:
         from mlflow.entities import Param
 
-        described = {"n_runs": len(runs), "seeds": sorted({run.spec["seed"] for run in runs})}
+        described = {"n_runs": len(runs), "seeds": sorted({run.spec.seed for run in runs})}
         params = [Param(key, value) for key, value in flatten(described).items()]
         client.log_batch(mlflow_id, params=params)
         for path in files:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grace_bench.metrics import METRICS
+from grace_bench.store.records import Record
 from grace_bench.suite.plan import dataset_folder
 
 if TYPE_CHECKING:
@@ -40,6 +41,17 @@ def started_ms(run: RunFolder) -> int:
     return round(moment.timestamp() * 1000)
 
 
+class MlflowExport(Record):
+    """`mlflow.json`: where a suite was exported to, and MLflow's ids of its runs."""
+
+    format: Literal["grace-bench mlflow export"] = "grace-bench mlflow export"
+    version: Literal[1] = 1
+    tracking_uri: str
+    experiment: str
+    experiment_id: str
+    runs: dict[str, Any]
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested settings with dotted names and values as text.
 
@@ -58,10 +70,11 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def run_params(run: RunFolder) -> dict[str, str]:
     """Return the run's settings; hyperparameters are directly under `editor.`."""
-    spec = dict(run.spec)
-    editor = dict(spec.pop("editor"))
-    hyperparameters = editor.pop("hyperparameters", {})
-    params = flatten({**spec, "variant": run.record["variant"], "in_sweep": run.in_sweep})
+    spec = run.spec.model_dump(mode="json")
+    editor = spec.pop("editor")
+    hyperparameters = editor.pop("hyperparameters")
+    own = {"variant": run.record.variant, "in_sweep": run.record.in_sweep}
+    params = flatten({**spec, **own})
     # The editor's own keys second: no hyperparameter may hide its name.
     params |= flatten(hyperparameters, "editor.")
     return params | flatten(editor, "editor.")
@@ -73,26 +86,22 @@ def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
     It has the hyperparameters in which an editor's runs differ, and the model if a data set has
     several.
     """
-
-    def group(run: RunFolder) -> tuple[str, ...]:
-        return tuple(run.spec[part]["name"] for part in ("model", "dataset", "editor"))
-
-    settings: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    settings: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     models: dict[str, set[str]] = {}
     for run in runs:
-        values = settings.setdefault(group(run), {})
-        for key, value in flatten(run.spec["editor"]["hyperparameters"]).items():
+        values = settings.setdefault(run.spec.names, {})
+        for key, value in flatten(run.spec.editor.hyperparameters).items():
             values.setdefault(key, set()).add(value)
-        models.setdefault(run.spec["dataset"]["name"], set()).add(run.spec["model"]["name"])
+        models.setdefault(run.spec.dataset.name, set()).add(run.spec.model.name)
     names = {}
     for run in runs:
         spec = run.spec
-        several = settings[group(run)]
-        own = flatten(spec["editor"]["hyperparameters"]).items()
+        several = settings[spec.names]
+        own = flatten(spec.editor.hyperparameters).items()
         varied = [f"{key}={value}" for key, value in own if len(several[key]) > 1]
-        model = [spec["model"]["label"]] if len(models[spec["dataset"]["name"]]) > 1 else []
-        editor = " ".join([spec["editor"]["label"], *varied])
-        parts = [editor, *model, spec["dataset"]["label"], f"seed {spec['seed']}"]
+        model = [spec.model.label] if len(models[spec.dataset.name]) > 1 else []
+        editor = " ".join([spec.editor.label, *varied])
+        parts = [editor, *model, spec.dataset.label, f"seed {spec.seed}"]
         names[run.id] = ", ".join(parts)
     return names
 
@@ -101,22 +110,22 @@ def run_tags(run: RunFolder) -> dict[str, str]:
     """Return the tags by which runs are searched and grouped."""
     spec, provenance = run.spec, run.provenance
     tags = {
-        "model": spec["model"]["name"],
-        "dataset": spec["dataset"]["name"],
-        "editor": spec["editor"]["name"],
+        "model": spec.model.name,
+        "dataset": spec.dataset.name,
+        "editor": spec.editor.name,
         "device": provenance.get("device"),
         "mlflow.source.name": "grace-bench",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": provenance.get("git_commit"),
         TAG + "kind": "run",
-        TAG + "suite": spec["suite"],
-        TAG + "content_hash": run.record["content_hash"],
+        TAG + "suite": spec.suite,
+        TAG + "content_hash": run.record.content_hash,
         TAG + "version": provenance.get("grace_bench"),
         TAG + "git_dirty": provenance.get("git_dirty"),
-        TAG + "data_hash": run.record.get("data_hash"),
-        TAG + "model_hash": run.record.get("model_hash"),
-        TAG + "measure": run.measure,
-        TAG + "status": "complete" if run.failure is None else "failed",
+        TAG + "data_hash": run.record.data_hash,
+        TAG + "model_hash": run.record.model_hash,
+        TAG + "measure": run.record.measure,
+        TAG + "status": run.record.status,
     }
     if run.failure is not None:
         tags |= {
@@ -132,13 +141,13 @@ def run_tags(run: RunFolder) -> dict[str, str]:
 
 def run_inputs(run: RunFolder) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, digest, source, role) of each role that the run was evaluated on."""
-    dataset = run.spec["dataset"]["name"]
-    folder = dataset_folder(run.spec["suite"], dataset)
+    dataset = run.spec.dataset.name
+    folder = dataset_folder(run.spec.suite, dataset)
     roles = set(run.table("predictions.parquet", ["role"])["role"].unique().to_pylist())
     # Predictions called "edit" and "edits" are both of the data set's role `edits`.
     for role in sorted({"edits", *(metric.role for metric in METRICS.values())} - {"edit"}):
         if role == "edits" or role in roles:
-            data_hash = str(run.record.get("data_hash") or "unknown")[:DIGEST_LENGTH]
+            data_hash = (run.record.data_hash or "unknown")[:DIGEST_LENGTH]
             source = json.dumps({"uri": (folder / f"{role}.parquet").as_posix()})
             yield f"{dataset}/{role}", data_hash, source, role
 
@@ -172,22 +181,22 @@ def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
     last = max(elapsed)
     probes = run.table("probes.parquet").to_pylist()
     final = max((row["step"] for row in probes), default=0)
-    end = start + round(1000 * float(run.record["seconds"].get("total") or seconds))
+    end = start + round(1000 * float(run.record.seconds.get("total") or seconds))
     for row in probes:
         if row["value"] is None:
             continue
-        main = row["measure"] == run.measure
+        main = row["measure"] == run.record.measure
         name = row["metric"] if main else f"{row['metric']}.{row['measure']}"
         when = start + round(1000 * elapsed.get(row["step"], elapsed[last]))
         points.append((f"probe/{name}", row["value"], when, row["n_edits"]))
         if row["step"] == final and run.failure is None:
             points.append((f"final/{name}", row["value"], end, 0))
-    spent = {f"seconds_{key}": value for key, value in run.record["seconds"].items()}
+    spent = {f"seconds_{key}": value for key, value in run.record.seconds.items()}
     counted = {
         key if key == "edits_per_key" else f"n_{key}": value
-        for key, value in run.record["counts"].items()
+        for key, value in run.record.counts.items()
     }
-    spent["peak_memory_mib"] = run.record.get("peak_memory_mib")
+    spent["peak_memory_mib"] = run.record.peak_memory_mib
     points += [
         (f"final/{name}", float(value), end, 0)
         for name, value in sorted({**spent, **counted}.items())

@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from grace_bench.errors import DataError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 METRIC = "failure"
 KINDS = {"out_of_memory": "out of memory"}
@@ -67,36 +64,6 @@ class Failure:
             message = message[: LONGEST_MESSAGE - 3] + "..."
         kind = KINDS.get(self.kind, self.kind)
         return f"{kind}: {message}" if message else kind
-
-
-def read_failure(path: Path, record: Mapping[str, Any]) -> Failure | None:
-    """Return how a run failed, by its run.json; None if it is complete.
-
-    Raises:
-        DataError: it is neither complete nor failed, or does not say why it failed.
-    """
-    status, failure = record.get("status"), record.get("failure")
-    if status == "complete":
-        return None
-    if status != "failed":
-        raise DataError(
-            f"{path}: the run's status is '{status}', not 'complete' and not 'failed'; "
-            "finish it first."
-        )
-    types = {"kind": str, "message": str, "step": int | None}
-    if not isinstance(failure, dict) or not all(
-        isinstance(failure.get(key), type_) for key, type_ in types.items()
-    ):
-        raise DataError(f"{path}: does not say how the run failed; run the edit step again.")
-    example_id, error_type = failure.get("example_id"), failure.get("type")
-    return Failure(
-        seed=record["spec"]["seed"],
-        kind=failure["kind"],
-        step=failure.get("step"),
-        example_id=example_id if isinstance(example_id, str) else None,
-        message=failure["message"],
-        type=error_type if isinstance(error_type, str) else None,
-    )
 
 
 def failure_rows(

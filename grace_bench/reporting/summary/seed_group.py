@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from grace_bench.metrics import MEASURES, METRICS, averaged, per_example
 from grace_bench.reporting.summary import statistics
+from grace_bench.suite.plan import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,18 +57,18 @@ def setting_keys(run: RunFolder) -> dict[str, Any]:
     """Return the columns that all rows of a run's setting share."""
     spec = run.spec
     return {
-        "suite": spec["suite"],
-        "model": spec["model"]["name"],
-        "model_label": spec["model"]["label"],
-        "dataset": spec["dataset"]["name"],
-        "dataset_label": spec["dataset"]["label"],
-        "task": spec["dataset"]["task"],
-        "editor": spec["editor"]["name"],
-        "editor_label": spec["editor"]["label"],
-        "editor_class": spec["editor"]["editor"],
-        "variant": run.record["variant"],
-        "hyperparameters": run.hyperparameters,
-        "in_sweep": run.in_sweep,
+        "suite": spec.suite,
+        "model": spec.model.name,
+        "model_label": spec.model.label,
+        "dataset": spec.dataset.name,
+        "dataset_label": spec.dataset.label,
+        "task": spec.dataset.task,
+        "editor": spec.editor.name,
+        "editor_label": spec.editor.label,
+        "editor_class": spec.editor.editor,
+        "variant": run.record.variant,
+        "hyperparameters": canonical_json(spec.editor.hyperparameters),
+        "in_sweep": run.record.in_sweep,
     }
 
 
@@ -85,7 +86,7 @@ class SeedGroup:
         self.n_failed = n_failed
         first = runs[0]
         self.keys = setting_keys(first)
-        self.main = first.measure
+        self.main = first.record.measure
         columns = ("step", "n_edits", "role", "fact_id", *per_example())
         tables = [run.table("predictions.parquet", columns) for run in runs]
         everything = pa.concat_tables(tables)
@@ -239,10 +240,10 @@ class SeedGroup:
             ("seconds_per_edit", "median", "seconds", "per_edit_median"),
         )
         for metric, measure, section, key in sources:
-            values = [_number(run.record[section].get(key)) for run in self.runs]
+            values = [_number(getattr(run.record, section).get(key)) for run in self.runs]
             if not all(math.isnan(value) for value in values):
                 yield metric, measure, values
-        memory = [_number(run.record.get("peak_memory_mib")) for run in self.runs]
+        memory = [_number(run.record.peak_memory_mib) for run in self.runs]
         if not all(math.isnan(value) for value in memory):
             yield "peak_memory_mib", None, memory
 
@@ -264,7 +265,7 @@ class SeedGroup:
             single = statistics.interval(point.draws[index]) if point.draws else (None, None)
             yield {
                 **common,
-                "seed": run.spec["seed"],
+                "seed": run.spec.seed,
                 **_estimate(point.values[index], *single),
                 "n": point.counts[index] if point.counts else None,
                 "n_seeds": 1,

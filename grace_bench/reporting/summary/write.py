@@ -117,7 +117,7 @@ def _summarise_experiment(runs: list[RunFolder]) -> tuple[Rows, Rows]:
     rows: Rows = []
     points: Rows = []
     competing: list[tuple[SeedGroup, Rows]] = []
-    n_seeds = len({run.spec["seed"] for run in runs})
+    n_seeds = len({run.spec.seed for run in runs})
     for _, members in itertools.groupby(runs, key=lambda run: run.id.rsplit("/", 1)[0]):
         seeds = list(members)
         group, own, curves = _summarise_setting(seeds)
@@ -141,11 +141,11 @@ def _summarise_setting(seeds: list[RunFolder]) -> tuple[SeedGroup | None, Rows, 
     failed = [run for run in seeds if run.failure is not None]
     failures = [run.failure for run in failed]
     group = SeedGroup(whole, len(failed)) if whole else None
-    rows = list(failure_rows(setting_keys(seeds[0]), failures, len(whole), seeds[0].measure))
+    rows = list(failure_rows(setting_keys(seeds[0]), failures, len(whole), seeds[0].record.measure))
     points: Rows = []
     if group:
         rows += group.summary_rows()
         points += group.curve_rows()
     for run in failed:
-        points += [{**p, "seed": run.spec["seed"]} for p in SeedGroup([run]).curve_rows()]
+        points += [{**p, "seed": run.spec.seed} for p in SeedGroup([run]).curve_rows()]
     return group, rows, points

@@ -67,7 +67,7 @@ def timings(suite: SuiteRuns) -> dict[Setting, pd.DataFrame]:
     """
     best: dict[tuple[Any, str], tuple[float, Setting]] = {}
     for setting, runs in suite.runs.items():
-        if not any(FILE in run.record["files"] for run in runs):
+        if not any(FILE in run.record.files for run in runs):
             continue
         if keys := [p.estimate.value for p in suite.points(setting, "n_keys")]:
             place = (setting.experiment, setting.editor)
@@ -78,9 +78,9 @@ def timings(suite: SuiteRuns) -> dict[Setting, pd.DataFrame]:
 
 def _read(suite: SuiteRuns, setting: Setting) -> pd.DataFrame:
     tables = [
-        run.table(FILE).to_pandas().assign(seed=run.spec["seed"])
+        run.table(FILE).to_pandas().assign(seed=run.spec.seed)
         for run in suite.runs[setting]
-        if FILE in run.record["files"]
+        if FILE in run.record.files
     ]
     found = pd.concat(tables).dropna(subset="n_keys").astype({"n_keys": int})
     return found.assign(ratio=found["seconds"] / found["seconds_unedited"])

@@ -71,9 +71,7 @@ class SuiteRuns:
         self.runs: dict[Setting, list[RunFolder]] = {s: [] for s in self.data.settings}
         self.failed: dict[Setting, list[RunFolder]] = {s: [] for s in self.data.settings}
         for run in read_run_folders(runs):
-            spec = run.spec
-            names = (spec["model"]["name"], spec["dataset"]["name"], spec["editor"]["name"])
-            setting = by_name.get((*names, run.record["variant"]))
+            setting = by_name.get((*run.spec.names, run.record.variant))
             if setting is None:
                 raise DataError(f"{summary}: lacks the run {run.id}; run the summarise step again.")
             (self.runs if run.failure is None else self.failed)[setting].append(run)
@@ -100,7 +98,7 @@ class SuiteRuns:
     def _model(self, experiment: Experiment) -> dict[str, Any]:
         found = (s for s in self.data.settings if s.experiment == experiment)
         setting = next(found)
-        return (self.runs[setting] or self.failed[setting])[0].spec["model"]
+        return (self.runs[setting] or self.failed[setting])[0].spec.model.model_dump(mode="json")
 
     def of_radius(self, experiment: Experiment) -> dict[str, list[Setting]]:
         """Return, by editor, the settings that differ from the configured one only in the radius.
