@@ -9,6 +9,7 @@ machines that share no locks.
 
 from __future__ import annotations
 
+import errno
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,11 +27,15 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.2
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of file systems without locks: some cluster storage."""
 
 
 @contextmanager
 def exclusive(path: Path, doing: str, wait_seconds: float | None = None) -> Iterator[None]:
     """Hold the lock during the block; its file stays behind, empty and harmless.
+
+    Where the file system has no locks, the block runs without one.
 
     Args:
         path: of the lock's file; its folder is created if needed.
@@ -41,7 +46,8 @@ def exclusive(path: Path, doing: str, wait_seconds: float | None = None) -> Iter
         ResultError: another process holds it all that time, or the file cannot be created.
     """
     wait_seconds = WAIT_SECONDS if wait_seconds is None else wait_seconds
-    lock = FileLock(path, poll_interval=POLL_SECONDS)
+    # A soft lock would outlive a killed process.
+    lock = FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,7 +61,9 @@ def exclusive(path: Path, doing: str, wait_seconds: float | None = None) -> Iter
             f"{wait_seconds:g} seconds; rerun when it has."
         ) from error
     except OSError as error:
-        raise ResultError(describe_os_error(path, error)) from error
+        if error.errno not in WITHOUT_LOCKS:
+            raise ResultError(describe_os_error(path, error)) from error
+        logger.warning("%s: this file system has no locks; continuing without", path)
     try:
         yield
     finally:

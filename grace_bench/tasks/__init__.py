@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from grace_bench.errors import ConfigError, unknown_name
+from grace_bench.metrics import MEASURES
 from grace_bench.registry import TASKS
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ def create_task(
         examples: all that will have answers generated (`Task.make_room`).
 
     Raises:
-        ConfigError: the model cannot do the task, or has fewer positions than `max_length`.
+        ConfigError: the model cannot do the task, or has fewer positions than `max_length`; or
+            the task's main measure is unknown.
     """
-    task = TASKS.get(dataset.task)(
-        tokenizer, config, model.max_length, model.start_token, model.end_token
-    )
+    kind = TASKS.get(dataset.task)
+    if kind.main_measure not in MEASURES:
+        where = f"task '{dataset.task}', main_measure"
+        raise ConfigError(unknown_name("measure", kind.main_measure, MEASURES, where))
+    task = kind(tokenizer, config, model.max_length, model.start_token, model.end_token)
     task.generates = dataset.generate
     task.make_room(examples)
     return task

@@ -13,6 +13,7 @@ from grace_bench.suite.schema import DatasetConfig
 from grace_bench.suite.section import validate
 from grace_bench.tasks import create_task
 from grace_bench.tasks.base import IGNORED, Prediction, Truncation
+from grace_bench.tasks.kinds.question_answering import QuestionAnswering
 
 QA = "question_answering"
 PAIRS = [
@@ -150,6 +151,15 @@ def test_a_model_that_is_not_asked_to_generate_is_scored_on_the_label_alone(tiny
     assert whole.text is not None
     assert scored.scores == {name: whole.scores[name] for name in scored.scores}
     assert scored.scores.keys() == {"loss", "perplexity", "token_accuracy"}
+
+
+def test_a_main_measure_that_nobody_knows_is_one_sentence(tiny, monkeypatch):
+    setting = tiny("gpt2", QA)
+    monkeypatch.setattr(QuestionAnswering, "main_measure", "exact_macth")
+    dataset = DatasetConfig(name="d", label="D", task=QA, builder="b")
+    model = SimpleNamespace(max_length=48, start_token=None, end_token=None)
+    with pytest.raises(ConfigError, match=r"main_measure: unknown measure .* 'exact_match'\?"):
+        create_task(dataset, model, setting.tokenizer, setting.model.config)
 
 
 def test_answers_are_always_generated():
