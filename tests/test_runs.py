@@ -8,10 +8,17 @@ import pytest
 
 from grace_bench.errors import ConfigError
 from grace_bench.steps.single import single_run
+from grace_bench.store.files import read_json
 from grace_bench.suite import plan
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor
-from grace_bench.suite.planned import is_plan_outdated, plan_of, planned_runs, write_plan
+from grace_bench.suite.planned import (
+    frozen_plan,
+    is_plan_outdated,
+    plan_of,
+    planned_runs,
+    write_plan,
+)
 from grace_bench.suite.schema import EditorConfig, RunSpec, SuiteConfig
 
 MODEL = {
@@ -224,6 +231,17 @@ def test_a_run_of_a_plan_is_the_run_that_was_planned(tmp_path):
     assert [run.content_hash for run in found] == [run.content_hash for run in runs]
     with pytest.raises(ConfigError, match="has no run 'tiny/qa/x'"):
         planned_runs(path, ["tiny/qa/x"])
+
+
+def test_a_damaged_plan_of_a_workflow_is_written_again(tmp_path):
+    chosen = suite()
+    path = frozen_plan(chosen, expand(chosen), tmp_path)
+    before = path.stat().st_ino
+    assert frozen_plan(chosen, expand(chosen), tmp_path).stat().st_ino == before
+    path.write_bytes(path.read_bytes()[:99])
+    assert read_json(frozen_plan(chosen, expand(chosen), tmp_path)) == plan_of(
+        chosen, expand(chosen)
+    )
 
 
 def test_a_run_of_a_plan_has_no_labels_as_no_job_depends_on_them(tmp_path):
