@@ -124,7 +124,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
             },
             sources=installed.sources_of("countryinfo", "periodictable"),
             dropped=dropped,
-            labels=load_templates(self.name)["classes"],
+            labels=list(load_templates(self.name)["classes"]),
         )
 
     def _split(self, entities: list[Entity]) -> dict[str, list[Entity]]:
