@@ -81,7 +81,10 @@ def _data(folder: Path, expected: str) -> list[Piece]:
     for role, entry in roles:
         place = f"{folder / 'manifest.json'}: roles.{role[:20]}"
         check_record(place, entry, file=str, sha256=str)
-    return _listed(folder, {e["file"]: e["sha256"] for _, e in roles}, manifest, "manifest.json")
+    hashes = {entry["file"]: entry["sha256"] for _, entry in roles}
+    if len(hashes) < len(roles):
+        raise DataError(f"{folder}: lists a file twice.")
+    return _listed(folder, hashes, manifest, "manifest.json")
 
 
 def _baseline(folder: Path, expected: str) -> list[Piece]:
