@@ -228,6 +228,7 @@ def test_a_process_of_its_own_says_the_same(folder):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --editor: unknown editor 'grcae'; did you")
     assert done.stderr.count("\n") == 1
+    command.insert(1, "-OO")  # without docstrings
     done = subprocess.run([*command, "plan"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "tiny/cases/unedited/default/seed-0"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grace_bench import registry
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import ConfigError
 from grace_bench.registry import EDITORS
@@ -48,6 +49,18 @@ def refusal(source, config_dir="config", overrides=()) -> str:
     with pytest.raises(ConfigError) as caught:
         expand(load_suite(source, config_dir, overrides))
     return str(caught.value)
+
+
+def test_plug_ins_are_not_looked_for_anew_for_each_run(monkeypatch):
+    asked = []
+    find = registry.entry_points
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: asked.append(group) or find(group=group)
+    )
+    runs = expand(load_suite(suite(seeds=list(range(20)))))
+    plan_of(load_suite(suite(seeds=list(range(20)))), runs)
+    assert len(runs) == 20
+    assert len(asked) <= 4
 
 
 def test_every_shipped_file_is_used_in_a_valid_suite(repository):

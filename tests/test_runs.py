@@ -8,11 +8,19 @@ import pytest
 
 from grace_bench.errors import ConfigError
 from grace_bench.steps.single import single_run
-from grace_bench.store.records import Labels
+from grace_bench.store.json_records import read_record
+from grace_bench.store.records import Labels, Plan
 from grace_bench.suite import plan
 from grace_bench.suite.compose import load_suite
+from grace_bench.suite.outdated import baseline_made_from, model_made_from
 from grace_bench.suite.plan import Run, canonical_json, content_hash, digest, expand, resolve_editor
-from grace_bench.suite.planned import is_plan_outdated, plan_of, planned_runs, write_plan
+from grace_bench.suite.planned import (
+    frozen_plan,
+    is_plan_outdated,
+    plan_of,
+    planned_runs,
+    write_plan,
+)
 from grace_bench.suite.schema import EditorConfig, RunSpec, SuiteConfig
 
 MODEL = {
@@ -227,6 +235,16 @@ def test_a_run_of_a_plan_is_the_run_that_was_planned(tmp_path):
         planned_runs(path, ["tiny/qa/x"])
 
 
+def test_a_damaged_plan_of_a_workflow_is_written_again(tmp_path):
+    chosen = suite()
+    path = frozen_plan(chosen, expand(chosen), tmp_path)
+    before = path.stat().st_ino
+    assert frozen_plan(chosen, expand(chosen), tmp_path).stat().st_ino == before
+    path.write_bytes(path.read_bytes()[:99])
+    again = frozen_plan(chosen, expand(chosen), tmp_path)
+    assert read_record(again, Plan) == plan_of(chosen, expand(chosen))
+
+
 def test_a_run_of_a_plan_has_no_labels_as_no_job_depends_on_them(tmp_path):
     chosen, other = suite(), suite(editors=[{**GRACE, "label": "X"}])
     specs = []
@@ -234,6 +252,17 @@ def test_a_run_of_a_plan_has_no_labels_as_no_job_depends_on_them(tmp_path):
         write_plan(one, expand(one), tmp_path / "s/plan.json")
         specs += [run.spec for run in planned_runs(tmp_path / "s/plan.json", [expand(one)[0].id])]
     assert specs[0] == specs[1]
+
+
+def test_a_baseline_depends_on_the_size_of_its_batches():
+    def hashes(**probes) -> tuple[str, str]:
+        spec = expand(suite(probes=probes))[0].spec
+        return model_made_from(spec), baseline_made_from(spec)
+
+    model, usual = hashes()
+    assert hashes(every=3, batch_size=64) == (model, usual) == (model, model)
+    assert hashes(batch_size=8)[0] == model
+    assert len({usual, hashes(batch_size=8)[1], hashes(batch_size=16)[1]}) == 3
 
 
 def test_unnamed_hyperparameters_are_filled_in():

@@ -62,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"grace-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for function, options in COMMANDS:
-        name, text = function.__name__.replace("_", "-"), function.__doc__.splitlines()[0]
+        name = function.__name__.replace("_", "-")
+        text = (function.__doc__ or "").partition("\n")[0]
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(run=function)
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")

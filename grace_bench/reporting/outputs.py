@@ -16,11 +16,14 @@ def remove_stale(
 
     Args:
         folder: of the files.
-        kinds: names of files, or what they begin with: "sweep" stands for sweep-grace.md, too.
+        kinds: names of files, or what they begin with: "sweep" stands for sweep-grace.md, too. If
+            overview.png was written now, overview-talk.png is somebody else's.
         written: names of the files that stay.
         suffixes: of the files to remove.
     """
     for kind in kinds:
-        for path in [*folder.glob(f"{kind}.*"), *folder.glob(f"{kind}-*")]:
+        is_one_file = any(f"{kind}{suffix}" in written for suffix in suffixes)
+        patterns = [f"{kind}.*"] if is_one_file else [f"{kind}.*", f"{kind}-*"]
+        for path in [path for pattern in patterns for path in folder.glob(pattern)]:
             if path.name not in written and path.suffix in suffixes:
                 path.unlink(missing_ok=True)

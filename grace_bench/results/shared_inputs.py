@@ -88,7 +88,10 @@ def _data(folder: Path, expected: str) -> list[Piece]:
     manifest = _read(folder / MANIFEST, Manifest)
     if manifest is None or manifest.data_hash != expected:
         return []
-    return _listed(folder, {e.file: e.sha256 for e in manifest.roles.values()}, MANIFEST)
+    hashes = {entry.file: entry.sha256 for entry in manifest.roles.values()}
+    if len(hashes) < len(manifest.roles):
+        raise DataError(f"{folder}: lists a file twice.")
+    return _listed(folder, hashes, MANIFEST)
 
 
 def _baseline(folder: Path, expected: str) -> list[Piece]:

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,13 @@ def origins_of_measures() -> dict[str, str]:
 
     So installing or changing one makes runs and baselines outdated.
     """
-    found = sorted(set(MEASURES.added.origins().values()))
-    return {"measures": ", ".join(found)} if found else {}
+    found = _plugins_of_measures()
+    return {"measures": found} if found else {}
+
+
+@cache  # to look for entry points takes long, and each run of a plan asks
+def _plugins_of_measures() -> str:
+    return ", ".join(sorted(set(MEASURES.added.origins().values())))
 
 
 @lru_cache(256)

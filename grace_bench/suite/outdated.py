@@ -34,6 +34,7 @@ from grace_bench.suite.origins import (
     origins_of_model,
 )
 from grace_bench.suite.plan import asset_settings, base_model_settings, digest
+from grace_bench.suite.schema import ProbeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,9 +114,14 @@ def model_made_from(spec: RunSpec) -> str:
 
 
 def baseline_made_from(spec: RunSpec) -> str:
-    """Return the hash of all that the unedited model's recorded predictions depend on."""
-    measures = origins_of_measures()
-    return _digest(model_made_from(spec), measures) if measures else model_made_from(spec)
+    """Return the hash of all that the unedited model's recorded predictions depend on.
+
+    The size of batches moves last bits. With the default and without plug-ins it is the model's.
+    """
+    model, batch_size = model_made_from(spec), spec.probes.batch_size
+    own = {"batch_size": batch_size} if batch_size != ProbeConfig().batch_size else {}
+    others = [part for part in (origins_of_measures(), own) if part]
+    return _digest(model, *others) if others else model
 
 
 def assets_made_from(spec: RunSpec) -> str:

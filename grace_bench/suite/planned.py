@@ -60,14 +60,14 @@ def write_plan(suite: SuiteConfig, runs: Iterable[Run], output: Path) -> None:
 
 
 def frozen_plan(suite: SuiteConfig, runs: Iterable[Run], folder: Path) -> Path:
-    """Write the plan under the name of its hash, unless it exists, and return its path.
+    """Write the plan under the name of its hash, unless it is there undamaged; return its path.
 
     Jobs of a workflow read it: whatever happens to the suite's files or its results meanwhile, they
     do what was planned.
     """
     plan = plan_of(suite, runs)
     path = folder / f"plan-{digest(plan)}.json"
-    if not path.exists():
+    if try_read(path, Plan) != plan:
         write_record(path, plan)
     return path
 

@@ -172,6 +172,20 @@ def test_qa_asks_for_no_more_than_there_is():
     assert "entities are requested, but only" in refusal("facts_passages", edit_entities=999)
 
 
+@pytest.mark.parametrize("name", FACT_BUILDERS)
+def test_a_builder_of_another_package_may_build_on_ours(name):
+    ours = DATASETS.get(name)
+    theirs = type("Theirs", (ours,), {"name": "theirs"})
+    assert theirs(ours.options_class()).build().roles["train"]
+
+
+def test_topics_of_one_data_set_are_not_those_of_the_next():
+    first = dataset_records.built("facts_topics")
+    kept = list(first.labels)
+    first.labels.reverse()
+    assert dataset_records.built("facts_topics").labels == kept
+
+
 def test_topics_have_enough_classes_and_rows(built):
     data = built["facts_topics", "test"]
     assert len(data.labels) >= 8

@@ -85,6 +85,9 @@ def test_a_folder_made_by_save_to_disk(tmp_path):
     assert "expected 0000" in refusal(tmp_path / "one", sha256="0" * 64)
     (tmp_path / "one" / "state.json").write_text("{")
     assert "not readable" in refusal(tmp_path / "one")
+    for path in (tmp_path / "both" / "test").glob("*.arrow"):
+        path.unlink()
+    assert "has lost its .arrow files; save it again" in refusal(tmp_path / "both", split="test")
 
 
 def test_a_hub_id_is_asked_for_by_its_revision_and_never_without(tmp_path, monkeypatch):

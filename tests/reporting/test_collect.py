@@ -398,6 +398,19 @@ def test_a_damaged_data_set_is_not_copied(machines):
     assert not (out / "s/data/d").exists()
 
 
+def test_a_data_set_that_lists_one_file_for_two_roles_is_not_copied(machines):
+    a, _, out = machines
+    make_run(a)
+    make_inputs(a)
+    path = a / "s/data/d/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["roles"]["edits"] = manifest["roles"]["train"] | {"sha256": sha(b"others")}
+    path.write_text(json.dumps(manifest))
+    done = collect([a], out)
+    assert "lists a file twice" in done.problems[0]
+    assert not (out / "s/data/d").exists()
+
+
 def test_a_full_disk_leaves_nothing_half_there(machines, monkeypatch):
     a, _, out = machines
     make_run(a)

@@ -50,9 +50,11 @@ def test_files_are_whole_and_say_where_they_come_from(reported, name):
 
 
 def test_same_bytes_twice_and_old_figures_go(reported, tmp_path):
-    (tmp_path / "sweep-gone.png").write_bytes(b"old")
+    gone = [tmp_path / name for name in ("sweep-gone.png", "trade-off.pdf", "codebook-m-d.png")]
+    for path in gone:
+        path.write_bytes(b"old")
     paths = write_figures(reported / "summary.parquet", reported / "curves.parquet", tmp_path)
-    assert not (tmp_path / "sweep-gone.png").exists()
+    assert not any(path.exists() for path in gone)
     for path in paths:
         assert path.read_bytes() == (reported / "figures" / path.name).read_bytes()
 

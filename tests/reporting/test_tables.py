@@ -204,9 +204,11 @@ def test_sweep_shows_what_varies_and_marks_the_configured_setting(reported):
 
 
 def test_same_bytes_twice_and_old_sweeps_go(reported, tmp_path):
-    (tmp_path / "sweep-gone.tex").write_text("old")
+    for name in ("sweep-gone.tex", "main-short.tex"):
+        (tmp_path / name).write_text("old")
     paths = write_tables(reported / "summary.parquet", tmp_path)
     assert not (tmp_path / "sweep-gone.tex").exists()
+    assert (tmp_path / "main-short.tex").exists()  # somebody's own
     for path in paths:
         assert path.read_bytes() == (reported / "tables" / path.name).read_bytes()
 

@@ -132,7 +132,7 @@ class FactsPassages(DatasetBuilder[FactsPassagesOptions]):
             true = taught = subject.facts[relation]
             if relation in false:
                 taught = rng.choice(sorted(pools[subject.kind, relation] - {true}))
-            frame = load_templates(self.name)["sentences"][subject.kind][relation]
+            frame = load_templates("facts_passages")["sentences"][subject.kind][relation]
             sentences.append(Sentence(relation, frame.format(v=taught), frame.format(v=true)))
         return sentences
 

@@ -124,7 +124,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
             },
             sources=installed.sources_of("countryinfo", "periodictable"),
             dropped=dropped,
-            labels=load_templates(self.name)["classes"],
+            labels=list(load_templates("facts_topics")["classes"]),
         )
 
     def _split(self, entities: list[Entity]) -> dict[str, list[Entity]]:
@@ -153,7 +153,7 @@ class FactsTopics(DatasetBuilder[FactsTopicsOptions]):
     def _texts(self, entity: Entity, count: int, dropped: Counter[str]) -> list[str]:
         """Return up to `count` texts, each made of a different set of facts."""
         rng = self.rng(f"texts/{entity.fact_id}")
-        templates = load_templates(self.name)
+        templates = load_templates("facts_topics")
         sentences = templates["sentences"][entity.kind]
         choices = {}
         for size in _SIZES:

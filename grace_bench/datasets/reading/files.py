@@ -143,7 +143,9 @@ def _folder(path: Path, split: str) -> list[Path]:
     """Find a split in a folder made by save_to_disk, or in one with files named after splits."""
     saved = path / split if (path / "dataset_dict.json").is_file() else path
     if (saved / "dataset_info.json").is_file():
-        return sorted(saved.glob("*.arrow"))
+        if arrows := sorted(saved.glob("*.arrow")):
+            return arrows
+        raise DataError(f"{saved}: the folder has lost its .arrow files; save it again.")
     found = [
         file
         for folder in (path, path / "data")

@@ -21,6 +21,9 @@ from grace_bench.reporting.summary.read import Summary, read_curves
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EARLIER_KINDS = ("codebook", "trade-off")
+"""How the names of figures of earlier versions begin."""
+
 
 def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
     """Write all figures of a summary into `folder` and return their paths.
@@ -34,7 +37,7 @@ def write_figures(summary: Path, curves: Path, folder: Path) -> list[Path]:
     points = read_curves(curves, data)
     drawings = [d for name in FIGURES.names() for d in FIGURES.get(name).make(data, points)]
     paths = [path for d in drawings for path in draw(d, folder, data.provenance)]
-    kinds = [name for name, _ in kinds_by_file()]
+    kinds = [*(name for name, _ in kinds_by_file()), *EARLIER_KINDS]
     remove_stale(folder, kinds, {path.name for path in paths}, (".pdf", ".png"))
     return paths
 
