@@ -86,7 +86,10 @@ class Argument:
 
 
 # What jobs are to do, whatever becomes of config/ meanwhile.
-FROZEN_PLAN = Argument(str(frozen_plan(SUITE, RUNS.values(), MARK.parent)))
+try:
+    FROZEN_PLAN = Argument(str(frozen_plan(SUITE, RUNS.values(), MARK.parent)))
+except GraceBenchError as error:
+    raise WorkflowError(str(error))
 
 
 def a_run(wildcards):
