@@ -9,10 +9,7 @@ than an error: the run says so in its `run.json`, and its command exits with 0.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 
 class GraceBenchError(Exception):

@@ -10,7 +10,7 @@ import itertools
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,9 +32,6 @@ from grace_bench.store import files
 from grace_bench.store.files import read_json, read_parquet
 from grace_bench.store.records import FailureRecord
 from grace_bench.suite.plan import with_asset_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EVERY_STEP = CheckpointPolicy(minutes=0, steps=1)
 EDITORS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -12,9 +12,6 @@ from fuzzing import Fence
 from small_runs import DATASET, MODEL, spec
 
 from grace_bench.cli import build_parser, main
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAMES = ("../../x", "..", ".", "", ".hidden", "a/b", "a\\b", "a\0b", "a\nb", "~", "x" * 300)
 RUN_COMMANDS = ("prepare-data", "prepare-model", "baseline", "prepare-editor", "edit")

@@ -7,7 +7,7 @@ import math
 import os
 import resource
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +24,6 @@ from grace_bench.store.files import (
     write_parquet,
 )
 from grace_bench.store.schemas import EXAMPLES, PROBES, STEPS, predictions_schema
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROW = {"example_id": "e", "fact_id": "f", "text": "t", "label": "l"}
 PROBE = {"step": 1, "n_edits": 1, "metric": "es", "measure": "f1", "value": 0.5, "n": 1}

@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from small_runs import Capitals, spec
@@ -26,10 +27,6 @@ from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.steps.edit import CHECKPOINTS, RunFolders, run_stream
 from grace_bench.store.files import read_json, read_parquet, write_parquet
 from grace_bench.store.schemas import PROBES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 

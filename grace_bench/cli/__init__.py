@@ -11,15 +11,12 @@ import argparse
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from grace_bench import __version__
 from grace_bench.cli.commands import COMMANDS
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
 from grace_bench.store.files import describe_os_error
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grace_bench.cli.options import (
     MINUTES_OPTION,
@@ -14,6 +15,7 @@ from grace_bench.cli.options import (
     SUITE_OPTIONS,
     SUMMARY_OPTIONS,
     URI_OPTION,
+    Option,
     option,
     policy_of,
     run_of,
@@ -26,13 +28,7 @@ from grace_bench.suite.plan import RESULTS, expand
 from grace_bench.suite.planned import planned_runs, write_plan
 from grace_bench.suite.section import is_name
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Sequence
-
-    from grace_bench.cli.options import Option
-
-    Function = Callable[[argparse.Namespace], None]
+Function = Callable[[argparse.Namespace], None]
 
 COMMANDS: list[tuple[Function, Sequence[Option]]] = []
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grace_bench.errors import ConfigError
 from grace_bench.jobs.resumable import CHECKPOINT_MINUTES, CheckpointPolicy
 from grace_bench.steps.single import single_run
 from grace_bench.suite.compose import find_suite, load_suite
+from grace_bench.suite.plan import Run
 from grace_bench.suite.planned import planned_runs
+from grace_bench.suite.schema import SuiteConfig
 
-if TYPE_CHECKING:
-    import argparse
-
-    from grace_bench.suite.plan import Run
-    from grace_bench.suite.schema import SuiteConfig
-
-    Option = tuple[tuple[str, ...], dict[str, Any]]
+Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
 def option(*names: str, **settings: Any) -> Option:

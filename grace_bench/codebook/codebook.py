@@ -10,8 +10,9 @@ codebook/search.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,6 @@ from grace_bench.codebook.distances import inside
 from grace_bench.codebook.search import KeySearch
 from grace_bench.codebook.storage import close_gap, reserve
 from grace_bench.errors import EditorError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 IGNORED = -100
 """Label id that Hugging Face losses ignore."""

@@ -9,8 +9,9 @@ The same codebook gives the same bytes. Reading a file never runs code from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,6 @@ from torch import Tensor
 from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
 from grace_bench.store.tensors import parse_header, read_tensors, reading, write_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FORMAT_VERSION = 1
 _ENTRY = "grace_bench.codebook"

@@ -9,15 +9,11 @@ While the version of a query's value stays the same, so does its answer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from grace_bench.codebook.codebook import Codebook
 from grace_bench.codebook.storage import reserve
-
-if TYPE_CHECKING:
-    from grace_bench.codebook.codebook import Codebook
 
 _STORED = ("_queries", "_distances", "_nearest")
 

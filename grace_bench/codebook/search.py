@@ -10,7 +10,8 @@ the best one by more than all rounding errors together are skipped, and the rest
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +28,6 @@ from grace_bench.codebook.distances import (
     slices,
 )
 from grace_bench.codebook.storage import close_gap, reserve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # Measuring all distances is faster for few numbers (keys x queries x d_in), or for few keys, as
 # preparing the queries takes time too.

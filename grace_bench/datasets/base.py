@@ -13,14 +13,16 @@ import hashlib
 import logging
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
 from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
+from grace_bench.datasets.reading.fields import Roles, Row
 from grace_bench.datasets.reading.files import no_progress_bars
 from grace_bench.errors import ConfigError, DataError, ResultError
 from grace_bench.store.files import (
@@ -33,11 +35,6 @@ from grace_bench.store.files import (
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import MANIFEST, Manifest, RoleFile
 from grace_bench.store.schemas import EXAMPLES, ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from grace_bench.datasets.reading.fields import Roles, Row
 
 Options = TypeVar("Options", bound=DatasetOptions)
 T = TypeVar("T")

@@ -7,17 +7,14 @@ in case, white space or end marks (`fields.same_text`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from grace_bench.datasets.reading.fields import Roles, Row, is_decodable, same_text
 from grace_bench.errors import DataError
 from grace_bench.store.schemas import EXAMPLES, REQUIRED_ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STREAM = ("edits", "holdout")
 APART = ("train", "upstream", "accurate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from grace_bench.editors.hyperparameters import EditorHyperparameters
 from grace_bench.errors import ConfigError, EditorError, GraceBenchError
 from grace_bench.registry import EDITORS, EditorSpec
 from grace_bench.suite.section import validate
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from grace_bench.editors.base import Editor
-    from grace_bench.editors.hyperparameters import EditorHyperparameters
 
 
 __all__ = ["EditorSpec", "create_editor"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.base import Editor
+from grace_bench.editors.hyperparameters import AdapterHyperparameters
 from grace_bench.editors.prompt import Prompt, PromptLocator, first_column, last_column
 from grace_bench.models.architecture import find_layer, layer_dims, replace_layer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from grace_bench.editors.hyperparameters import AdapterHyperparameters
 
 
 @dataclass

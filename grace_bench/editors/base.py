@@ -11,25 +11,23 @@ Editors see tensors, never tasks: `inputs["labels"]` holds the wanted answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from grace_bench.codebook.lookup import IncrementalLookup
+from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.replay.steps import StepReplay
 from grace_bench.store.tensors import write_tensors
+from grace_bench.tasks.base import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import torch
-    from torch import Tensor, nn
-
-    from grace_bench.codebook.lookup import IncrementalLookup
     from grace_bench.editors.hyperparameters import EditorHyperparameters
-    from grace_bench.jobs.resumable import CheckpointPolicy
-    from grace_bench.tasks.base import Task
 
 STATE_FILE = "editor.safetensors"
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import AdapterEditor, LayerAdapter
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.hyperparameters import (
+    AdapterHyperparameters,
+    ParametricHyperparameters,
+)
+from grace_bench.editors.prompt import PromptLocator
 from grace_bench.editors.training import train_on_edit
 from grace_bench.errors import EditorError
 from grace_bench.replay.recording import only_trainable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from grace_bench.editors.hyperparameters import (
-        AdapterHyperparameters,
-        ParametricHyperparameters,
-    )
-    from grace_bench.editors.prompt import PromptLocator
 
 
 class ParametricAdapter(LayerAdapter):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,14 +11,10 @@ from torch import Tensor, nn
 
 from grace_bench.codebook.codebook import IGNORED
 from grace_bench.errors import EditorError
-from grace_bench.replay.steps import labelled_columns
+from grace_bench.replay.steps import StepReplay, labelled_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-
     from grace_bench.editors.hyperparameters import TrainedHyperparameters
-    from grace_bench.replay.steps import StepReplay
 
 
 def train_on_edit(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from grace_bench.editors.base import Editor
 from grace_bench.errors import EditorError
 from grace_bench.models.architecture import find_layer, layer_dims
 from grace_bench.replay.recording import only_trainable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 class WeightEditor(Editor):

@@ -18,12 +18,15 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from grace_bench.errors import DataError, GraceBenchError, ResultError
 from grace_bench.store.files import (
@@ -36,12 +39,6 @@ from grace_bench.store.files import (
 )
 from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.store.records import CheckpointRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,13 @@ job is tried again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from grace_bench.errors import GraceBenchError, ResultError
 from grace_bench.store.json_records import try_read, write_record
 from grace_bench.store.records import Refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 REFUSED = "refused.json"
 

@@ -17,6 +17,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,8 +25,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from grace_bench.errors import Interrupted, ResultError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 
 logger = logging.getLogger(__name__)

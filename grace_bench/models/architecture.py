@@ -9,17 +9,15 @@ A name may contain brackets and end in `.weight`, as in the released configurati
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from grace_bench.errors import ModelError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 _INDEX = re.compile(r"\[(\d+)\]")
 

@@ -11,9 +11,10 @@ encoder-decoder it must be in the encoder. The same covariance gives the same by
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,6 @@ from grace_bench.models.architecture import (
 )
 from grace_bench.models.positions import usable_positions
 from grace_bench.store.tensors import read_tensors, reading, write_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 FORMAT_VERSION = 1
 LONGEST = 1024

@@ -10,9 +10,10 @@ import hashlib
 import importlib.util
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -37,9 +38,6 @@ from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.store.records import TRAINING, TrainingRecord, WeightIndex
 from grace_bench.suite.schema import PretrainedSource
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"

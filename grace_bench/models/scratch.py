@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,11 +19,7 @@ from transformers import (
 
 from grace_bench.errors import ConfigError, unknown_name
 from grace_bench.models.loading import model_class
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from grace_bench.suite.schema import ScratchSource
+from grace_bench.suite.schema import ScratchSource
 
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "t5": T5Config,

@@ -12,8 +12,9 @@ import inspect
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,6 @@ from grace_bench.replay.recording import (
     replayed,
 )
 from grace_bench.replay.steps import TOLERANCE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,12 @@ changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 WORTH_IT = 0.5
 """A module is computed in full if more than this share of its positions is read."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -27,9 +28,6 @@ from grace_bench.store import schemas
 from grace_bench.store.files import atomic_path
 from grace_bench.store.json_records import read_record
 from grace_bench.store.records import BASELINE, MANIFEST, BaselineRecord, Manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TEMPLATE = "report.html.jinja"
 

@@ -15,7 +15,6 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.locks import exclusive
@@ -28,9 +27,8 @@ from grace_bench.store.json_records import is_plain_name
 from grace_bench.suite.plan import RUN_FILES
 from grace_bench.suite.schema import base_model_name
 from grace_bench.suite.section import is_name
+from collections.abc import Iterable, Iterator, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 LOCK = ".collect.lock"
 TIMED = ("steps.parquet", "latency.parquet")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from grace_bench.errors import DataError
 from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
@@ -18,10 +17,9 @@ from grace_bench.store.records import (
     Manifest,
     TrainingRecord,
 )
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 
 def copy_inputs(

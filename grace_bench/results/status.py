@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grace_bench.errors import DataError
 from grace_bench.jobs.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
@@ -27,13 +27,12 @@ from grace_bench.store.records import RUN, Plan, RunOutcome
 from grace_bench.suite.outdated import model_hash_of, outdated, parts_of, why_outdated
 from grace_bench.suite.plan import RESULTS, expand
 from grace_bench.suite.planned import plan_of
+from collections.abc import Iterator, Sequence, Set
+from grace_bench.store.records import LeaseRecord, PlanEntry
+from grace_bench.suite.plan import Run
+from grace_bench.suite.schema import SuiteConfig
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence, Set
 
-    from grace_bench.store.records import LeaseRecord, PlanEntry
-    from grace_bench.suite.plan import Run
-    from grace_bench.suite.schema import SuiteConfig
 
 STATES = {
     "finished": "complete, with the plan's settings",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
 from grace_bench.results.status import STATES, InputStatus, StatusReader, RunStatus, SuiteStatus
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import TextIO
 
 MOST_LISTED = 50  # runs of one state, one by one
 LONGEST_MESSAGE = 300  # characters of why one failed

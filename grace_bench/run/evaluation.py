@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grace_bench import metrics
 from grace_bench.errors import Diverged
 from grace_bench.models.device import free_memory, is_out_of_memory
 from grace_bench.replay.evaluations import EvaluationReplay
-from grace_bench.tasks.base import Prediction, to_device
+from grace_bench.tasks.base import Example, Prediction, Task, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torch import Tensor
-
     from grace_bench.editors.base import Editor
-    from grace_bench.tasks.base import Example, Task
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,17 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from grace_bench.models.device import synchronize
-from grace_bench.tasks.base import to_device
+from grace_bench.tasks.base import Example, Task, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor, nn
-
     from grace_bench.editors.base import Editor
-    from grace_bench.tasks.base import Example, Task
 
 REPEATS = 10
 """Timed passes of each input, as in the paper; one more, before them, is not timed."""

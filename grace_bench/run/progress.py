@@ -6,19 +6,16 @@ import logging
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from grace_bench.models.device import synchronize
 from grace_bench.run.evaluation import probe_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
 
 logger = logging.getLogger(__name__)
 

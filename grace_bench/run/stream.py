@@ -14,9 +14,12 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
@@ -27,15 +30,8 @@ from grace_bench.models.device import autocast, free_memory, is_out_of_memory
 from grace_bench.run.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.run.latency import time_forward_passes
 from grace_bench.run.progress import Progress, Records, Stopwatch
+from grace_bench.suite.schema import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 from grace_bench.tasks.base import Prediction, Task, to_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from grace_bench.suite.schema import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 
 logger = logging.getLogger(__name__)
 

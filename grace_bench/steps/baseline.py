@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
@@ -14,14 +16,9 @@ from grace_bench.store.files import read_parquet, write_parquet
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import BASELINE, BaselineRecord, TruncationCounts
 from grace_bench.store.schemas import predictions_schema
+from grace_bench.suite.schema import RunSpec
 from grace_bench.tasks import create_task
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from grace_bench.suite.schema import RunSpec
-    from grace_bench.tasks.base import Task
+from grace_bench.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 

@@ -15,24 +15,19 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
 from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.models.device import set_up
-from grace_bench.models.loading import load_model
+from grace_bench.models.loading import LoadedModel, load_model
 from grace_bench.steps.edit import do_run, finished_record
 from grace_bench.store.files import describe_os_error
-from grace_bench.store.records import RUN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from grace_bench.models.loading import LoadedModel
-    from grace_bench.store.records import RunRecord
-    from grace_bench.suite.plan import Run
+from grace_bench.store.records import RUN, RunRecord
+from grace_bench.suite.plan import Run
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,11 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +30,7 @@ from grace_bench.jobs.lease import Lease
 from grace_bench.jobs.refusals import kept
 from grace_bench.jobs.resumable import CheckpointPolicy, ResumableLoop
 from grace_bench.models.device import is_out_of_memory, resolve_device, set_up
-from grace_bench.models.loading import load_model
+from grace_bench.models.loading import LoadedModel, load_model
 from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
@@ -51,14 +53,8 @@ from grace_bench.store.records import (
 )
 from grace_bench.store.schemas import LATENCY, PROBES, STEPS, predictions_schema
 from grace_bench.suite.plan import Run, content_hash, origins
+from grace_bench.suite.schema import RunSpec
 from grace_bench.tasks import create_task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from grace_bench.models.loading import LoadedModel
-    from grace_bench.suite.schema import RunSpec
 
 logger = logging.getLogger(__name__)
 

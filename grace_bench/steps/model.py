@@ -12,7 +12,9 @@ import json
 import logging
 import shutil
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,10 +37,6 @@ from grace_bench.store.schemas import TRAINING_LOG
 from grace_bench.suite.plan import base_model_settings
 from grace_bench.suite.schema import ComputeConfig, DatasetConfig, ModelConfig, ScratchSource
 from grace_bench.tasks import create_task
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 

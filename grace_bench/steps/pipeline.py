@@ -6,7 +6,8 @@ Heavy packages are imported inside the steps that need them, so that planning st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from grace_bench.errors import ConfigError
 from grace_bench.jobs.lease import Lease
@@ -14,6 +15,7 @@ from grace_bench.jobs.refusals import kept
 from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.steps.single import result_there
 from grace_bench.store.files import write_json
+from grace_bench.store.records import RunRecord
 from grace_bench.suite.outdated import (
     assets_made_from,
     baseline_made_from,
@@ -22,14 +24,7 @@ from grace_bench.suite.outdated import (
     model_made_from,
     parts_of,
 )
-from grace_bench.suite.plan import find_builder, with_asset_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from grace_bench.store.records import RunRecord
-    from grace_bench.suite.plan import Run
+from grace_bench.suite.plan import Run, find_builder, with_asset_settings
 
 logger = logging.getLogger(__name__)
 

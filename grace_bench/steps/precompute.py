@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.editors.base import AssetRequest
@@ -23,12 +23,8 @@ from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import is_plain_name, read_record, write_record
 from grace_bench.store.records import ASSETS, AssetsRecord
 from grace_bench.suite.plan import asset_settings
+from grace_bench.suite.schema import RunSpec
 from grace_bench.tasks import create_task
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from grace_bench.suite.schema import RunSpec
 
 logger = logging.getLogger(__name__)
 

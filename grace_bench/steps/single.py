@@ -8,7 +8,9 @@ it is never overwritten.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -29,10 +31,6 @@ from grace_bench.suite.plan import (
     without_labels,
 )
 from grace_bench.suite.schema import ModelConfig, PretrainedSource, RunSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 

@@ -11,17 +11,14 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+from collections.abc import Iterator
 from importlib import resources
-from typing import TYPE_CHECKING
+from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from grace_bench.errors import ConfigError
 from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.store.files import atomic_path
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from importlib.resources.abc import Traversable
-    from pathlib import Path
 
 REGISTRIES = {"editor": EDITORS, "dataset": DATASETS, "task": TASKS}
 

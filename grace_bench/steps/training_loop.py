@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.errors import ModelError, unknown_name
-from grace_bench.jobs.checkpoints import Checkpoint
+from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.resumable import CheckpointPolicy, ResumableLoop
 from grace_bench.models.device import autocast
 from grace_bench.tasks.base import IGNORED, Task, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from grace_bench.jobs.checkpoints import Checkpoints
     from grace_bench.suite.schema import ComputeConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,10 @@ import re
 import shutil
 import stat
 import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +25,6 @@ from safetensors import SafetensorError
 
 from grace_bench.errors import DataError, ResultError
 from grace_bench.store.schemas import SCHEMA_VERSION, later_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 @contextmanager

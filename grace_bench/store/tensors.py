@@ -10,20 +10,17 @@ Reading a file never runs code from it, and takes memory in proportion to the fi
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from grace_bench.errors import DataError
 from grace_bench.store.files import atomic_path, refuse_devices
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
 
 # Limits that no header of ours reaches; a file beyond them is damaged or hostile.
 MOST_PARTS = 2**22  # lists and objects

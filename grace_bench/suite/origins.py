@@ -12,10 +12,11 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -23,12 +24,7 @@ from grace_bench.errors import ResultError
 from grace_bench.metrics import MEASURES
 from grace_bench.registry import DATASETS, EDITORS, TASKS
 from grace_bench.store.files import sha256_of, write_json
-from grace_bench.suite.schema import PretrainedSource
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from grace_bench.suite.schema import DatasetConfig, ModelConfig
+from grace_bench.suite.schema import DatasetConfig, ModelConfig, PretrainedSource
 
 KNOWN_HASHES = Path("results/.cache/hashes.json")
 LARGE = 2**26

@@ -10,8 +10,10 @@ that is made again is made again too; a missing input is made again only if a pe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from grace_bench import NUMERICS_VERSION
 from grace_bench.errors import DataError
@@ -33,15 +35,8 @@ from grace_bench.suite.origins import (
     origins_of_measures,
     origins_of_model,
 )
-from grace_bench.suite.plan import asset_settings, base_model_settings, digest
-from grace_bench.suite.schema import ProbeConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from grace_bench.suite.plan import Run
-    from grace_bench.suite.schema import DatasetConfig, RunSpec
+from grace_bench.suite.plan import Run, asset_settings, base_model_settings, digest
+from grace_bench.suite.schema import DatasetConfig, ProbeConfig, RunSpec
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -32,10 +32,6 @@ from grace_bench.suite.origins import (
 )
 from grace_bench.suite.schema import DatasetConfig, EditorConfig, EditorEntry, RunSpec, SuiteConfig
 from grace_bench.suite.section import validate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 
 RESULTS = Path("results")
 LONGEST_VARIANT = 80

@@ -8,7 +8,8 @@ Torch-free.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from grace_bench.errors import ConfigError
 from grace_bench.store.json_records import read_record, try_read, write_record
@@ -16,10 +17,6 @@ from grace_bench.store.records import PLAN, Labels, Plan, PlanEntry
 from grace_bench.suite.plan import RESULTS, Run, digest, expand, without_labels
 from grace_bench.suite.schema import SuiteConfig
 from grace_bench.suite.section import validate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 MOVES_NOTHING = {"description", "toy", "bundle", "resources"}
 """Settings of a suite that no run depends on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from grace_bench.errors import ConfigError, unknown_name
@@ -9,8 +10,6 @@ from grace_bench.metrics import MEASURES
 from grace_bench.registry import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from grace_bench.suite.schema import DatasetConfig, ModelConfig

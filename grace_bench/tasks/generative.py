@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
 from grace_bench import metrics
 from grace_bench.errors import ConfigError, DataError
@@ -21,11 +22,6 @@ from grace_bench.tasks.base import (
     to_device,
 )
 from grace_bench.tasks.subject import last_mention
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from transformers import PretrainedConfig
 
 
 class GenerativeTask(Task):

@@ -10,13 +10,12 @@ Special tokens go where the tokenizer puts them; one that is written in a text i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grace_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from transformers import PreTrainedTokenizerBase
 
 _PROBES = ("a", "0", ".", "A a")

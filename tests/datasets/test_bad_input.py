@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from dataset_records import (
@@ -23,9 +24,6 @@ from dataset_records import (
 )
 
 from grace_bench.datasets.reading.markup import without_markup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LOST = "lost \ufffd"
 HALF = "half \ud800"

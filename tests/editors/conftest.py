@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from tiny_models import make
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from torch import Tensor, nn
 
 LAYERS = {
     "t5": "encoder.block[1].layer[1].DenseReluDense.wo.weight",

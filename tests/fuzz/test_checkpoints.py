@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +26,6 @@ from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.lease import LEASE, Lease, read_lease
 from grace_bench.store.files import sha256_of
 from grace_bench.store.records import LeaseRecord
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILES = ("checkpoint.json", "tensors.safetensors", "state.json", "log.jsonl")
 NEW, OLD = "00000020", "00000010"

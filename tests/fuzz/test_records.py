@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,9 +29,6 @@ from grace_bench.reporting.summary.write import summarise
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
 from grace_bench.store import files, schemas
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EXAMPLE = {"fact_id": "f1", "text": "Where is Rome?", "label": "Italy", "subject": "Rome"}
 NEEDED = ("example_id", "fact_id", "text", "label")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,9 +15,6 @@ from grace_bench.suite.compose import load_suite
 from grace_bench.suite.overrides import parse_value
 from grace_bench.suite.plan import expand
 from grace_bench.suite.section import NAME_PATTERN
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODEL = {
     "name": "tiny",

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,17 +34,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor, EditResult
+from grace_bench.editors.hyperparameters import EditorHyperparameters
 from grace_bench.editors.methods.grace.editor import GraceEditor
 from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
 from grace_bench.metrics import f1_released, perplexity
 from grace_bench.models.architecture import find_layer, layer_name, replace_layer
 from grace_bench.registry import EDITORS
 from grace_bench.replay.steps import StepReplay
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from grace_bench.editors.hyperparameters import EditorHyperparameters
 
 pytestmark = pytest.mark.slow
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from grace_bench.metrics import per_example
@@ -13,12 +16,6 @@ from grace_bench.reporting.figures.write import write_figures
 from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.write import write_tables
 from grace_bench.store import files, schemas
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import pyarrow as pa
 
 TASKS = {
     "question_answering": ("facts-qa", "Facts QA", "facts-t5", "T5 (tiny)", "f1"),

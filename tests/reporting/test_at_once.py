@@ -6,16 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from grace_bench.cli import main
 from grace_bench.results.collect import collect
 from grace_bench.store import files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STEPS = (
     ["summarise", "--plan", "{suite}/plan.json", "--output", "{suite}"],

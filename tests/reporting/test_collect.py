@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +18,6 @@ from grace_bench.errors import ConfigError, ResultError
 from grace_bench.jobs import locks
 from grace_bench.results import copying
 from grace_bench.results.collect import collect
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILES = ("steps.parquet", "probes.parquet", "predictions.parquet", "codebook.safetensors")
 

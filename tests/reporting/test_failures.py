@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +23,6 @@ from grace_bench.reporting.summary.write import summarise
 from grace_bench.reporting.tables.footnotes import letter
 from grace_bench.reporting.tables.write import tables_of, write_tables
 from grace_bench.store import files, schemas
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RADII = (0.5, 1.0, 3.0)
 SENTENCE = (

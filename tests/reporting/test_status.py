@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +17,6 @@ from grace_bench.errors import ConfigError, DataError
 from grace_bench.jobs.lease import Lease
 from grace_bench.results.status import STATES, RunStatus, StatusReader, SuiteStatus, status_of_run
 from grace_bench.results.status_text import CLEAR, duration, render, show
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HASH = "0123456789abcdef"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +13,6 @@ from grace_bench.errors import DataError
 from grace_bench.reporting.summary.read import Summary, read_curves
 from grace_bench.reporting.summary.write import CURVES, SUMMARY, summarise
 from grace_bench.store import files, schemas
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _rows(path: Path, **wanted: object) -> list[dict]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plugins import install
 from waiting import wait_until
-
-if TYPE_CHECKING:
-    import signal
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 BIN = Path(sys.executable).parent

@@ -14,17 +14,14 @@ import re
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from loopback import REMEMBERED, Cluster, Job, Workflow
 from waiting import wait_until
 
 from grace_bench.store.files import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(3600)  # a busy machine
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +18,6 @@ from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, load_role, p
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.errors import DataError
 from grace_bench.registry import DATASETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NAMES = ["ada byron", "carl linnaeus , botanist", "tim finchem", *(f"ada {n}" for n in range(30))]
 """What the passages are about, in their order."""

@@ -10,17 +10,15 @@ import functools
 import json
 import shutil
 import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from grace_bench.errors import GraceBenchError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 HUGE = (2**60).to_bytes(8, "little")
 SECONDS_A_CASE = 8.0  # of the processor; most cases take some milliseconds

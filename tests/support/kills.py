@@ -14,15 +14,11 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from types import FunctionType
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FunctionType, ModuleType
 
 from grace_bench.errors import Interrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-    from types import ModuleType
 
 
 def count_calls(module: ModuleType, count: Callable[[], None]) -> None:

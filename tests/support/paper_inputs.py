@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -21,17 +22,12 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from grace_bench.models.scratch import train_tokenizer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from transformers import PreTrainedModel
 
 MODELS = {"t5-small": "t5", "scotus-bert": "bert", "gpt2-xl": "gpt2"}
 """How the names of the paper's models begin, and which of ours takes their place."""

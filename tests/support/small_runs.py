@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from grace_bench.datasets.base import BuiltDataset, DatasetBuilder, prepare
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.steps.baseline import run_baseline
 from grace_bench.steps.model import prepare_model
 from grace_bench.suite.schema import DatasetConfig, ModelConfig, RunSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CITIES = ["Paris", "Rome", "Madrid", "Lima", "Oslo", "Cairo", "Quito", "Tokyo"]
 LANDS = ["France", "Italy", "Spain", "Peru", "Norway", "Egypt", "Ecuador", "Japan"]

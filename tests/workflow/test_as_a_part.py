@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
 from workflows import snakemake
 
 from grace_bench.store.files import read_json
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MODULE = """
 module b:

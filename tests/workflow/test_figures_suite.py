@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,9 +18,6 @@ from grace_bench.store.files import read_json, read_parquet
 from grace_bench.store.schemas import LATENCY, predictions_schema
 from grace_bench.suite.compose import load_suite, read_yaml
 from grace_bench.suite.plan import expand
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
 

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,9 +19,6 @@ from paper_inputs import write_inputs
 from grace_bench.store.files import read_json
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(1500)  # a whole suite, beside other tests
 

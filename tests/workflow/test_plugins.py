@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +16,6 @@ from workflows import snakemake
 
 from grace_bench.steps.skeleton import write_skeleton
 from grace_bench.store.files import read_json
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GROUPS = {
     "editor": ("editors", "SPEC"),

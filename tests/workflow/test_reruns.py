@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,9 +21,6 @@ from workflows import planned_jobs, snakemake
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.store.files import read_json
 from grace_bench.suite.schema import ScratchSource
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grace_bench.store.files import read_parquet, sha256_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TABLES = ("steps.parquet", "predictions.parquet", "probes.parquet", "codebook.parquet")
 TENSORS = ("codebook.safetensors", "editor.safetensors")

@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +32,6 @@ from grace_bench.metrics import METRICS
 from grace_bench.store import provenance, schemas
 from grace_bench.store.files import sha256_of, write_json
 from grace_bench.suite.compose import read_yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MAX_MIB = 4096

@@ -17,11 +17,12 @@ import argparse
 import logging
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,6 @@ from grace_bench.run.evaluation import Evaluator, predict_all
 from grace_bench.store import provenance
 from grace_bench.store.files import write_json
 from grace_bench.tasks.base import Prediction, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 logger = logging.getLogger("measure_speed")
 

@@ -6,8 +6,9 @@ python workflow/scripts/render_speed.py results/speed docs
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -15,9 +16,6 @@ from matplotlib.figure import Figure
 from pages import replace_block, table
 
 from grace_bench.store.files import atomic_path, read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 EDIT_TARGETS = {"T5-small": 4.0, "BERT-base": 5.5, "GPT-2 small": 3.5}
 EARLY_STOP_TARGET = 10.0

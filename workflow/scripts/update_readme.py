@@ -11,13 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from import_graph import picture
 from pages import DOCS, REPOSITORY, replace_block, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 README = REPOSITORY / "README.md"
 ARCHITECTURE = REPOSITORY / "ARCHITECTURE.md"

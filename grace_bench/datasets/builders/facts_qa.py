@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -35,9 +35,6 @@ from grace_bench.datasets.reading.fields import Row, row_of
 from grace_bench.datasets.reading.files import load_templates
 from grace_bench.datasets.sources import installed
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _MAX_ANSWER_WORDS = 3
 Numbered = tuple[int, str]

@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 Row = dict[str, Any]
 Roles = dict[str, list[Row]]

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,14 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from grace_bench.datasets.reading.fields import Row
 from grace_bench.errors import DataError
 from grace_bench.store.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from grace_bench.datasets.options import Source
-    from grace_bench.datasets.reading.fields import Row
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 PARQUET_COPY = "refs/convert/parquet"

@@ -10,15 +10,13 @@ from __future__ import annotations
 import importlib
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from grace_bench.errors import DataError
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from types import ModuleType
 
 _READ = {
     "countryinfo": "CountryInfo.all()",

@@ -7,8 +7,10 @@ are right; the first one is taught.
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -24,10 +26,6 @@ from grace_bench.datasets.reading.fields import (
     unfit,
 )
 from grace_bench.datasets.reading.files import read_records
-
-if TYPE_CHECKING:
-    import random
-    from collections import Counter
 
 _FORMS = {
     "nq_train": ("questions", "answers"),

@@ -7,6 +7,7 @@ may be strings that contain Python lists; they are parsed, never run.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,6 @@ from grace_bench.datasets.reading.sentences import split_sentences
 from grace_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from grace_bench.datasets.options import Source
 
 _SHARED = ("annotation", "wiki_bio_text", "wiki_bio_test_idx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections import Counter
 
 from pydantic import Field
 
@@ -17,9 +17,6 @@ from grace_bench.datasets.reading.fields import (
     unfit,
 )
 from grace_bench.datasets.reading.files import read_records
-
-if TYPE_CHECKING:
-    from collections import Counter
 
 _END_OF_TEXT = "<|endoftext|>"
 _WORD = re.compile(r"\S+")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import MEASURES
 from grace_bench.reporting.figures.style import FAILED_STYLE, GREY, layer, line_style, scale_axis
+from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
 from grace_bench.reporting.summary.write import UNEDITED
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Estimate, Experiment, Point, Setting
 
 LEGEND_ENTRY_INCHES = 1.3
 """Width of an editor's name in a legend: "FT+Retrain" and its handle."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from grace_bench import __version__
+from grace_bench.metrics import Measure
 from grace_bench.registry import editor_spec
+from grace_bench.reporting.summary.read import Setting
 from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.store import files
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-
-    from grace_bench.metrics import Measure
-    from grace_bench.reporting.summary.read import Setting
 
 STYLE = {
     "font.family": "DejaVu Sans",

@@ -10,16 +10,13 @@ part of no line and no point: a dotted line of its own shows how far each came.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grace_bench.registry import FIGURES
 from grace_bench.reporting.figures.style import draw
 from grace_bench.reporting.outputs import remove_stale
 from grace_bench.reporting.summary.read import Summary, read_curves
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 EARLIER_KINDS = ("codebook", "trade-off")
 """How the names of figures of earlier versions begin."""

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from grace_bench.metrics import METRICS
+from grace_bench.reporting.summary.run_folder import RunFolder
 from grace_bench.store.records import Record
 from grace_bench.suite.plan import dataset_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from grace_bench.reporting.summary.run_folder import RunFolder
 
 TAG = "grace_bench."
 DIGEST_LENGTH = 36  # MLflow's limit

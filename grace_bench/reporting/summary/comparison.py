@@ -11,18 +11,17 @@ own interval.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.summary import statistics
+from grace_bench.reporting.summary.statistics import Array
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from grace_bench.reporting.summary.seed_group import SeedGroup
-    from grace_bench.reporting.summary.statistics import Array
 
 
 def as_good_as_the_best(groups: Sequence[SeedGroup]) -> set[tuple[int, str, str]]:

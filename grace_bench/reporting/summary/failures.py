@@ -7,13 +7,11 @@ seeds, so that tables, figures and the report need that file alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 METRIC = "failure"
 KINDS = {"out_of_memory": "out of memory"}

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
 from grace_bench.registry import editor_spec
 from grace_bench.reporting.summary import failures
+from grace_bench.reporting.summary.failures import Failure
 from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY
 from grace_bench.store import files
 from grace_bench.suite.section import is_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import pyarrow as pa
-
-    from grace_bench.reporting.summary.failures import Failure
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ Missing or damaged files and runs of another suite are refused.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
@@ -18,11 +21,6 @@ from grace_bench.store import files, schemas
 from grace_bench.store.json_records import read_record
 from grace_bench.store.records import RUN, Plan, PlanEntry, RunRecord, RunSettings
 from grace_bench.suite.plan import digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import pyarrow as pa
 
 PLUGINS = ("editor", "data set builder", "task", "measures")
 """Keys of a run's origins that name plug-ins: package, version, hash of the code."""

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from grace_bench.metrics import MEASURES, METRICS, averaged, per_example
+from grace_bench.metrics import MEASURES, METRICS, Measure, averaged, per_example
 from grace_bench.reporting.summary import statistics
+from grace_bench.reporting.summary.run_folder import RunFolder
 from grace_bench.suite.plan import canonical_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from grace_bench.metrics import Measure
-    from grace_bench.reporting.summary.run_folder import RunFolder
 
 Curve = dict[int, tuple[int, float]]
 """One seed's curve: by number of edits, the step and the value."""

@@ -12,8 +12,9 @@ how far each came.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,9 +25,6 @@ from grace_bench.reporting.summary.failures import COLUMNS, failure_rows
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders, suite_provenance
 from grace_bench.reporting.summary.seed_group import SeedGroup, setting_keys
 from grace_bench.store import files, schemas
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Rows = list[dict[str, Any]]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from grace_bench.reporting.summary.read import editor_rank
+from grace_bench.reporting.summary.read import Experiment, Setting, Summary, editor_rank
+from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.table import Cell, cell
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from grace_bench.reporting.summary.read import Experiment, Setting, Summary
-    from grace_bench.reporting.tables.footnotes import Footnotes
 
 INTERVAL = (
     "Brackets: 95% percentile intervals from 2000 bootstrap resamples of facts (all examples of a "

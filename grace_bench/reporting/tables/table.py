@@ -10,14 +10,13 @@ import io
 import math
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grace_bench.metrics import MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from grace_bench.reporting.summary.read import Estimate
 
 NONE = "--"

@@ -9,8 +9,8 @@ all of them into one PDF. There are no dates in them: the same summary gives the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grace_bench import __version__
 from grace_bench.registry import TABLES
@@ -18,9 +18,6 @@ from grace_bench.reporting.outputs import remove_stale
 from grace_bench.reporting.summary.read import Summary
 from grace_bench.reporting.tables.table import Table, to_csv, to_latex, to_markdown
 from grace_bench.store import files
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[utf8]{inputenc}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from grace_bench.tasks.base import (
     pad,
     to_device,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Classification(Task):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from grace_bench.tasks.base import Prediction
 from grace_bench.tasks.generative import GenerativeTask
-
-if TYPE_CHECKING:
-    from grace_bench.tasks.base import Prediction
 
 
 class QuestionAnswering(GenerativeTask):

@@ -6,16 +6,14 @@ It is trained only on edits, so nothing teaches the gate to stay shut for other 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import at_column, replace_columns
+from grace_bench.editors.methods.defer.hyperparameters import DeferHyperparameters
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
-
-if TYPE_CHECKING:
-    from grace_bench.editors.methods.defer.hyperparameters import DeferHyperparameters
 
 RELEASED_THRESHOLD = 0.5
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
 from grace_bench.editors.training import train_on_edit
 from grace_bench.editors.weight import WeightEditor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor
-
-    from grace_bench.editors.methods.ft.hyperparameters import FinetuneHyperparameters
 
 
 class FinetuneEditor(WeightEditor):

@@ -6,19 +6,16 @@ latest edits. The released code crashes; `rules: released` is its behaviour with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.methods.ft.editor import HistoryEditor
+from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
 from grace_bench.editors.training import own_loss
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from grace_bench.editors.methods.ft_ewc.hyperparameters import EwcHyperparameters
 
 
 class EwcEditor(HistoryEditor):

@@ -5,18 +5,15 @@ The released code crashes; `rules: released` is its behaviour with the missing a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.methods.ft.editor import HistoryEditor
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
+from grace_bench.editors.methods.ft_retrain.hyperparameters import RetrainHyperparameters
 
 
 class RetrainEditor(HistoryEditor):

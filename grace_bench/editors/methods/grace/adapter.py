@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from grace_bench.codebook.codebook import Codebook
 from grace_bench.editors.adapter import LayerAdapter, at_column, replace_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from grace_bench.codebook.codebook import Codebook
-    from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
-    from grace_bench.editors.prompt import PromptLocator
+from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
+from grace_bench.editors.prompt import PromptLocator
 
 
 @dataclass(frozen=True)

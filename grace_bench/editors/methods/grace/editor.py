@@ -8,8 +8,11 @@ Each deviation of the released code is a switch of GraceHyperparameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +23,13 @@ from grace_bench.codebook.lookup import IncrementalLookup
 from grace_bench.editors.adapter import AdapterEditor
 from grace_bench.editors.base import EditBatch, EditResult
 from grace_bench.editors.methods.grace.adapter import GraceAdapter, Retrieval
+from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
 from grace_bench.editors.training import train_on_edit, train_rows
 from grace_bench.errors import EditorError
 from grace_bench.models.architecture import layer_inputs
 from grace_bench.replay.recording import only_trainable
 from grace_bench.store.files import write_parquet
 from grace_bench.store.schemas import CODEBOOK
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from grace_bench.editors.methods.grace.hyperparameters import GraceHyperparameters
 
 ZERO_DISTANCE = 1e-5
 """Relative to the key's norm: two inputs closer than this differ by rounding only."""

@@ -5,16 +5,14 @@ As in the released code, the memory answers every input, edited or not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from grace_bench.editors.adapter import at_column, replace_columns
+from grace_bench.editors.methods.memory.hyperparameters import MemoryHyperparameters
 from grace_bench.editors.parametric import ParametricAdapter, ParametricEditor, new_linear
-
-if TYPE_CHECKING:
-    from grace_bench.editors.methods.memory.hyperparameters import MemoryHyperparameters
 
 
 class MemoryAdapter(ParametricAdapter):

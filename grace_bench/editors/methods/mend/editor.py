@@ -8,8 +8,10 @@ trained before the run, on examples outside the stream (`training.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -17,17 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 from grace_bench.editors.training import own_loss
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import EditorError
 from grace_bench.models.architecture import layer_name
 from grace_bench.store.files import atomic_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 
 TRANSFORM = "mend.safetensors"
 SMALLEST_DEVIATION = 1e-7

@@ -15,7 +15,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench import NUMERICS_VERSION
 from grace_bench.codebook.codebook import IGNORED
+from grace_bench.editors.base import AssetRequest
 from grace_bench.editors.methods.mend.editor import (
     GradientTransform,
     TokenGradients,
@@ -36,16 +37,13 @@ from grace_bench.editors.methods.mend.examples import (
     take,
     training_edits,
 )
+from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 from grace_bench.editors.training import is_causal, row_losses
 from grace_bench.jobs.checkpoints import Checkpoint, Checkpoints
 from grace_bench.jobs.resumable import CheckpointPolicy, ResumableLoop
 from grace_bench.models.architecture import find_layer, layer_dims, layer_name
 from grace_bench.replay.recording import only_trainable
 from grace_bench.store import provenance
-
-if TYPE_CHECKING:
-    from grace_bench.editors.base import AssetRequest
-    from grace_bench.editors.methods.mend.hyperparameters import MendHyperparameters
 
 logger = logging.getLogger(__name__)
 

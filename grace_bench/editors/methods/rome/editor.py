@@ -15,14 +15,16 @@ prefix consists of tokens only, without the full stop that the paper appends.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from grace_bench.editors.base import EditBatch, EditResult
+from grace_bench.editors.base import AssetRequest, EditBatch, EditResult
+from grace_bench.editors.methods.rome.hyperparameters import RomeHyperparameters
 from grace_bench.editors.methods.rome.request import Request, read_request
 from grace_bench.editors.training import is_causal, train_on_edit
 from grace_bench.editors.weight import WeightEditor
@@ -30,12 +32,6 @@ from grace_bench.errors import EditorError
 from grace_bench.models.architecture import layer_inputs
 from grace_bench.models.covariance import compute_covariance, load_covariance, save_covariance
 from grace_bench.replay.recording import only_trainable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from grace_bench.editors.base import AssetRequest
-    from grace_bench.editors.methods.rome.hyperparameters import RomeHyperparameters
 
 logger = logging.getLogger(__name__)
 

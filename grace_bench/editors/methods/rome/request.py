@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from grace_bench.codebook.codebook import IGNORED
 from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from grace_bench.editors.base import EditBatch
 
 

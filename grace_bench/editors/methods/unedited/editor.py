@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from grace_bench.codebook.codebook import Codebook
 from grace_bench.codebook.lookup import IncrementalLookup
 from grace_bench.editors.base import EditBatch, Editor, EditResult
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
 
 
 class UneditedEditor(Editor):

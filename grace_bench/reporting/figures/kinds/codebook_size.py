@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.reporting.figures.curves import draw_keys, legend_below
 from grace_bench.reporting.figures.style import PAGE, Drawing, colours, layer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Curves, Experiment, Setting, Summary
+from grace_bench.reporting.summary.read import Curves, Experiment, Setting, Summary
 
 logger = logging.getLogger(__name__)
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from grace_bench.metrics import MEASURES
 from grace_bench.reporting.figures.curves import scale
 from grace_bench.reporting.figures.labels import place_labels
 from grace_bench.reporting.figures.style import Drawing, colours, layer, make_headroom, marker
+from grace_bench.reporting.summary.read import Curves, Estimate, Experiment, Setting, Summary
 from grace_bench.reporting.summary.write import UNEDITED
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Curves, Estimate, Experiment, Setting, Summary
 
 CAPTION = (
     "After all edits: what edits keep (ERR) and what other phrasings of them give (Holdout), "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.metrics import METRICS
@@ -17,11 +17,7 @@ from grace_bench.reporting.figures.curves import (
     scale,
 )
 from grace_bench.reporting.figures.style import PAGE, Drawing, colours
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Curves, Experiment, Summary
+from grace_bench.reporting.summary.read import Curves, Experiment, Summary
 
 CAPTION = (
     "Over the life of the edits, one line per editor: dots and bands are probes with 95% "

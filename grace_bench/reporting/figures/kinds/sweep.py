@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.figures.curves import legend_below, scale
 from grace_bench.reporting.figures.style import GREY, PAGE, Drawing, colours
-from grace_bench.reporting.summary.read import varying
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Curves, Estimate, Experiment, Setting, Summary
+from grace_bench.reporting.summary.read import (
+    Curves,
+    Estimate,
+    Experiment,
+    Setting,
+    Summary,
+    varying,
+)
 
 CAPTION = "One hyperparameter, all else as configured: what it gives and what it costs."
 Line = list[tuple["Setting", "Estimate"]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -30,14 +32,8 @@ from grace_bench.reporting.figures.paper.runs import (
     radius,
 )
 from grace_bench.reporting.figures.style import GREY, PAGE, colours, ordered_tints
+from grace_bench.reporting.summary.read import Estimate, Experiment, Setting
 from grace_bench.reporting.summary.write import UNEDITED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Estimate, Experiment, Setting
 
 LONG = {"es": "ES: edits right after being made, mean so far", "trr": "TRR: upstream retained"}
 SHORT = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -21,15 +24,8 @@ from grace_bench.reporting.figures.paper.runs import (
     radius,
 )
 from grace_bench.reporting.figures.style import PAGE, ordered_tints
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Setting
-    from grace_bench.reporting.summary.run_folder import RunFolder
+from grace_bench.reporting.summary.read import Setting
+from grace_bench.reporting.summary.run_folder import RunFolder
 
 SHARES = {  # of holdouts, by who answers them
     "own": ("a key of its own fact", "#0072B2"),

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from grace_bench.reporting.figures.curves import legend_below
 from grace_bench.reporting.figures.paper.runs import Missing, PaperFigure, SuiteRuns, describe_seeds
 from grace_bench.reporting.figures.style import PAGE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from grace_bench.reporting.summary.read import Setting
+from grace_bench.reporting.summary.read import Setting
 
 FILE = "latency.parquet"
 MIDDLE = [0.25, 0.5, 0.75]  # quartiles

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.style import Drawing
@@ -19,10 +21,6 @@ from grace_bench.reporting.summary.failures import short
 from grace_bench.reporting.summary.read import Experiment, Point, Setting, Summary, read_curves
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.suite.plan import canonical_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
 
 from grace_bench.reporting.figures.style import PAGE, new_figure, save, save_csv
 from grace_bench.steps.toy import Outcome, Toy, edit_toy, grid, make_toy, predict
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from torch import nn
 
 CLASSES = ("#0072B2", "#D55E00")
 SIDE = 120

@@ -10,8 +10,8 @@ is missing. Fig. 2 needs no runs: `grace-bench toy`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import RootModel
 
@@ -23,9 +23,6 @@ from grace_bench.reporting.figures.style import INDEX, draw, save_csv
 from grace_bench.reporting.outputs import remove_stale
 from grace_bench.store.json_records import write_record
 from grace_bench.store.records import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 

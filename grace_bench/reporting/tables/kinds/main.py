@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting.summary.read import Experiment, Setting, Summary
 from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.rows import (
@@ -18,11 +19,6 @@ from grace_bench.reporting.tables.rows import (
     spread,
 )
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from grace_bench.reporting.summary.read import Experiment, Setting, Summary
 
 EXPERIMENTS_PER_TABLE = 3
 METRICS_SHOWN = ("es", "err", "trr", "holdout", "arr")

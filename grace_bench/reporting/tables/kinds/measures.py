@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting.summary.read import Experiment, Summary
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.rows import BOLD, editor_rows
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table, cell, measure_column
-
-if TYPE_CHECKING:
-    from grace_bench.reporting.summary.read import Experiment, Summary
 
 
 def make(summary: Summary) -> list[Table]:

@@ -7,20 +7,15 @@ What is not the paper's, data or model, the caption says.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
 
-from grace_bench.reporting.summary.read import editor_rank
+from grace_bench.reporting.summary.read import Experiment, Setting, Summary, editor_rank
 from grace_bench.reporting.summary.write import UNEDITED
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.rows import editor_rows
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table, cell, number
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from grace_bench.reporting.summary.read import Experiment, Setting, Summary
 
 
 @dataclass(frozen=True)

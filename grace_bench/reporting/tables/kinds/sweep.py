@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from grace_bench.metrics import MEASURES, METRICS
-from grace_bench.reporting.summary.read import varying
+from grace_bench.reporting.summary.read import Setting, Summary, varying
 from grace_bench.reporting.tables.footnotes import Footnotes
 from grace_bench.reporting.tables.rows import (
     COSTS,
@@ -16,11 +16,6 @@ from grace_bench.reporting.tables.rows import (
     score_cells,
 )
 from grace_bench.reporting.tables.table import Cell, Column, Row, Table, measure_column
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from grace_bench.reporting.summary.read import Setting, Summary
 
 METRICS_SHOWN = ("trr", "err", "es", "holdout", "arr")
 COSTS_SHOWN = (("#keys", *COSTS[0][1:]), *COSTS[1:])
