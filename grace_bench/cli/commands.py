@@ -236,9 +236,12 @@ def new(options: argparse.Namespace) -> None:
     from grace_bench.steps.skeleton import write_skeleton
 
     folder = options.output or Path(options.name)
-    for path in write_skeleton(options.kind, options.name, folder):
-        print(path)
+    written = write_skeleton(options.kind, options.name, folder)
+    print(*written, sep="\n")
     print(f"install it: pip install --no-build-isolation --no-deps -e {folder}")
+    for path in written:
+        if path.suffix == ".yaml":
+            print(f"let suites find it: cp {path} {path.relative_to(folder).parent}/")
     print(f"try it: cd {folder} && pytest")
 
 

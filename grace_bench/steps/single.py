@@ -69,6 +69,8 @@ def single_run(
         seed: of the run.
         overrides: "editor.radius=3.0", "model.training.steps=10", "stream.facts=8", ...
     """
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}: must be 0 or more.")
     common = read_suite(suite, config_dir)
     known = [e for e in common.get("experiments") or [] if isinstance(e, dict)]
     of_data = [e for e in known if entry_name(e.get("dataset")) == dataset]

@@ -41,6 +41,9 @@ from grace_bench.suite.schema import SuiteConfig
 from grace_bench.suite.section import validate
 
 DEFAULT_SUITE = Path("config.yaml")
+OWN = Path("config")
+"""The user's folder, which need not exist beside a clone."""
+
 SHIPPED = Path(__file__).parents[2] / "config"
 """The clone's own folder, searched after the user's."""
 
@@ -124,7 +127,7 @@ def find_suite(given: Path | None, config_dir: Path) -> Path:
     Raises:
         ConfigError: there is no such suite; the message lists those that exist.
     """
-    if not config_dir.is_dir():
+    if not config_dir.is_dir() and (config_dir != OWN or not SHIPPED.is_dir()):
         raise ConfigError(
             f"{config_dir}: no such folder; go to the clone of grace-bench or give --config-dir."
         )

@@ -6,6 +6,7 @@ Torch-free: the Snakefile reads suites through both at every parse.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
 
 from grace_bench.errors import unknown_name
 from grace_bench.suite.resources import ResourcesConfig
-from grace_bench.suite.safe_yaml import with_numbers
+from grace_bench.suite.safe_yaml import shown, with_numbers
 from grace_bench.suite.section import Name, Section
 
 
@@ -189,9 +190,16 @@ class ComputeConfig(Section):
 
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="auto, cpu, mps, cuda or cuda:1; auto uses a GPU if there is one",
     )
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+            raise ValueError(f"must be auto, cpu, mps, cuda or cuda:1 (got {shown(name)})")
+        return name
+
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="autocast type of forward passes; weights stay float32"
     )

@@ -129,7 +129,8 @@ def _type_name(annotation: Any) -> str:
     if arguments:
         return " or ".join(_type_name(argument) for argument in arguments)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation.__name__.removesuffix("Config").removesuffix("Source").lower()
+        name = annotation.__name__.removesuffix("Config").removesuffix("Entry")
+        return (name.removesuffix("Source") or name).lower()
     return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no"}.get(
         getattr(annotation, "__name__", ""), str(annotation).removeprefix("typing.")
     )

@@ -270,7 +270,7 @@ def test_where_runs_go(tmp_path, monkeypatch):
 def test_ui_needs_a_database_of_ours(tmp_path):
     with pytest.raises(DataError, match="is a server already"):
         ui_command("http://127.0.0.1:5000")
-    with pytest.raises(DataError, match="run the track step first"):
+    with pytest.raises(DataError, match="run the suite first"):
         ui_command(f"sqlite:///{tmp_path}/mlflow.db")
     (tmp_path / "mlflow.db").touch()
     command = ui_command(f"sqlite:///{tmp_path}/mlflow.db", port=5001)

@@ -32,6 +32,9 @@ if workflow.modifier.path_modifier.prefix:
         "module prefix: grace-bench writes to results/<suite>, whatever the prefix; leave it out."
     )
 
+if Path("results").exists() and not Path("results").is_dir():
+    raise WorkflowError("results: is a file, not a folder; move it away.")
+
 # Every rule calls the python that Snakemake itself runs on, or that of an environment that Snakemake
 # made; jobs on other nodes parse this too.
 # Slurm sends TERM to all processes of a job at once. The shell must outlive the python that then

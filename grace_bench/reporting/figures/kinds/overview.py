@@ -20,7 +20,7 @@ from grace_bench.reporting.summary.write import UNEDITED
 CAPTION = (
     "After all edits: what edits keep (ERR) and what other phrasings of them give (Holdout), "
     "against what the model keeps (TRR). Better is up and to the right; crosses are 95% "
-    "intervals. Right of every other point and above them: fixed, general, nothing forgotten."
+    "intervals. A point in the upper right corner: fixed, general, nothing forgotten."
 )
 AXES = {"err": "ERR (edits retained) \u2192", "holdout": "Holdout (other phrasings) \u2192"}
 Shown = list[tuple["Setting", "Estimate", "Estimate"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from functools import partial
 
 from matplotlib.figure import Figure
@@ -51,7 +52,8 @@ def _draw(figure: Figure, summary: Summary, curves: Curves, experiment: Experime
             draw_failed(axes, curves.failed_of(setting, name), tints[setting.editor])
         shown = [p.estimate for s in settings for line in lines[s, name] for p in line]
         scale(axes, "y", experiment, shown)
-        axes.set_title(f"{METRICS[name].label}: {METRICS[name].definition.split(':')[0]}")
+        title = f"{METRICS[name].label}: {METRICS[name].definition.split(':')[0]}"
+        axes.set_title(textwrap.fill(title, 48))
         axes.set_ylabel(measure_label(experiment.measure))
         axes.set_xlabel("edits")
         axes.set_xlim(-0.02 * longest, 1.02 * longest)

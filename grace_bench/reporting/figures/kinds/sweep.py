@@ -50,10 +50,12 @@ def swept_name(settings: Sequence[Setting]) -> str | None:
 
 def _draw(figure: Figure, summary: Summary, cells: dict[Experiment, list[Setting]]) -> None:
     tints = colours(summary.settings)
-    grid = figure.subplots(len(cells), 4, squeeze=False)
+    settings = [setting for found in cells.values() for setting in found]
+    keys = ["n_keys"] if any(summary.get(s, "n_keys", None).is_finite for s in settings) else []
+    grid = figure.subplots(len(cells), 3 + len(keys), squeeze=False)
     for row, (experiment, settings) in zip(grid, cells.items(), strict=True):
         third = "arr" if experiment.is_perplexity else "holdout"
-        for axes, metric in zip(row, ("trr", "err", third, "n_keys"), strict=True):
+        for axes, metric in zip(row, ("trr", "err", third, *keys), strict=True):
             _draw_panel(axes, summary, settings, metric, tints[settings[0].editor])
         row[0].set_ylabel(f"{experiment.title}\n{MEASURES[experiment.measure].title}")
     style = {"color": GREY, "linestyle": ""}
