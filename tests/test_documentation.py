@@ -287,7 +287,7 @@ def test_the_fact_of_the_docs_is_learnt(pages, tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "Oslo\n"
+    assert done.stdout == "Oslo\nTrue\n[]\n"
     assert (tmp_path / "edited" / "codebook.safetensors").is_file()
 
 

@@ -8,6 +8,7 @@ A name may contain brackets and end in `.weight`, as in the released configurati
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,3 +122,13 @@ def _dims_or_none(layer: nn.Module) -> LayerDims | None:
     if isinstance(layer, Conv1D):
         return LayerDims(layer.nx, layer.nf)
     return None
+
+
+def hash_of_weights(model: nn.Module) -> str:
+    """Return the sha256 of a model's tensors with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(content.numpy().data)
+    return found.hexdigest()

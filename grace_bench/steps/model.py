@@ -23,7 +23,7 @@ from grace_bench import NUMERICS_VERSION
 from grace_bench.datasets.base import load_evaluated, load_role, read_manifest
 from grace_bench.errors import DataError, Diverged, ModelError
 from grace_bench.jobs.checkpoints import Checkpoints
-from grace_bench.models.architecture import find_layer
+from grace_bench.models.architecture import find_layer, hash_of_weights
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import WEIGHTS, load_pretrained
 from grace_bench.models.scratch import build_model, train_tokenizer
@@ -142,11 +142,6 @@ def training_fingerprint(
     Resuming from a checkpoint with another hash would lead to other weights.
     """
     settings = base_model_settings(model_config.model_dump(mode="json", exclude={"name"}))
-    weights = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        weights.update(content.numpy().data)
     parts = {
         "state": STATE_VERSION,
         "numerics": NUMERICS_VERSION,
@@ -154,7 +149,7 @@ def training_fingerprint(
         "model": settings,
         "task": dataset_config.task,
         "data": data_hash,
-        "weights": weights.hexdigest(),
+        "weights": hash_of_weights(model),
         "compute": [compute.precision, compute.threads, model.device.type],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ FLOORS = (
     {"codebook", "models"},
     {"datasets", "replay", "tasks"},
     {"editors"},
-    {"run"},
+    {"library", "run"},
     {"steps", "reporting", "results"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,5 @@
+"""Editing one model from Python, outside any suite."""
+
+from grace_bench.library.edited_model import EditedModel, Explanation, Receipt
+
+__all__ = ["EditedModel", "Explanation", "Receipt"]

@@ -1,0 +1,398 @@
+"""A model that is edited in a notebook or a script: edited, asked, explained, undone, saved.
+
+    edited = EditedModel(model, tokenizer, layer="transformer.h.2.mlp.c_fc", radius=1.0)
+    receipt = edited.edit("Who wrote Emma?", "Jane Austen")
+    edited.ask("Who wrote Emma?")               # "Jane Austen"
+    edited.explain("Who wrote Emma?").answers   # True
+    edited.undo(receipt)                        # the logits are what they were, bit for bit
+    edited.save_pretrained("emma")
+    EditedModel.from_pretrained("emma", model, tokenizer)
+
+Edits go through the editors and the tasks that runs use. The model stays an ordinary Hugging Face
+model: `edited.model(...)` and `transformers.pipeline` see the edits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from grace_bench.editors import create_editor
+from grace_bench.editors.base import EditBatch
+from grace_bench.editors.weight import WeightEditor
+from grace_bench.errors import DataError, EditorError, ModelError
+from grace_bench.models.architecture import hash_of_weights
+from grace_bench.models.loading import load_pretrained
+from grace_bench.models.positions import usable_positions
+from grace_bench.registry import TASKS
+from grace_bench.store.json_records import read_record, write_record
+from grace_bench.store.records import Record
+from grace_bench.store.tensors import read_tensors, reading, write_tensors
+from grace_bench.suite.schema import PretrainedSource
+from grace_bench.tasks.base import Example, Task, to_device
+
+RECORD = "edited_model.json"
+STATE = "state.safetensors"
+ENTRY = "grace_bench.edited_model"
+LONGEST = 512
+
+
+class Receipt(Record):
+    """What one edit did.
+
+    Args:
+        number: of the edit, from 1; none is given twice, so undone edits leave gaps.
+        prompt: that was edited.
+        answer: that the model gives to it from then on.
+        subject: of the prompt; None: unknown.
+        branch: what the editor did, as in `steps.parquet`; None: it has no branches.
+        key: of the codebook, that answers the prompt; None: no key does.
+        nearest_key: before the edit.
+        distance: from the prompt's query to `nearest_key`.
+        losses: before each gradient step.
+        seconds: that the edit took.
+    """
+
+    number: int
+    prompt: str
+    answer: str
+    subject: str | None = None
+    branch: str | None = None
+    key: int | None = None
+    nearest_key: int | None = None
+    distance: float | None = None
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The key that is nearest to a prompt, and whether it answers.
+
+    Args:
+        answers: whether the prompt is within the key's radius, so that the key's value answers.
+        key: the nearest one; None: the codebook is empty.
+        distance: from the prompt's query to the key.
+        radius: of the key.
+        answer: that the key was made for.
+        prompts: of the edits that the key stands for.
+    """
+
+    answers: bool
+    key: int | None = None
+    distance: float | None = None
+    radius: float | None = None
+    answer: str | None = None
+    prompts: tuple[str, ...] = ()
+
+
+class SavedModel(Record):
+    """`edited_model.json`: how a model was edited, and by which edits.
+
+    Args:
+        base: name or folder of the unedited model.
+        base_hash: of its weights.
+        next_number: of the next edit.
+    """
+
+    format: Literal["grace-bench edited model"] = "grace-bench edited model"
+    version: Literal[1] = 1
+    base: str
+    base_hash: str
+    method: str
+    layer: str
+    task: str
+    seed: int
+    max_length: int
+    hyperparameters: dict[str, Any]
+    edits: list[Receipt]
+    next_number: int
+
+
+@dataclass(frozen=True)
+class _State:
+    """All that an editor needs to go on from one moment, bit for bit."""
+
+    tensors: dict[str, Tensor]
+    replay: Any
+
+
+class EditedModel:
+    """A Hugging Face model, its tokenizer, and the edits made to it.
+
+    The model is changed in place, and restored by `remove`. It is put into eval mode.
+
+    Args:
+        model: causal, encoder-decoder, or a sequence classifier; on any device.
+        tokenizer: of the model.
+        method: name of a registered editor that needs no training of its own.
+        layer: dotted name of the edited module.
+        task: how prompts and answers become tokens: "question_answering", "language_modelling" or
+            "classification"; None: what the model is made for.
+        seed: of the editor.
+        max_length: longest sequence in tokens; None: 512, or what the model has.
+        hyperparameters: of the editor; `grace-bench reference` lists them.
+
+    Raises:
+        ConfigError: the method or a hyperparameter is unknown or out of range, or the model cannot
+            do the task.
+        ModelError: the model has no such layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: str = "grace",
+        *,
+        layer: str,
+        task: str | None = None,
+        seed: int = 0,
+        max_length: int | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.method, self.seed = method, seed
+        self.task_name = task or _task_of(model)
+        self.max_length = max_length or min(LONGEST, usable_positions(model.config) or LONGEST)
+        self.task: Task = TASKS.get(self.task_name)(tokenizer, model.config, self.max_length)
+        self.base_hash = hash_of_weights(model)
+        self.editor = create_editor(method, model, layer, hyperparameters, seed)
+        self.receipts: list[Receipt] = []
+        self._next = 1
+        self._start = self._state()
+        self._before_last: _State | None = None
+
+    def edit(self, prompt: str, answer: str, subject: str | None = None) -> Receipt:
+        """Make the model give `answer` to `prompt` from now on.
+
+        Args:
+            prompt: a question, a text to continue, or a text to classify.
+            answer: an answer, a continuation, or the name of a class.
+            subject: what the prompt is about; only ROME needs it.
+
+        Raises:
+            DataError: the answer is empty, too long, or not one of the model's classes.
+            EditorError: the editor cannot make the edit; the model is as before.
+        """
+        before = self._state()
+        try:
+            receipt = self._edit(self._next, prompt, answer, subject)
+        except Exception:
+            self._restore(before)
+            raise
+        self._next += 1
+        self._before_last = before
+        self.receipts.append(receipt)
+        return receipt
+
+    def edit_all(self, edits: Iterable[tuple[str, str]]) -> list[Receipt]:
+        """Make several edits, (prompt, answer) each, in order."""
+        return [self.edit(prompt, answer) for prompt, answer in edits]
+
+    def ask(self, prompt: str) -> str:
+        """Return the model's greedy answer to a prompt, or the class of a text."""
+        [prediction] = self.task.predict(self.model, [self._example(prompt)])
+        return prediction.text or ""
+
+    def explain(self, prompt: str) -> Explanation:
+        """Return which key is nearest to a prompt, and whether it answers.
+
+        Raises:
+            EditorError: the method has no codebook.
+        """
+        editor: Any = self.editor
+        if editor.n_keys is None or not hasattr(editor, "codebook"):
+            raise EditorError(
+                f"method '{self.method}' has no codebook, so no key answers; use 'grace'."
+            )
+        if editor.n_keys == 0:
+            return Explanation(answers=False)
+        found = editor.query_layer(self._inputs(self._example(prompt)))
+        key = int(found.keys[0])
+        info = editor.codebook.info[key]
+        return Explanation(
+            answers=bool(found.fires[0]),
+            key=key,
+            distance=float(found.distances[0]),
+            radius=float(editor.codebook.radii[key]),
+            answer=info.label.text,
+            prompts=tuple(r.prompt for r in self.receipts if str(r.number) in info.example_ids),
+        )
+
+    def undo(self, receipt: Receipt) -> None:
+        """Take one edit back: the model is as if it had never been made.
+
+        Undoing the last edit restores what was before it. For an earlier one, all other edits are
+        made again from the start, each with the random numbers that it had; that takes their time.
+
+        Raises:
+            EditorError: the edit is not one of this model's, or was undone before.
+        """
+        numbers = [one.number for one in self.receipts]
+        if receipt.number not in numbers:
+            raise EditorError(
+                f"edit {receipt.number} ({receipt.prompt!r}) is not one of this model's, or was "
+                "undone before; `receipts` lists the edits that can be undone."
+            )
+        kept = [one for one in self.receipts if one.number != receipt.number]
+        if receipt.number == numbers[-1] and self._before_last is not None:
+            self._restore(self._before_last)
+        else:
+            self._restore(self._start)
+            kept = [self._edit(one.number, one.prompt, one.answer, one.subject) for one in kept]
+        self.receipts, self._before_last = kept, None
+
+    def remove(self) -> None:
+        """Restore the unedited model, bit for bit; this object must not be used afterwards."""
+        self.editor.remove()
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the edits and the editor's state, the codebook among it.
+
+        The unedited model is only referred to. If the method changes weights, the edited model is
+        written as well, as an ordinary Hugging Face folder.
+
+        Raises:
+            ResultError: the folder cannot be written.
+        """
+        folder, state = Path(folder), self._state()
+        write_tensors(folder / STATE, state.tensors, ENTRY, {"format": 1, "replay": state.replay})
+        self.editor.save(folder, self.base_hash)
+        if isinstance(self.editor, WeightEditor):
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        saved = SavedModel(
+            base=getattr(self.model.config, "_name_or_path", ""),
+            base_hash=self.base_hash,
+            method=self.method,
+            layer=self.editor.layer,
+            task=self.task_name,
+            seed=self.seed,
+            max_length=self.max_length,
+            hyperparameters=self.editor.hyperparameters.model_dump(mode="json"),
+            edits=self.receipts,
+            next_number=self._next,
+        )
+        write_record(folder / RECORD, saved)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        model: nn.Module | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> EditedModel:
+        """Load what `save_pretrained` wrote; further edits come out as if it had never been saved.
+
+        Args:
+            folder: that was written.
+            model: the unedited model; None: it is loaded from where it came from.
+            tokenizer: of the model.
+
+        Raises:
+            DataError: the folder is incomplete or damaged.
+            ModelError: the model cannot be loaded, or is another one.
+        """
+        folder = Path(folder)
+        saved = read_record(folder / RECORD, SavedModel)
+        if model is None or tokenizer is None:
+            model, tokenizer = _load_base(saved, folder)
+        if hash_of_weights(model) != saved.base_hash:
+            raise ModelError(
+                f"{folder}: the edits were made to other weights than this model's; give the "
+                "unedited model that was edited."
+            )
+        edited = cls(
+            *(model, tokenizer, saved.method),
+            layer=saved.layer,
+            task=saved.task,
+            seed=saved.seed,
+            max_length=saved.max_length,
+            **saved.hyperparameters,
+        )
+        with reading(folder / STATE, "editor's state"):
+            header, tensors = read_tensors(folder / STATE, ENTRY, 1)
+            edited._restore(_State(tensors, header["replay"]))
+        edited.receipts, edited._next = saved.edits, saved.next_number
+        return edited
+
+    def _edit(self, number: int, prompt: str, answer: str, subject: str | None) -> Receipt:
+        began = time.perf_counter()
+        example = self._example(prompt, answer, subject, str(number))
+        if subject and self.task.subject_span(example) is None:
+            raise DataError(f"the subject {subject!r} is not in the prompt {prompt!r}; check it.")
+        result = self.editor.edit(
+            EditBatch(
+                self._inputs(example),
+                (example["example_id"],),
+                answer,
+                number,
+                subject=self.task.subject_span(example),
+                starts=len(self.task.texts.starts),
+            )
+        )
+        return Receipt(
+            number=number,
+            prompt=prompt,
+            answer=answer,
+            subject=subject,
+            branch=result.branch,
+            key=result.key,
+            nearest_key=result.nearest_key,
+            distance=result.distance,
+            losses=tuple(result.losses),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _example(
+        self, prompt: str, answer: str | None = None, subject: str | None = None, name: str = "?"
+    ) -> Example:
+        """Return a row; without an answer, one whose label plays no part in what is asked."""
+        if answer is None:
+            answer = self.model.config.id2label[0] if self.task.classifies else "?"
+        row = {"example_id": name, "fact_id": name, "text": prompt, "label": answer}
+        return {**row, "subject": subject, "answers": None}
+
+    def _inputs(self, example: Example) -> dict[str, Tensor]:
+        return to_device(self.task.encode([example]), self.model)
+
+    def _state(self) -> _State:
+        editor = self.editor
+        tensors = {
+            **{f"editor.{name}": tensor for name, tensor in editor.state_dict().items()},
+            **{f"resume.{name}": tensor for name, tensor in editor.resume_state().items()},
+            "generator": editor.generator.get_state(),
+        }
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return _State(copies, editor.replay.state())
+
+    def _restore(self, state: _State) -> None:
+        def part(kind: str) -> dict[str, Tensor]:
+            names = (name for name in state.tensors if name.startswith(f"{kind}."))
+            return {name.removeprefix(f"{kind}."): state.tensors[name].clone() for name in names}
+
+        self.editor.load_state_dict(part("editor"))
+        self.editor.load_resume_state(part("resume"))
+        self.editor.generator.set_state(state.tensors["generator"])
+        self.editor.replay.load_state(state.replay)
+
+
+def _task_of(model: nn.Module) -> str:
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    return "classification" if is_classifier else "question_answering"
+
+
+def _load_base(saved: SavedModel, folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    if not saved.base:
+        raise ModelError(
+            f"{folder}: does not say where the unedited model came from; give model and tokenizer."
+        )
+    kind: Literal["folder", "hub"] = "folder" if Path(saved.base).is_dir() else "hub"
+    return load_pretrained(PretrainedSource(kind=kind, id=saved.base), saved.task, None)

@@ -1,0 +1,198 @@
+"""One model, edited from Python: asked, explained, undone, saved and loaded."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, pipeline
+
+from grace_bench.errors import ConfigError, DataError, EditorError, ModelError
+from grace_bench.library import EditedModel
+from grace_bench.models.scratch import build_model, train_tokenizer
+from grace_bench.suite.schema import ScratchSource
+
+FACTS = [
+    ("Who wrote Emma?", "Jane Austen"),
+    ("Who wrote Dracula?", "Bram Stoker"),
+    ("Where is the Louvre?", "Paris"),
+    ("Where is the Prado?", "Madrid"),
+    ("Who painted Guernica?", "Picasso"),
+    ("Who wrote Emma?", "Austen"),
+]
+CLASSES = ["book", "place"]
+TEXTS = [text for fact in FACTS for text in fact]
+SHAPES = {
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "bert": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+    },
+}
+LAYERS = {
+    "t5": "encoder.block.1.layer.1.DenseReluDense.wo",
+    "gpt2": "transformer.h.0.mlp.c_fc",
+    "bert": "bert.encoder.layer.1.output.dense",
+}
+SETTINGS = {
+    "grace": {"radius": 0.5, "steps": 4},
+    "ft": {"steps": 4},
+    "ft_retrain": {"steps": 4},
+    "ft_ewc": {"steps": 4},
+    "defer": {"steps": 4},
+    "memory": {"steps": 4},
+}
+
+
+def parts(architecture: str) -> tuple:
+    tokenizer = train_tokenizer(architecture, TEXTS, 330)
+    source = ScratchSource(kind="scratch", architecture=architecture, shape=SHAPES[architecture])
+    task = "classification" if architecture == "bert" else "question_answering"
+    classes = CLASSES if architecture == "bert" else None
+    return build_model(source, task, tokenizer, classes, seed=1), tokenizer
+
+
+def edit_model(architecture: str = "gpt2", method: str = "grace", **settings) -> EditedModel:
+    settings = {**SETTINGS[method], **settings}
+    return EditedModel(*parts(architecture), method, layer=LAYERS[architecture], **settings)
+
+
+def facts_of(architecture: str) -> list[tuple[str, str]]:
+    if architecture != "bert":
+        return FACTS
+    return [(prompt, "book" if "wrote" in prompt else "place") for prompt, _ in FACTS]
+
+
+@torch.no_grad()
+def logits(edited: EditedModel) -> torch.Tensor:
+    found = []
+    for prompt, _ in FACTS:
+        inputs = edited.tokenizer(prompt, return_tensors="pt")
+        if edited.model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = torch.tensor([[0, 3]])
+        found.append(edited.model(**inputs).logits.flatten())
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "gpt2", "bert"])
+def test_an_edit_is_made_explained_and_taken_back(architecture):
+    edited, facts = edit_model(architecture), facts_of(architecture)
+    before = logits(edited)
+    assert edited.explain(facts[0][0]).key is None
+    receipt = edited.edit(*facts[0])
+    assert (receipt.branch, receipt.key, receipt.answer) == ("first", 0, facts[0][1])
+    assert receipt.losses[-1] < receipt.losses[0]
+    if architecture == "bert":  # the others are too small to say a name
+        assert edited.ask(facts[0][0]) == facts[0][1]
+    found = edited.explain(facts[0][0])
+    assert (found.answers, found.answer, found.prompts) == (True, facts[0][1], (facts[0][0],))
+    assert found.distance < found.radius == 0.5
+    edited.undo(receipt)
+    assert torch.equal(logits(edited), before)
+    assert edited.receipts == []
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_undoing_any_edit_is_as_if_it_had_never_been_made(method):
+    """An earlier edit is undone by making the others again, a last one by going back."""
+    rng = random.Random(method)
+    for _ in range(2):
+        undone, never = edit_model(method=method), edit_model(method=method)
+        facts = [rng.choice(FACTS) for _ in range(5)]
+        left_out = rng.randrange(4)
+        receipts = undone.edit_all(facts)
+        for number, fact in enumerate(facts):
+            receipt = never.edit(*fact)
+            if number == left_out:
+                never.undo(receipt)
+        undone.undo(receipts[left_out])
+        assert torch.equal(logits(undone), logits(never))
+        assert [r.number for r in undone.receipts] == [r.number for r in never.receipts]
+        for receipt in reversed(undone.receipts[:]):
+            undone.undo(receipt)
+        assert torch.equal(logits(undone), logits(edit_model(method=method)))
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_saved_model_answers_and_goes_on_as_if_it_had_not_been_saved(method, tmp_path):
+    edited = edit_model(method=method)
+    edited.edit_all(FACTS[:3])
+    edited.save_pretrained(tmp_path / "facts")
+    loaded = EditedModel.from_pretrained(tmp_path / "facts", *parts("gpt2"))
+    assert loaded.receipts == edited.receipts
+    assert torch.equal(logits(loaded), logits(edited))
+    for one in (loaded, edited):
+        one.edit_all(FACTS[3:])
+        one.undo(one.receipts[1])
+    assert torch.equal(logits(loaded), logits(edited))
+
+
+def test_a_model_from_a_folder_is_found_again(tmp_path):
+    for part in parts("gpt2"):
+        part.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    edited = EditedModel(base, parts("gpt2")[1], "ft", layer=LAYERS["gpt2"], steps=4)
+    edited.edit(*FACTS[0])
+    edited.save_pretrained(tmp_path / "edited")
+    loaded = EditedModel.from_pretrained(tmp_path / "edited")
+    assert torch.equal(logits(loaded), logits(edited))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "edited")  # without grace-bench
+    assert torch.equal(
+        plain.transformer.h[0].mlp.c_fc.weight, base.transformer.h[0].mlp.c_fc.weight
+    )
+
+
+def test_a_pipeline_sees_the_edits():
+    edited = edit_model(learning_rate=10.0)
+    write = pipeline("text-generation", model=edited.model, tokenizer=edited.tokenizer)
+
+    def written() -> str:
+        return write(FACTS[0][0], max_new_tokens=8, do_sample=False)[0]["generated_text"]
+
+    before = written()
+    edited.edit(*FACTS[0])
+    assert written() != before
+    assert edited.explain(FACTS[0][0]).answers
+    edited.remove()
+    assert written() == before
+    assert torch.equal(logits(edited), logits(edit_model()))
+
+
+def test_a_failed_edit_changes_nothing():
+    edited = edit_model()
+    edited.edit(*FACTS[0])
+    before = logits(edited)
+    with pytest.raises(DataError, match="has an empty answer"):
+        edited.edit("Who wrote Dracula?", " ")
+    assert torch.equal(logits(edited), before)
+    assert edited.edit(*FACTS[1]).number == 2
+
+
+def test_mistakes_are_one_sentence(tmp_path):
+    edited = edit_model()
+    receipt = edited.edit(*FACTS[0])
+    edited.undo(receipt)
+    with pytest.raises(EditorError, match=r"edit 1 \('Who wrote Emma\?'\) is not one of this"):
+        edited.undo(receipt)
+    with pytest.raises(EditorError, match="method 'ft' has no codebook"):
+        edit_model(method="ft").explain("Who?")
+    with pytest.raises(DataError, match="the subject 'Persuasion' is not in the prompt"):
+        edited.edit(*FACTS[0], subject="Persuasion")
+    with pytest.raises(ModelError, match=r"unknown layer 'transformer\.h\.9'"):
+        EditedModel(*parts("gpt2"), layer="transformer.h.9")
+    with pytest.raises(ConfigError, match="did you mean 'radius'"):
+        edit_model(radios=1.0)
+    edited.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="does not say where the unedited model came from"):
+        EditedModel.from_pretrained(tmp_path)
+    other = parts("gpt2")
+    other[0].transformer.wte.weight.data += 1
+    with pytest.raises(ModelError, match="made to other weights"):
+        EditedModel.from_pretrained(tmp_path, *other)
+    with pytest.raises(DataError, match=r"edited_model\.json: no such file"):
+        EditedModel.from_pretrained(tmp_path / "nowhere")
