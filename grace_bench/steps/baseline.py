@@ -103,7 +103,8 @@ def run_baseline(
         averages[role]["n"] = len(examples)
         if role == "edits":
             averages[role]["errors"] = sum(task.is_error(p) for p in predictions)
-        logger.info("%s: %s", role, averages[role])
+        shown = (f"{k} {v:.4g}" for k, v in averages[role].items() if v is not None)
+        logger.info("%s: %s", role, ", ".join(shown))
     write_parquet(output / "predictions.parquet", rows, predictions_schema())
     record = BaselineRecord(
         made_from=made_from,
