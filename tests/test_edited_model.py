@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, pipeline
 
-from grace_bench.errors import ConfigError, DataError, EditorError, ModelError
+from grace_bench.errors import ConfigError, DataError, Diverged, EditorError, ModelError
 from grace_bench.library import EditedModel
 from grace_bench.models.scratch import build_model, train_tokenizer
 from grace_bench.suite.schema import ScratchSource
@@ -171,6 +171,10 @@ def test_a_failed_edit_changes_nothing():
         edited.edit("Who wrote Dracula?", " ")
     assert torch.equal(logits(edited), before)
     assert edited.edit(*FACTS[1]).number == 2
+    edited = edit_model(method="ft", learning_rate=1e30)
+    with pytest.raises(Diverged, match="edit 1 gave numbers that are not finite"):
+        edited.edit(*FACTS[0])
+    assert torch.equal(logits(edited), logits(edit_model(method="ft")))
 
 
 def test_mistakes_are_one_sentence(tmp_path):
@@ -187,6 +191,8 @@ def test_mistakes_are_one_sentence(tmp_path):
         EditedModel(*parts("gpt2"), layer="transformer.h.9")
     with pytest.raises(ConfigError, match="did you mean 'radius'"):
         edit_model(radios=1.0)
+    with pytest.raises(ConfigError, match="method 'rome' needs assets of this model"):
+        EditedModel(*parts("gpt2"), "rome", layer=LAYERS["gpt2"])
     edited.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="does not say where the unedited model came from"):
         EditedModel.from_pretrained(tmp_path)

@@ -14,6 +14,7 @@ model: `edited.model(...)` and `transformers.pipeline` see the edits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ from transformers import PreTrainedTokenizerBase
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.weight import WeightEditor
-from grace_bench.errors import DataError, EditorError, ModelError
+from grace_bench.errors import ConfigError, DataError, Diverged, EditorError, ModelError
 from grace_bench.models.architecture import hash_of_weights
 from grace_bench.models.loading import load_pretrained
 from grace_bench.models.positions import usable_positions
-from grace_bench.registry import TASKS
+from grace_bench.registry import EDITORS, TASKS
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import Record
 from grace_bench.store.tensors import read_tensors, reading, write_tensors
@@ -131,8 +132,10 @@ class EditedModel:
     Args:
         model: causal, encoder-decoder, or a sequence classifier; on any device.
         tokenizer: of the model.
-        method: name of a registered editor that needs no training of its own.
+        method: name of a registered editor.
         layer: dotted name of the edited module.
+        assets: folder of what MEND and ROME need before their first edit, as `grace-bench
+            prepare-editor` makes it; others need none.
         task: how prompts and answers become tokens: "question_answering", "language_modelling" or
             "classification"; None: what the model is made for.
         seed: of the editor.
@@ -140,8 +143,8 @@ class EditedModel:
         hyperparameters: of the editor; `grace-bench reference` lists them.
 
     Raises:
-        ConfigError: the method or a hyperparameter is unknown or out of range, or the model cannot
-            do the task.
+        ConfigError: the method or a hyperparameter is unknown or out of range, the model cannot do
+            the task, or the method's assets are missing.
         ModelError: the model has no such layer.
     """
 
@@ -152,6 +155,7 @@ class EditedModel:
         method: str = "grace",
         *,
         layer: str,
+        assets: Path | str | None = None,
         task: str | None = None,
         seed: int = 0,
         max_length: int | None = None,
@@ -163,7 +167,14 @@ class EditedModel:
         self.max_length = max_length or min(LONGEST, usable_positions(model.config) or LONGEST)
         self.task: Task = TASKS.get(self.task_name)(tokenizer, model.config, self.max_length)
         self.base_hash = hash_of_weights(model)
+        if EDITORS.get(method).assets and assets is None:
+            raise ConfigError(
+                f"method '{method}' needs assets of this model; give their folder as `assets`, "
+                "which `grace-bench prepare-editor` makes."
+            )
         self.editor = create_editor(method, model, layer, hyperparameters, seed)
+        if assets is not None:
+            self.editor.use_assets(Path(assets))
         self.receipts: list[Receipt] = []
         self._next = 1
         self._start = self._state()
@@ -179,7 +190,10 @@ class EditedModel:
 
         Raises:
             DataError: the answer is empty, too long, or not one of the model's classes.
-            EditorError: the editor cannot make the edit; the model is as before.
+            EditorError: the editor cannot make the edit.
+            Diverged: the edit's numbers are not finite.
+
+        After an error the model is as before.
         """
         before = self._state()
         try:
@@ -288,6 +302,7 @@ class EditedModel:
         folder: Path | str,
         model: nn.Module | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        assets: Path | str | None = None,
     ) -> EditedModel:
         """Load what `save_pretrained` wrote; further edits come out as if it had never been saved.
 
@@ -295,6 +310,7 @@ class EditedModel:
             folder: that was written.
             model: the unedited model; None: it is loaded from where it came from.
             tokenizer: of the model.
+            assets: folder of the method's assets, if it has any.
 
         Raises:
             DataError: the folder is incomplete or damaged.
@@ -312,6 +328,7 @@ class EditedModel:
         edited = cls(
             *(model, tokenizer, saved.method),
             layer=saved.layer,
+            assets=assets,
             task=saved.task,
             seed=saved.seed,
             max_length=saved.max_length,
@@ -338,6 +355,9 @@ class EditedModel:
                 starts=len(self.task.texts.starts),
             )
         )
+        numbers = [*result.losses, *(float(p.detach().abs().max()) for p in self.editor.trained)]
+        if not all(map(math.isfinite, numbers)):
+            raise Diverged(f"edit {number} gave numbers that are not finite; lower its rates")
         return Receipt(
             number=number,
             prompt=prompt,
