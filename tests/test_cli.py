@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -413,6 +414,15 @@ def test_a_suite_may_be_given_by_its_name(folder, capsys):
     assert main(["plan", "--suite", "default"]) == 0
     assert main(["plan", "--suite", "mien"]) == 2
     assert "--suite mien: unknown suite 'mien'; did you mean 'mine'?" in capsys.readouterr().err
+
+
+def test_the_network_is_for_those_who_ask_for_it(folder):
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    source = "model.source={kind: hub, id: nobody/nothing, revision: main}"
+    command = [sys.executable, "-m", "grace_bench", *FT, "--set", source]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "allow access to the hub (HF_HUB_OFFLINE=0)" in done.stderr.splitlines()[-1]
 
 
 def test_elsewhere_than_in_the_clone_one_is_told_where_to_go(tmp_path, monkeypatch, capsys):

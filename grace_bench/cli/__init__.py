@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("httpx", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the network is for those who ask for it
     try:
         options.run(options)
     except GraceBenchError as error:

@@ -317,7 +317,7 @@ def _runs_still(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+def test_a_port_that_cannot_be_had_is_one_sentence(tmp_path):
     (tmp_path / "mlflow.db").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -325,6 +325,8 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(DataError, match=f"127.0.0.1:{port}: cannot be used .* --port"):
             ui(f"sqlite:///{tmp_path}/mlflow.db", port=port)
+    with pytest.raises(DataError, match="--port 99999: must be between 1 and 65535"):
+        ui(f"sqlite:///{tmp_path}/mlflow.db", port=99999)
 
 
 def test_a_folder_that_was_moved_finds_its_artifacts_and_writes_nothing_where_it_was(

@@ -176,6 +176,8 @@ def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
 
 
 def _check_port(host: str, port: int) -> None:
+    if not 0 < port < 2**16:
+        raise DataError(f"--port {port}: must be between 1 and 65535.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
