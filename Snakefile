@@ -20,6 +20,12 @@ onstart:
     say_how_slurm_is()
 
 
+onerror:
+    print(
+        "A job failed. Its log, named above, ends with the reason; --show-failed-logs shows it here."
+    )
+
+
 rule all:
     """Everything: runs, summary, tables, figures, report and MLflow."""
     default_target: True

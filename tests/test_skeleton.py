@@ -46,7 +46,7 @@ def test_what_is_written_passes_its_own_tests(tmp_path, monkeypatch):
         ("task", "classification", "task 'classification' already exists"),
         ("editor", "json", "a Python module named 'json' already exists"),
         ("editor", "torch", "a Python module named 'torch' already exists"),
-        ("editor", "class", "'class' cannot be the name of a package"),
+        ("editor", "class", "'class' is a Python keyword"),
         ("editor", "My-Editor", "'My-Editor' cannot be the name of a package"),
         ("editor", "../x", "'../x' cannot be the name of a package"),
         ("editor", "there", "there: already exists"),

@@ -24,7 +24,7 @@ from grace_bench.datasets.checks import check_roles, count_taught
 from grace_bench.datasets.options import DatasetOptions
 from grace_bench.datasets.reading.fields import Roles, Row
 from grace_bench.datasets.reading.files import no_progress_bars
-from grace_bench.errors import ConfigError, DataError, ResultError
+from grace_bench.errors import ConfigError, DataError, GraceBenchError, ResultError
 from grace_bench.store.files import (
     atomic_path,
     describe_os_error,
@@ -128,7 +128,7 @@ def prepare(
             f"data set builder '{builder.name}' makes data for {' or '.join(builder.tasks)}, "
             f"not for '{task}'; choose another task or another builder."
         )
-    built = builder.build()
+    built = _build(builder)
     if unknown := sorted(set(built.roles) - set(ROLES)):
         raise DataError(f"{builder.name}: the builder makes unknown roles {unknown}.")
     roles = {role: built.roles.get(role, []) for role in ROLES}
@@ -155,6 +155,19 @@ def prepare(
     _log_counts(manifest)
     write_record(folder / MANIFEST, manifest)
     return manifest
+
+
+def _build(builder: DatasetBuilder[Any]) -> BuiltDataset:
+    """Make the rows; an error of a builder's code is one sentence that names the builder."""
+    try:
+        return builder.build()
+    except (GraceBenchError, OSError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"data set builder '{builder.name}' fails ({type(error).__name__}: {error}); fix its "
+            "code (--debug shows where)."
+        ) from error
 
 
 def _remove(manifest: Path) -> None:

@@ -28,92 +28,19 @@ from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.weight import WeightEditor
 from grace_bench.errors import ConfigError, DataError, Diverged, EditorError, ModelError
+from grace_bench.library.records import RECORD, Explanation, Receipt, SavedModel
 from grace_bench.models.architecture import hash_of_weights
 from grace_bench.models.loading import load_pretrained
 from grace_bench.models.positions import usable_positions
 from grace_bench.registry import EDITORS, TASKS
 from grace_bench.store.json_records import read_record, write_record
-from grace_bench.store.records import Record
 from grace_bench.store.tensors import read_tensors, reading, write_tensors
 from grace_bench.suite.schema import PretrainedSource
 from grace_bench.tasks.base import Example, Task, to_device
 
-RECORD = "edited_model.json"
 STATE = "state.safetensors"
 ENTRY = "grace_bench.edited_model"
 LONGEST = 512
-
-
-class Receipt(Record):
-    """What one edit did.
-
-    Args:
-        number: of the edit, from 1; none is given twice, so undone edits leave gaps.
-        prompt: that was edited.
-        answer: that the model gives to it from then on.
-        subject: of the prompt; None: unknown.
-        branch: what the editor did, as in `steps.parquet`; None: it has no branches.
-        key: of the codebook, that answers the prompt; None: no key does.
-        nearest_key: before the edit.
-        distance: from the prompt's query to `nearest_key`.
-        losses: before each gradient step.
-        seconds: that the edit took.
-    """
-
-    number: int
-    prompt: str
-    answer: str
-    subject: str | None = None
-    branch: str | None = None
-    key: int | None = None
-    nearest_key: int | None = None
-    distance: float | None = None
-    losses: tuple[float, ...] = ()
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The key that is nearest to a prompt, and whether it answers.
-
-    Args:
-        answers: whether the prompt is within the key's radius, so that the key's value answers.
-        key: the nearest one; None: the codebook is empty.
-        distance: from the prompt's query to the key.
-        radius: of the key.
-        answer: that the key was made for.
-        prompts: of the edits that the key stands for.
-    """
-
-    answers: bool
-    key: int | None = None
-    distance: float | None = None
-    radius: float | None = None
-    answer: str | None = None
-    prompts: tuple[str, ...] = ()
-
-
-class SavedModel(Record):
-    """`edited_model.json`: how a model was edited, and by which edits.
-
-    Args:
-        base: name or folder of the unedited model.
-        base_hash: of its weights.
-        next_number: of the next edit.
-    """
-
-    format: Literal["grace-bench edited model"] = "grace-bench edited model"
-    version: Literal[1] = 1
-    base: str
-    base_hash: str
-    method: str
-    layer: str
-    task: str
-    seed: int
-    max_length: int
-    hyperparameters: dict[str, Any]
-    edits: list[Receipt]
-    next_number: int
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
 
 def check_name(kind: str, name: str) -> None:
     """Raise ConfigError if a package, or a new editor, data set or task, cannot have this name."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise ConfigError(f"'{name}' is a Python keyword; choose another name.")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
         raise ConfigError(
             f"'{name}' cannot be the name of a package; use lower-case letters, digits and '_', "
             "as in my_editor."

@@ -91,6 +91,13 @@ def test_a_builder_refuses_a_task_it_is_not_for(tmp_path):
         prepare(builder(builder.options_class()), tmp_path, task="classification", config={})
 
 
+def test_a_builder_whose_code_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Planted, "build", lambda self: {}["rows"])
+    with pytest.raises(DataError, match=r"builder 'planted' fails \(KeyError: 'rows'\)"):
+        prepare_planted(tmp_path / "data", GOOD)
+    assert not (tmp_path / "data").exists()
+
+
 def test_manifest_tells_counts_hashes_sources_and_what_was_dropped(tmp_path):
     manifest = prepare_planted(tmp_path, GOOD)
     assert manifest == read_manifest(tmp_path)
