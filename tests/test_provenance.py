@@ -8,6 +8,7 @@ import pytest
 
 from grace_bench.reporting.summary.run_folder import RunFolder, suite_provenance
 from grace_bench.store import provenance
+from grace_bench.store.records import RunRecord
 
 
 @pytest.fixture
@@ -43,9 +44,28 @@ def test_a_file_of_the_package_that_git_does_not_know_is_a_change(package):
 
 def test_tables_name_the_plugins_that_made_their_numbers(tmp_path):
     def run(origins):
-        spec = {"suite": "s", "dataset": {"name": "d"}, "model": {"name": "m"}}
-        record = {"id": "r", "content_hash": "h", "spec": spec, "status": "complete"}
-        return RunFolder(tmp_path, record | {"provenance": {"origins": origins}})
+        part = {"name": "x", "label": "X"}
+        record = RunRecord(
+            format="grace-bench run",
+            version=1,
+            id="r",
+            variant="default",
+            content_hash="h",
+            status="complete",
+            spec={
+                "suite": "s",
+                "seed": 0,
+                "model": part,
+                "dataset": {**part, "task": "classification"},
+                "editor": {**part, "editor": "ft"},
+            },
+            counts={},
+            seconds={},
+            measure="accuracy",
+            files={},
+            provenance={"origins": origins},
+        )
+        return RunFolder(tmp_path, record)
 
     named = suite_provenance([run({"editor": "mine 1.2 0b1c", "cases.csv": "9f"}), run({})])
     assert named["plugins"] == "mine 1.2 0b1c"
