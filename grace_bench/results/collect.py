@@ -179,6 +179,8 @@ def _read(folder: Path) -> RunFolder:
         raise DataError(f"{path}: the run has names that no suite can have.")
     if run.id != "/".join(parts) or spec.names != parts[:3] or parts[4] != f"seed-{spec.seed}":
         raise DataError(f"{path}: belongs to the run {run.id[:200]!r}, not to this folder.")
+    if not (run.record.data_hash and run.record.model_hash):
+        raise DataError(f"{path}: lacks the hash of the run's data or weights.")
     files = run.record.files
     if bad := [n for n in files if not is_plain_name(n) or n[0] == "." or n == RUN_FILES[0]]:
         raise DataError(f"{path}: lists a file {bad[0][:100]!r} that no run has.")

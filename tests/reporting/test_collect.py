@@ -343,6 +343,17 @@ def test_a_suite_with_a_name_that_escapes_goes_nowhere(machines):
     assert not list(out.parent.rglob("elsewhere"))
 
 
+@pytest.mark.parametrize("hash_of", ["data_hash", "model_hash"])
+def test_a_run_that_does_not_say_what_it_was_made_from_is_not_copied(machines, hash_of):
+    a, _, out = machines
+    folder = make_run(a)
+    record = json.loads((folder / "run.json").read_text())
+    del record[hash_of]
+    (folder / "run.json").write_text(json.dumps(record))
+    [problem] = collect([a], out).problems
+    assert "lacks the hash of the run's data or weights" in problem
+
+
 def test_links_and_pipes_are_not_followed(machines, tmp_path):
     a, _, out = machines
     secret = tmp_path / "secret"
