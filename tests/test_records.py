@@ -23,6 +23,8 @@ from grace_bench.store.files import (
     write_json,
     write_parquet,
 )
+from grace_bench.store.json_records import read_record, write_record
+from grace_bench.store.records import AssetsRecord, BaselineRecord
 from grace_bench.store.schemas import EXAMPLES, PROBES, STEPS, predictions_schema
 
 ROW = {"example_id": "e", "fact_id": "f", "text": "t", "label": "l"}
@@ -152,6 +154,24 @@ def test_a_json_file_that_cannot_be_read(tmp_path, content, sentence):
     with pytest.raises(DataError) as caught:
         read_json(path)
     assert str(caught.value).startswith(f"{path}: {sentence}")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_record_with_numbers_that_json_lacks_is_refused_not_changed(tmp_path, value):
+    averages = {"edits": {"perplexity": value}}
+    record = BaselineRecord(data_hash="d", model_hash="m", averages=averages)
+    with pytest.raises(ResultError, match="NaN or infinity cannot be written as JSON"):
+        write_record(tmp_path / "baseline.json", record)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    assets = AssetsRecord(model_hash="m", summary={"steps": 3}, files={"a": "b"}, seconds=0.5)
+    write_record(tmp_path / "assets.json", assets)
+    assert read_record(tmp_path / "assets.json", AssetsRecord) == assets
+    earlier = (tmp_path / "assets.json").read_text().replace('"summary"', '"told"')
+    (tmp_path / "assets.json").write_text(earlier)
+    assert read_record(tmp_path / "assets.json", AssetsRecord) == assets
 
 
 def test_rows_come_back_with_null_where_nothing_was_said(tmp_path):

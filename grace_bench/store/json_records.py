@@ -45,8 +45,12 @@ _MESSAGES = {
 
 
 def write_record(path: Path | str, record: BaseModel) -> None:
-    """Write a record, completely or not at all."""
-    write_json(path, record.model_dump(mode="json"))
+    """Write a record, completely or not at all; refuse NaN and infinity.
+
+    Raises:
+        ResultError: the record has such a number, or cannot be written.
+    """
+    write_json(path, record.model_dump())  # mode="json" would turn such numbers into null
 
 
 def read_record(path: Path | str, schema: type[Schema]) -> Schema:
