@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,6 +55,16 @@ def test_reporting_imports_no_torch(repository):
     assert heavy_after(imports, repository) & {"transformers", "mlflow"} == set()
     without_toy = "".join(line for line in imports.splitlines(True) if "toy" not in line)
     assert "torch" not in heavy_after(without_toy, repository)
+
+
+def test_lint_reads_every_file(repository):
+    """`exclude: results` once left out grace_bench/results, too."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--show-files"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+    read = {Path(line) for line in done.stdout.splitlines()}
+    folders = ("grace_bench", "tests", "workflow", "docs")
+    assert {path for name in folders for path in (repository / name).rglob("*.py")} <= read
+    assert not [path for path in read if repository / "results" in path.parents]
 
 
 def sources(repository):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +28,6 @@ from grace_bench.store.json_records import is_plain_name
 from grace_bench.suite.plan import RUN_FILES
 from grace_bench.suite.schema import base_model_name
 from grace_bench.suite.section import is_name
-from collections.abc import Iterable, Iterator, Sequence
-
 
 LOCK = ".collect.lock"
 TIMED = ("steps.parquet", "latency.parquet")

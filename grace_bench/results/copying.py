@@ -11,15 +11,14 @@ import re
 import shutil
 import stat
 import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from grace_bench.errors import DataError, ResultError
 from grace_bench.store.files import describe_os_error
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
 
 CHUNK = 2**20
 LEFT_BEHIND = r"\.{name}\.[0-9a-f]{{8}}\.(tmp|old)"

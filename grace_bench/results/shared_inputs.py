@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from grace_bench.errors import DataError
 from grace_bench.results.copying import Piece, is_file, is_folder, place_folder
@@ -17,9 +19,6 @@ from grace_bench.store.records import (
     Manifest,
     TrainingRecord,
 )
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
 
 
 def copy_inputs(

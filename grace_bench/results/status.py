@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +24,11 @@ from grace_bench.errors import DataError
 from grace_bench.jobs.lease import DEAD_AFTER_SECONDS, LEASE, describe, has_ended, read_lease
 from grace_bench.jobs.refusals import refusal
 from grace_bench.store.json_records import read_record, try_read
-from grace_bench.store.records import RUN, Plan, RunOutcome
+from grace_bench.store.records import RUN, LeaseRecord, Plan, PlanEntry, RunOutcome
 from grace_bench.suite.outdated import model_hash_of, outdated, parts_of, why_outdated
-from grace_bench.suite.plan import RESULTS, expand
+from grace_bench.suite.plan import RESULTS, Run, expand
 from grace_bench.suite.planned import plan_of
-from collections.abc import Iterator, Sequence, Set
-from grace_bench.store.records import LeaseRecord, PlanEntry
-from grace_bench.suite.plan import Run
 from grace_bench.suite.schema import SuiteConfig
-
-
 
 STATES = {
     "finished": "complete, with the plan's settings",
@@ -214,8 +210,7 @@ class StatusReader:
 
     def _runs(self, again: Set[Path]) -> Iterator[RunStatus]:
         folders = [
-            Path(entry.folder).parents[5] / "models" / entry.base_model
-            for entry in self.entries
+            Path(entry.folder).parents[5] / "models" / entry.base_model for entry in self.entries
         ]
         weights = {folder: model_hash_of(folder) for folder in set(folders)}
         planned = {run.id: run for run in self.planned}
@@ -296,7 +291,8 @@ def _failed(run_id: str, failure: Any) -> RunStatus:
     parts = [kind.replace("_", " ")] if isinstance(kind, str) else []
     parts += [message] if isinstance(message, str) else []
     message = _printable(": ".join(parts)) or None
-    return RunStatus(run_id, "failed", step=step if isinstance(step, int) else None, message=message)
+    step = step if type(step) is int else None  # True is an int, too
+    return RunStatus(run_id, "failed", step=step, message=message)
 
 
 def _is_dead(holder: LeaseRecord | None, age: float) -> bool:

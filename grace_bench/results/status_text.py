@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-
-from grace_bench.errors import ConfigError
-from grace_bench.results.status import STATES, InputStatus, StatusReader, RunStatus, SuiteStatus
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
+from grace_bench.errors import ConfigError
+from grace_bench.results.status import STATES, InputStatus, RunStatus, StatusReader, SuiteStatus
 
 MOST_LISTED = 50  # runs of one state, one by one
 LONGEST_MESSAGE = 300  # characters of why one failed

@@ -188,10 +188,17 @@ def test_pipes_links_and_folders_in_the_place_of_files(tmp_path):
 
 
 def test_failure_of_any_form_is_shown(tmp_path):
-    for failure in (None, "x", {}, {"kind": 3, "step": "x"}, {"message": "\x1b[2Jboo\nhoo"}):
+    for failure in (
+        None,
+        "x",
+        {},
+        {"kind": 3, "step": "x"},
+        {"step": True},
+        {"message": "\x1b[2Jboo\nhoo"},
+    ):
         record(tmp_path, status="failed", failure=failure)
         found = look(tmp_path)
-        assert found.state == "failed"
+        assert (found.state, found.step) == ("failed", None)
         text = render(SuiteStatus("s", "now", [found], []))
         assert "\x1b" not in text
     assert "[2Jboo hoo" in text
