@@ -326,13 +326,13 @@ def test_a_failure_whose_step_is_not_recorded_is_one_before_the_first(make_run, 
 
 
 def test_sentences_of_footnotes():
-    same = [Failure(seed, "error", 3, None, "no luck.") for seed in range(9)]
+    same = [Failure(seed=seed, kind="error", step=3, message="no luck.") for seed in range(9)]
     assert footnote(same, 1) == (
         "9 of 10 seeds failed: seed 0 at step 3, seed 1 at step 3, seed 2 at step 3, seed 3 at "
         "step 3, seed 4 at step 3, seed 5 at step 3, 3 more (error: no luck). "
         "Numbers: the other 1."
     )
-    alone = [Failure(4, "out_of_memory", None, None, "x" * 500)]
+    alone = [Failure(seed=4, kind="out_of_memory", message="x" * 500)]
     assert footnote(alone, 0).startswith("The only seed failed: seed 4 before the first step (out")
     assert len(footnote(alone, 0)) < 400
     assert short("FT", alone, 0) == "FT (all 1 seed)"

@@ -8,10 +8,11 @@ seeds, so that tables, figures and the report need that file alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from grace_bench.store.records import FailureRecord
 
 METRIC = "failure"
 KINDS = {"out_of_memory": "out of memory"}
@@ -28,25 +29,10 @@ COLUMNS = (
 """Of summary.parquet; null except in rows of failed seeds."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """How one seed's run failed.
-
-    Args:
-        seed: of the run.
-        kind: "diverged", "out_of_memory" or "error".
-        step: at which it failed; None: before the first.
-        example_id: of that step's example.
-        message: one sentence.
-        type: class of the exception.
-    """
+class Failure(FailureRecord):
+    """How the run of one seed failed."""
 
     seed: int
-    kind: str
-    step: int | None
-    example_id: str | None
-    message: str
-    type: str | None = None
 
     @property
     def place(self) -> str:
@@ -81,7 +67,7 @@ def failure_rows(
     n_failed = len(failures)
     yield {**common, "value": float(n_failed), "n_seeds": n_whole, "n_failed": n_failed}
     for failure in failures:
-        details = asdict(failure)
+        details = failure.model_dump()
         row = {"seed": details.pop("seed"), "n_seeds": 0, "n_failed": 1}
         yield {**common, **row, **{f"failure_{key}": value for key, value in details.items()}}
 
@@ -89,19 +75,19 @@ def failure_rows(
 def failure_of_row(row: Mapping[str, Any]) -> Failure:
     """Return the failure that a row of summary.parquet describes."""
     return Failure(
-        row["seed"],
-        row["failure_kind"] or "error",
-        row["failure_step"],
-        row["failure_example_id"],
-        row["failure_message"] or "",
-        row["failure_type"],
+        seed=row["seed"],
+        kind=row["failure_kind"] or "error",
+        step=row["failure_step"],
+        example_id=row["failure_example_id"],
+        message=row["failure_message"] or "",
+        type=row["failure_type"],
     )
 
 
 def footnote(failures: Sequence[Failure], n_whole: int) -> str:
     """Describe the failed seeds of one setting in one or two sentences.
 
-    >>> footnote([Failure(2, "diverged", 17, None, "the loss is NaN.")], 2)
+    >>> footnote([Failure(seed=2, kind="diverged", step=17, message="the loss is NaN.")], 2)
     '1 of 3 seeds failed: seed 2 at step 17 (diverged: the loss is NaN). Numbers: the other 2.'
     """
     parts = []

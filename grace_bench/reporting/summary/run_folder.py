@@ -54,7 +54,7 @@ class RunFolder:
     def failure(self) -> Failure | None:
         """How the run failed; its files hold what it did before that. None: it is complete."""
         found = self.record.failure
-        return None if found is None else Failure(self.spec.seed, **found.model_dump())
+        return None if found is None else Failure(seed=self.spec.seed, **found.model_dump())
 
     @property
     def provenance(self) -> dict[str, Any]:
