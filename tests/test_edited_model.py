@@ -5,13 +5,20 @@ from __future__ import annotations
 import random
 
 import pytest
+import scratch_models
 import torch
 from transformers import AutoModelForCausalLM, pipeline
 
-from grace_bench.errors import ConfigError, DataError, Diverged, EditorError, ModelError
+from grace_bench.codebook.file import load_codebook
+from grace_bench.errors import (
+    ConfigError,
+    DataError,
+    Diverged,
+    EditorError,
+    ModelError,
+    ResultError,
+)
 from grace_bench.library import EditedModel
-from grace_bench.models.scratch import build_model, train_tokenizer
-from grace_bench.suite.schema import ScratchSource
 
 FACTS = [
     ("Who wrote Emma?", "Jane Austen"),
@@ -23,17 +30,6 @@ FACTS = [
 ]
 CLASSES = ["book", "place"]
 TEXTS = [text for fact in FACTS for text in fact]
-SHAPES = {
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "bert": {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 64,
-    },
-}
 LAYERS = {
     "t5": "encoder.block.1.layer.1.DenseReluDense.wo",
     "gpt2": "transformer.h.0.mlp.c_fc",
@@ -50,11 +46,9 @@ SETTINGS = {
 
 
 def parts(architecture: str) -> tuple:
-    tokenizer = train_tokenizer(architecture, TEXTS, 330)
-    source = ScratchSource(kind="scratch", architecture=architecture, shape=SHAPES[architecture])
-    task = "classification" if architecture == "bert" else "question_answering"
-    classes = CLASSES if architecture == "bert" else None
-    return build_model(source, task, tokenizer, classes, seed=1), tokenizer
+    if architecture == "bert":
+        return scratch_models.make(architecture, "classification", TEXTS, CLASSES)
+    return scratch_models.make(architecture, "question_answering", TEXTS)
 
 
 def edit_model(architecture: str = "gpt2", method: str = "grace", **settings) -> EditedModel:
@@ -172,9 +166,60 @@ def test_a_failed_edit_changes_nothing():
     assert torch.equal(logits(edited), before)
     assert edited.edit(*FACTS[1]).number == 2
     edited = edit_model(method="ft", learning_rate=1e30)
-    with pytest.raises(Diverged, match="edit 1 gave numbers that are not finite"):
+    with pytest.raises(Diverged, match="edit of step 1 gave numbers that are not finite"):
         edited.edit(*FACTS[0])
     assert torch.equal(logits(edited), logits(edit_model(method="ft")))
+
+
+def test_an_undo_that_fails_changes_nothing(monkeypatch):
+    edited = edit_model()
+    receipts = edited.edit_all(FACTS[:3])
+    before, plain = logits(edited), edited.editor.edit
+
+    def edit(batch):
+        if batch.step == 3:
+            raise RuntimeError("no memory")
+        return plain(batch)
+
+    monkeypatch.setattr(edited.editor, "edit", edit)
+    with pytest.raises(RuntimeError, match="no memory"):
+        edited.undo(receipts[0])
+    monkeypatch.undo()
+    assert edited.receipts == receipts
+    assert torch.equal(logits(edited), before)
+    edited.undo(receipts[0])
+    assert [receipt.number for receipt in edited.receipts] == [2, 3]
+
+
+def test_a_receipt_of_another_model_undoes_nothing():
+    edited, other = edit_model(), edit_model()
+    edited.edit(*FACTS[0])
+    receipt = other.edit(*FACTS[1])
+    with pytest.raises(EditorError, match=r"edit 1 \('Who wrote Dracula\?'\) is not one of this"):
+        edited.undo(receipt)
+    assert len(edited.receipts) == 1
+
+
+def test_what_cannot_be_loaded_leaves_the_model_as_it_was(tmp_path):
+    edited = edit_model()
+    edited.edit(*FACTS[0])
+    edited.save_pretrained(tmp_path)
+    codebook = load_codebook(tmp_path / "codebook.safetensors")  # without the rest
+    assert torch.equal(codebook.keys, edited.editor.codebook.keys)
+    (tmp_path / "state.safetensors").write_bytes(b"damaged")
+    model, tokenizer = parts("gpt2")
+    modules = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(DataError, match="not a complete editor's state"):
+        EditedModel.from_pretrained(tmp_path, model, tokenizer)
+    with pytest.raises(EditorError, match="no transform for layer"):
+        EditedModel(model, tokenizer, "mend", layer=LAYERS["gpt2"], assets=tmp_path / "nowhere")
+    assert {name: type(module) for name, module in model.named_modules()} == modules
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(ResultError, match="file: cannot write"):
+        edit_model().save_pretrained(tmp_path / "file")
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -10,6 +10,7 @@ Editors see tensors, never tasks: `inputs["labels"]` holds the wanted answer.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from grace_bench.codebook.lookup import IncrementalLookup
+from grace_bench.errors import Diverged
 from grace_bench.jobs.resumable import CheckpointPolicy
 from grace_bench.replay.steps import StepReplay
-from grace_bench.store.tensors import write_tensors
-from grace_bench.tasks.base import Task
+from grace_bench.store.tensors import part_of, write_tensors
+from grace_bench.tasks.base import Example, Task, to_device
 
 if TYPE_CHECKING:
     from grace_bench.editors.hyperparameters import EditorHyperparameters
@@ -52,6 +54,22 @@ class EditBatch:
     step: int = 0
     subject: tuple[int, int] | None = None
     starts: int | None = None
+
+    @classmethod
+    def of(cls, task: Task, model: nn.Module, example: Example, step: int) -> EditBatch:
+        """Return the edit that an example asks for, on the model's device.
+
+        Raises:
+            DataError: the example has no answer, or none that fits.
+        """
+        return cls(
+            inputs=to_device(task.encode([example]), model),
+            example_ids=(example["example_id"],),
+            label=example["label"],
+            step=step,
+            subject=task.subject_span(example),
+            starts=len(task.texts.starts),
+        )
 
 
 @dataclass
@@ -189,6 +207,29 @@ class Editor(ABC):
 
     def load_resume_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Load `resume_state`, after `load_state_dict`."""
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and a JSON value from which `restore` resumes, bit for bit."""
+        tensors = {
+            **{f"editor.{name}": tensor for name, tensor in self.state_dict().items()},
+            **{f"resume.{name}": tensor for name, tensor in self.resume_state().items()},
+            "generator": self.generator.get_state(),
+        }
+        return tensors, self.replay.state()
+
+    def restore(self, tensors: Mapping[str, Tensor], replay: Mapping[str, Any]) -> None:
+        """Go to a state that `snapshot` returned; `tensors` may hold others, too."""
+        self.load_state_dict(part_of(tensors, "editor"))
+        self.load_resume_state(part_of(tensors, "resume"))
+        self.generator.set_state(tensors["generator"])
+        self.replay.load_state(replay)
+
+    def check_finite(self, step: int, losses: Sequence[float]) -> None:
+        """Raise Diverged if an edit's losses, or the parameters that it trained, are not finite."""
+        finite = all(math.isfinite(loss) for loss in losses)
+        if not (finite and all(p.isfinite().all() for p in self.trained)):
+            last = f"loss {losses[-1]:.4g}" if losses else "no loss"
+            raise Diverged(f"the edit of step {step} gave numbers that are not finite ({last})")
 
     @abstractmethod
     def remove(self) -> None:

@@ -14,25 +14,26 @@ model: `edited.model(...)` and `transformers.pipeline` see the edits.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch
 from grace_bench.editors.weight import WeightEditor
-from grace_bench.errors import ConfigError, DataError, Diverged, EditorError, ModelError
+from grace_bench.errors import ConfigError, DataError, EditorError, ModelError, ResultError
 from grace_bench.library.records import RECORD, Explanation, Receipt, SavedModel
 from grace_bench.models.architecture import hash_of_weights
 from grace_bench.models.loading import load_pretrained
 from grace_bench.models.positions import usable_positions
 from grace_bench.registry import EDITORS, TASKS
+from grace_bench.store.files import as_os_error, describe_os_error
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.tensors import read_tensors, reading, write_tensors
 from grace_bench.suite.schema import PretrainedSource
@@ -43,12 +44,8 @@ ENTRY = "grace_bench.edited_model"
 LONGEST = 512
 
 
-@dataclass(frozen=True)
-class _State:
-    """All that an editor needs to go on from one moment, bit for bit."""
-
-    tensors: dict[str, Tensor]
-    replay: Any
+_State = tuple[dict[str, Tensor], dict[str, Any]]
+"""What `Editor.snapshot` returns, in memory of its own."""
 
 
 class EditedModel:
@@ -88,20 +85,21 @@ class EditedModel:
         max_length: int | None = None,
         **hyperparameters: Any,
     ) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.method, self.seed = method, seed
-        self.task_name = task or _task_of(model)
-        self.max_length = max_length or min(LONGEST, usable_positions(model.config) or LONGEST)
-        self.task: Task = TASKS.get(self.task_name)(tokenizer, model.config, self.max_length)
-        self.base_hash = hash_of_weights(model)
         if EDITORS.get(method).assets and assets is None:
             raise ConfigError(
                 f"method '{method}' needs assets of this model; give their folder as `assets`, "
                 "which `grace-bench prepare-editor` makes."
             )
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.method, self.seed = method, seed
+        self.max_length = max_length or min(LONGEST, usable_positions(model.config) or LONGEST)
+        kind: type[Task] = TASKS.get(task or _task_of(model))
+        self.task = kind(tokenizer, model.config, self.max_length)
+        self.base_hash = hash_of_weights(model)
         self.editor = create_editor(method, model, layer, hyperparameters, seed)
         if assets is not None:
-            self.editor.use_assets(Path(assets))
+            with self._unchanged_on_error():
+                self.editor.use_assets(Path(assets))
         self.receipts: list[Receipt] = []
         self._next = 1
         self._start = self._state()
@@ -122,12 +120,8 @@ class EditedModel:
 
         After an error the model is as before.
         """
-        before = self._state()
-        try:
+        with self._undone_on_error() as before:
             receipt = self._edit(self._next, prompt, answer, subject)
-        except Exception:
-            self._restore(before)
-            raise
         self._next += 1
         self._before_last = before
         self.receipts.append(receipt)
@@ -138,7 +132,7 @@ class EditedModel:
         return [self.edit(prompt, answer) for prompt, answer in edits]
 
     def ask(self, prompt: str) -> str:
-        """Return the model's greedy answer to a prompt, or the class of a text."""
+        """Return the model's greedy answer to a prompt, of 20 tokens at most, or a text's class."""
         [prediction] = self.task.predict(self.model, [self._example(prompt)])
         return prediction.text or ""
 
@@ -176,18 +170,19 @@ class EditedModel:
         Raises:
             EditorError: the edit is not one of this model's, or was undone before.
         """
-        numbers = [one.number for one in self.receipts]
-        if receipt.number not in numbers:
+        edits = [_name(one) for one in self.receipts]
+        if _name(receipt) not in edits:
             raise EditorError(
                 f"edit {receipt.number} ({receipt.prompt!r}) is not one of this model's, or was "
                 "undone before; `receipts` lists the edits that can be undone."
             )
         kept = [one for one in self.receipts if one.number != receipt.number]
-        if receipt.number == numbers[-1] and self._before_last is not None:
+        if _name(receipt) == edits[-1] and self._before_last is not None:
             self._restore(self._before_last)
         else:
-            self._restore(self._start)
-            kept = [self._edit(one.number, one.prompt, one.answer, one.subject) for one in kept]
+            with self._undone_on_error():
+                self._restore(self._start)
+                kept = [self._edit(one.number, one.prompt, one.answer, one.subject) for one in kept]
         self.receipts, self._before_last = kept, None
 
     def remove(self) -> None:
@@ -197,24 +192,30 @@ class EditedModel:
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the edits and the editor's state, the codebook among it.
 
-        The unedited model is only referred to. If the method changes weights, the edited model is
-        written as well, as an ordinary Hugging Face folder.
+        The unedited model is only referred to. For others to read, there are an ordinary Hugging
+        Face folder of the edited model if the method changes weights, and else the method's own
+        files, such as a codebook. The record is written last.
 
         Raises:
             ResultError: the folder cannot be written.
         """
-        folder, state = Path(folder), self._state()
-        write_tensors(folder / STATE, state.tensors, ENTRY, {"format": 1, "replay": state.replay})
-        self.editor.save(folder, self.base_hash)
-        if isinstance(self.editor, WeightEditor):
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        folder, (tensors, replay) = Path(folder), self._state()
+        try:
+            (folder / RECORD).unlink(missing_ok=True)
+            write_tensors(folder / STATE, tensors, ENTRY, {"format": 1, "replay": replay})
+            if isinstance(self.editor, WeightEditor):
+                self.model.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+            else:
+                self.editor.save(folder, self.base_hash)
+        except (OSError, SafetensorError) as error:
+            raise ResultError(describe_os_error(folder, as_os_error(error))) from error
         saved = SavedModel(
             base=getattr(self.model.config, "_name_or_path", ""),
             base_hash=self.base_hash,
             method=self.method,
             layer=self.editor.layer,
-            task=self.task_name,
+            task=self.task.name,
             seed=self.seed,
             max_length=self.max_length,
             hyperparameters=self.editor.hyperparameters.model_dump(mode="json"),
@@ -261,30 +262,20 @@ class EditedModel:
             max_length=saved.max_length,
             **saved.hyperparameters,
         )
-        with reading(folder / STATE, "editor's state"):
+        with edited._unchanged_on_error(), reading(folder / STATE, "editor's state"):
             header, tensors = read_tensors(folder / STATE, ENTRY, 1)
-            edited._restore(_State(tensors, header["replay"]))
+            edited._restore((tensors, header["replay"]))
         edited.receipts, edited._next = saved.edits, saved.next_number
         return edited
 
     def _edit(self, number: int, prompt: str, answer: str, subject: str | None) -> Receipt:
         began = time.perf_counter()
         example = self._example(prompt, answer, subject, str(number))
-        if subject and self.task.subject_span(example) is None:
+        batch = EditBatch.of(self.task, self.model, example, number)
+        if subject and batch.subject is None:
             raise DataError(f"the subject {subject!r} is not in the prompt {prompt!r}; check it.")
-        result = self.editor.edit(
-            EditBatch(
-                self._inputs(example),
-                (example["example_id"],),
-                answer,
-                number,
-                subject=self.task.subject_span(example),
-                starts=len(self.task.texts.starts),
-            )
-        )
-        numbers = [*result.losses, *(float(p.detach().abs().max()) for p in self.editor.trained)]
-        if not all(map(math.isfinite, numbers)):
-            raise Diverged(f"edit {number} gave numbers that are not finite; lower its rates")
+        result = self.editor.edit(batch)
+        self.editor.check_finite(number, result.losses)
         return Receipt(
             number=number,
             prompt=prompt,
@@ -311,24 +302,36 @@ class EditedModel:
         return to_device(self.task.encode([example]), self.model)
 
     def _state(self) -> _State:
-        editor = self.editor
-        tensors = {
-            **{f"editor.{name}": tensor for name, tensor in editor.state_dict().items()},
-            **{f"resume.{name}": tensor for name, tensor in editor.resume_state().items()},
-            "generator": editor.generator.get_state(),
-        }
-        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        return _State(copies, editor.replay.state())
+        tensors, replay = self.editor.snapshot()
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, replay
 
     def _restore(self, state: _State) -> None:
-        def part(kind: str) -> dict[str, Tensor]:
-            names = (name for name in state.tensors if name.startswith(f"{kind}."))
-            return {name.removeprefix(f"{kind}."): state.tensors[name].clone() for name in names}
+        tensors, replay = state
+        self.editor.restore({name: tensor.clone() for name, tensor in tensors.items()}, replay)
 
-        self.editor.load_state_dict(part("editor"))
-        self.editor.load_resume_state(part("resume"))
-        self.editor.generator.set_state(state.tensors["generator"])
-        self.editor.replay.load_state(state.replay)
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[_State]:
+        """Yield the present state, and go back to it if the block raises."""
+        before = self._state()
+        try:
+            yield before
+        except BaseException:
+            self._restore(before)
+            raise
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Give the model back as it was if the block, which prepares it, raises."""
+        try:
+            yield
+        except BaseException:
+            self.editor.remove()
+            raise
+
+
+def _name(receipt: Receipt) -> tuple[int, str, str]:
+    """Return what an edit is known by; its key and losses may change when others are undone."""
+    return receipt.number, receipt.prompt, receipt.answer
 
 
 def _task_of(model: nn.Module) -> str:

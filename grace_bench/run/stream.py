@@ -12,24 +12,22 @@ and at the end, score what must be kept (a probe). `run.records` gathers the res
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from grace_bench.datasets.base import load_role
 from grace_bench.editors.base import EditBatch, Editor
-from grace_bench.errors import DataError, Diverged
+from grace_bench.errors import DataError
 from grace_bench.jobs.checkpoints import Checkpoint
 from grace_bench.metrics import METRICS
 from grace_bench.models.device import autocast, free_memory, is_out_of_memory
 from grace_bench.run.evaluation import Evaluator, prediction_rows, probe_rows
 from grace_bench.run.latency import time_forward_passes
 from grace_bench.run.progress import Progress, Records, Stopwatch
+from grace_bench.store.tensors import part_of
 from grace_bench.suite.schema import ComputeConfig, ProbeConfig, RunSpec, StreamConfig
 from grace_bench.tasks.base import Prediction, Task, to_device
 
@@ -179,15 +177,10 @@ class StreamRun:
 
     def edit(self, step: int, example: Row) -> dict[str, Any]:
         """Make one edit, score it, and return its part of the step's record."""
-        inputs = to_device(self.task.encode([example]), self.editor.model)
-        batch = EditBatch(
-            *(inputs, (example["example_id"],), example["label"], step),
-            subject=self.task.subject_span(example),
-            starts=len(self.task.texts.starts),
-        )
+        batch = EditBatch.of(self.task, self.editor.model, example, step)
         with self.watch.measure("edit") as lap, autocast(self.spec.compute, self.device):
             result = self.editor.edit(batch)
-        self._check_finite(step, result.losses)
+        self.editor.check_finite(step, result.losses)
         seconds = lap.seconds + self._ahead.seconds_of(step)
         self.edited.append(example)
         with self.watch.measure("evaluation"):
@@ -242,12 +235,6 @@ class StreamRun:
             free_memory(self.device)
             return
         self._ahead.seconds = lap.seconds
-
-    def _check_finite(self, step: int, losses: Sequence[float]) -> None:
-        finite = all(math.isfinite(loss) for loss in losses)
-        if not (finite and all(p.isfinite().all() for p in self.editor.trained)):
-            last = f"loss {losses[-1]:.4g}" if losses else "no loss"
-            raise Diverged(f"the edit of step {step} gave numbers that are not finite ({last})")
 
     def probe(self, step: int, keep: bool = True) -> None:
         """Score all past edits, and what must not have changed, after `step`.
@@ -311,14 +298,9 @@ class StreamRun:
 
     def checkpoint(self) -> Checkpoint:
         """Return all that a new process needs to resume after the last step, bit for bit."""
-        editor = self.editor
+        tensors, replay = self.editor.snapshot()
         queries, known = self.evaluator.state()
-        tensors = {
-            **{f"editor.{name}": tensor for name, tensor in editor.state_dict().items()},
-            **{f"resume.{name}": tensor for name, tensor in editor.resume_state().items()},
-            **{f"evaluator.{name}": tensor for name, tensor in queries.items()},
-            "generator": editor.generator.get_state(),
-        }
+        tensors |= {f"evaluator.{name}": tensor for name, tensor in queries.items()}
         state = {
             "done": self.done,
             "finished": self.finished,
@@ -326,7 +308,7 @@ class StreamRun:
             "ahead": [self._ahead.until, sorted(self._ahead.steps), self._ahead.seconds],
             "most_at_once": self._most_at_once,
             "batch_size": self.evaluator.batch_size,
-            "replay": editor.replay.state(),
+            "replay": replay,
         }
         records = {name: getattr(self.records, name) for name in CHECKPOINTED}
         return Checkpoint(self.done, tensors, state, {**records, "known": known})
@@ -334,14 +316,10 @@ class StreamRun:
     def restore(self, found: Checkpoint, stream: Sequence[Row]) -> None:
         """Restore a checkpoint; call it before `start`, with an editor that has made no edit."""
         tensors, state, records = found.tensors, found.state, found.records
-        editor = self.editor
-        editor.load_state_dict(_part(tensors, "editor"))
-        editor.load_resume_state(_part(tensors, "resume"))
-        editor.generator.set_state(tensors["generator"])
-        editor.replay.load_state(state["replay"])
+        self.editor.restore(tensors, state["replay"])
         direct = self.spec.compute.engine == "direct"
-        self.evaluator = Evaluator(editor, self.task, state["batch_size"], direct)
-        self.evaluator.load_state(_part(tensors, "evaluator"), records["known"])
+        self.evaluator = Evaluator(self.editor, self.task, state["batch_size"], direct)
+        self.evaluator.load_state(part_of(tensors, "evaluator"), records["known"])
         for name in CHECKPOINTED:
             setattr(self.records, name, records[name])
         self.records.edits = [r for r in records["predictions"] if r["role"] == "edit"]
@@ -351,11 +329,6 @@ class StreamRun:
         until, steps, seconds = state["ahead"]
         self._ahead = TrainedAhead(until, frozenset(steps), seconds)
         self._most_at_once = state["most_at_once"]
-
-
-def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def load_probed_roles(data_folder: Path, probes: ProbeConfig) -> dict[str, list[Row]]:

@@ -70,6 +70,12 @@ def read_tensors(
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def part_of(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the tensors called "<kind>.<name>", by name."""
+    names = (name for name in tensors if name.startswith(f"{kind}."))
+    return {name.removeprefix(f"{kind}."): tensors[name] for name in names}
+
+
 @contextmanager
 def reading(path: Path | str, what: str) -> Iterator[None]:
     """Turn what a missing or damaged file raises into one DataError that names it.
