@@ -209,11 +209,7 @@ def run_stream(
         },
         files=files,
         rows=hashes_of_rows(output, files),
-        provenance={
-            **provenance.describe(),
-            **{"device": prepared.device.type, "threads": torch.get_num_threads()},
-            **{"origins": sources, "started": began.isoformat(timespec="seconds")},
-        },
+        provenance=_provenance(prepared.device, sources, began),
     )
     if lease is not None:
         lease.check()
@@ -223,6 +219,18 @@ def run_stream(
         prepared.editor.remove()
     logger.info("%s: %s", "done" if failure is None else "failed", record.id)
     return record
+
+
+def _provenance(
+    device: torch.device, sources: Mapping[str, Any], began: datetime
+) -> dict[str, Any]:
+    return {
+        **provenance.describe(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "origins": sources,
+        "started": began.isoformat(timespec="seconds"),
+    }
 
 
 def _run_steps(

@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 
 from grace_bench.errors import DataError
 from grace_bench.reporting.figures.curves import editor_legend
+from grace_bench.reporting.figures.kinds import sweep
 from grace_bench.reporting.figures.labels import place_labels
 from grace_bench.reporting.figures.style import STYLE
 from grace_bench.reporting.figures.write import write_figures
+from grace_bench.reporting.summary.read import Summary
+from grace_bench.reporting.summary.write import summarise
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +105,17 @@ def test_names_of_crowded_points_keep_apart(points, lines):
         assert frame.x0 <= box.x0
         assert box.x1 <= frame.x1
         assert not any(box.padded(2).overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize(("editor", "panels"), [("grace", 4), ("ft", 3)])
+def test_a_sweep_has_a_panel_of_keys_only_if_there_are_keys(make_run, tmp_path, editor, panels):
+    name = "radius" if editor == "grace" else "learning_rate"
+    runs = [
+        make_run(tmp_path, editor=editor, hyperparameters={name: value}, in_sweep=value > 1)
+        for value in (1.0, 2.0)
+    ]
+    summarise(runs, tmp_path / "summary.parquet")
+    [drawing] = sweep.make(Summary(tmp_path / "summary.parquet"), None)
+    figure = Figure()
+    drawing.draw(figure)
+    assert len(figure.axes) == panels

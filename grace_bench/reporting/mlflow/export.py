@@ -196,9 +196,7 @@ def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> 
     if tracking_uri.startswith("sqlite:///"):
         path = Path(tracking_uri.removeprefix("sqlite:///"))
         if not path.is_file():
-            raise DataError(
-                f"{path}: no such file; run the suite first, or its step `grace-bench track`."
-            )
+            raise DataError(f"{path}: no such file; run the suite first, or `grace-bench track`.")
         follow(tracking_uri)
     options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
     return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]

@@ -39,7 +39,7 @@ def started_ms(run: RunFolder) -> int:
 
 
 class MlflowExport(Record):
-    """`mlflow.json`: where a suite was exported to, and MLflow's ids of its runs."""
+    """`mlflow-export.json`: where a suite was exported to, and MLflow's ids of its runs."""
 
     format: Literal["grace-bench mlflow export"] = "grace-bench mlflow export"
     version: Literal[1] = 1
@@ -119,8 +119,8 @@ def run_tags(run: RunFolder) -> dict[str, str]:
         TAG + "content_hash": run.record.content_hash,
         TAG + "version": provenance.get("grace_bench"),
         TAG + "git_dirty": provenance.get("git_dirty"),
-        TAG + "data_hash": run.record.data_hash,
-        TAG + "model_hash": run.record.model_hash,
+        TAG + "data_hash": run.record.data_hash or None,
+        TAG + "model_hash": run.record.model_hash or None,
         TAG + "measure": run.record.measure,
         TAG + "status": run.record.status,
     }
