@@ -102,7 +102,7 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         ),
         (
             {"compute": {"device": "gpu"}},
-            "config: compute.device: string should match pattern",
+            "config: compute.device: must be auto, cpu, mps, cuda or cuda:1 (got 'gpu').",
         ),
         (
             {"editors": ["grce"]},
