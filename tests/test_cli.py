@@ -185,7 +185,7 @@ def test_a_mistake_is_told_in_one_sentence_and_writes_nothing(folder, capsys, mi
     ("changes", "sentence"),
     [
         ({"name": "../x"}, "plan.json: name: string should match pattern"),
-        ({"seeds": [-1]}, "--seed -1: must be 0 or more."),
+        ({"seeds": [-1]}, "seeds[0]: input should be greater than or equal to 0 (got -1)."),
         ({"sead": 1}, "plan.json: sead: unknown key 'sead'; did you mean 'seeds'?"),
         (
             {"editors": [{"name": "x", "label": "x", "editor": "fft"}]},
