@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook
 from grace_bench.codebook.file import (
     codebook_from_state,
     codebook_state,
     load_codebook,
     save_codebook,
 )
+from grace_bench.codebook.keys import KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
 from grace_bench.store.files import read_parquet, write_parquet
 from grace_bench.store.schemas import CODEBOOK

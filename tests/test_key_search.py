@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from grace_bench.codebook import distances as measuring
 from grace_bench.codebook import search, storage
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook
+from grace_bench.codebook.keys import KeyInfo, Label
 from grace_bench.codebook.lookup import IncrementalLookup
 
 INFO = KeyInfo(Label((1,), 1.0, "Paris"))

@@ -6,11 +6,14 @@ codebook/search.py.
     codebook = Codebook(d_in=1024, d_out=512)
     i = codebook.add(query, value, radius=1.0, info=KeyInfo(Label.of(labels, "Paris")))
     distance, nearest = codebook.nearest(queries)
+
+An edit made within `recording` leaves rows of a journal, by which `codebook/journal.py` goes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,57 +21,28 @@ import torch
 from torch import Tensor
 
 from grace_bench.codebook.distances import inside
+from grace_bench.codebook.keys import KeyInfo, Label
 from grace_bench.codebook.search import KeySearch
 from grace_bench.codebook.storage import close_gap, reserve
 from grace_bench.errors import EditorError
 
-IGNORED = -100
-"""Label id that Hugging Face losses ignore."""
-
 MM_ROWS = 25
 """Above this number of rows, torch.cdist chooses the matrix product (G8)."""
 
+ZERO_DISTANCE = 1e-5
+"""Relative to the key's norm: two inputs closer than this differ by rounding only."""
+
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """The answer that a key stands for.
+class _Image:
+    """A key as it was before an edit."""
 
-    Args:
-        ids: the label's token ids without masked ones.
-        mean: mean of the whole label row in float32, mask included (for the released rule, G1).
-        text: the label for people.
-    """
-
-    ids: tuple[int, ...]
-    mean: float
-    text: str = ""
-
-    @classmethod
-    def of(cls, labels: Tensor, text: str = "") -> Label:
-        """Read a label from the model's `labels` of one example, any shape."""
-        row = labels.detach().flatten().cpu()
-        return cls(tuple(row[row != IGNORED].tolist()), row.float().mean().item(), text)
-
-    def same_as(self, other: Label, rule: str) -> bool:
-        """Compare by token ids (`exact`) or by means (`mean`, the released rule; G1)."""
-        return self.mean == other.mean if rule == "mean" else self.ids == other.ids
-
-
-@dataclass(slots=True)
-class KeyInfo:
-    """A key's label, the examples behind it, and the steps that made and last changed it.
-
-    A codebook keeps copies, and adds to their examples.
-    """
-
-    label: Label
-    example_ids: Iterable[str] = ()  # kept as the keys of a dict, in order, each once
-    made_at_step: int = 0
-    changed_at_step: int = 0
-
-    def __post_init__(self) -> None:
-        """Copy the examples."""
-        self.example_ids = dict.fromkeys(self.example_ids)
+    key: Tensor
+    value: Tensor
+    radius: float
+    info: KeyInfo
+    n_examples: int
+    changed_at_step: int
 
 
 _STORED = ("_keys", "_values", "_radii", "_versions")
@@ -86,6 +60,7 @@ class Codebook:
         self.d_out = d_out
         self.info: list[KeyInfo] = []
         self.moves = 0
+        self._images: dict[int, _Image] | None = None
         self._keys = torch.zeros(0, d_in, device=device)
         self._values = torch.zeros(0, d_out, device=device)
         self._radii = torch.zeros(0, device=device)
@@ -202,6 +177,7 @@ class Codebook:
             rule: `add_radius` (paper: radius + eps_init), `to_distance` (released: d),
                 `moving_average` (released: d, and the key moves half way), or `none`.
         """
+        self._remember(index)
         if rule == "add_radius":
             self._radii[index] += radius
         elif rule in ("to_distance", "moving_average"):
@@ -233,6 +209,7 @@ class Codebook:
         Returns:
             The radius for the new key.
         """
+        self._remember(index)
         half = torch.as_tensor(distance, device=self._radii.device, dtype=torch.float32) / 2
         if rule == "shrink":
             self._radii[index] = torch.minimum(self._radii[index], half - margin)
@@ -247,6 +224,7 @@ class Codebook:
 
     def set_value(self, index: int, value: Tensor) -> None:
         """Store a trained value (d_out,) under a new version number."""
+        self._remember(index)
         self._values[index] = value.detach()
         self._last_version += 1
         self._versions[index] = self._last_version
@@ -263,6 +241,7 @@ class Codebook:
 
     def note(self, index: int, example_ids: Iterable[str], step: int, changed: bool) -> None:
         """Add examples to a key's info and, if it changed, the step."""
+        self._remember(index)
         info = self.info[index]
         info.example_ids.update(dict.fromkeys(example_ids))
         if changed:
@@ -282,6 +261,79 @@ class Codebook:
         self._search.removed(index)
         self.moves += 1
         return self.info.pop(index)
+
+    @contextmanager
+    def recording(self, step: int) -> Iterator[list[dict[str, Any]]]:
+        """Collect what one edit changes, as rows of schemas.JOURNAL; no key may be removed."""
+        changes: list[dict[str, Any]] = []
+        self._images = images = {}
+        before = len(self)
+        try:
+            yield changes
+        finally:
+            self._images = None
+        for index, image in images.items():
+            if index < before:
+                changes.append({"step": step, "key": index, **self._change(index, image)})
+        changes += [{"step": step, "key": index} for index in range(before, len(self))]
+
+    def _remember(self, index: int) -> None:
+        if self._images is not None and index < len(self) and index not in self._images:
+            info = self.info[index]
+            self._images[index] = _Image(
+                self._keys[index].clone(),
+                self._values[index].clone(),
+                self._radii[index].item(),
+                info,
+                len(info.example_ids),
+                info.changed_at_step,
+            )
+
+    def _change(self, index: int, image: _Image) -> dict[str, Any]:
+        """Return what a key was before an edit; of what it kept, only what is small."""
+        row: dict[str, Any] = {
+            "radius": image.radius,
+            "changed_at_step": image.changed_at_step,
+            "n_examples": image.n_examples,
+        }
+        if self.info[index] is not image.info:
+            label = image.info.label
+            row |= {"label": label.text, "label_ids": list(label.ids), "label_mean": label.mean}
+            row["example_ids"] = list(image.info.example_ids)
+        if not torch.equal(self._keys[index], image.key):
+            row["vector"] = image.key.tolist()
+        if not torch.equal(self._values[index], image.value):
+            row["value"] = image.value.tolist()
+        return row
+
+    def take_back(self, change: Mapping[str, Any]) -> None:
+        """Undo the newest change of a journal.
+
+        Args:
+            change: a row of schemas.JOURNAL; columns that are null may be missing.
+        """
+        index = change["key"]
+        if change.get("radius") is None:
+            self.remove(index)
+            return
+        info = self.info[index]
+        label, examples, made = info.label, list(info.example_ids), info.made_at_step
+        if change.get("label") is not None:
+            ids = tuple(change["label_ids"])
+            label, examples = (
+                Label(ids, change["label_mean"], change["label"]),
+                change["example_ids"],
+            )
+        self.info[index] = KeyInfo(
+            label, examples[: change["n_examples"]], made, change["changed_at_step"]
+        )
+        self._radii[index] = change["radius"]
+        if change.get("vector") is not None:
+            self._keys[index] = torch.tensor(change["vector"])
+            self._search.moved(index, self._keys[index])
+            self.moves += 1
+        if change.get("value") is not None:
+            self.set_value(index, torch.tensor(change["value"]))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row of schemas.CODEBOOK per key."""

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook
+from grace_bench.codebook.keys import KeyInfo, Label
 from grace_bench.errors import DataError, EditorError
+from grace_bench.store.files import read_parquet, write_parquet
+from grace_bench.store.schemas import CODEBOOK_EXPORT
 from grace_bench.store.tensors import parse_header, read_tensors, reading, write_tensors
 
 FORMAT_VERSION = 1
@@ -107,6 +110,39 @@ def load_codebook(
                 f"choose that {what} or another codebook."
             )
     return codebook
+
+
+def export_codebook(path: Path | str, codebook: Codebook) -> None:
+    """Write all of a codebook as Parquet, a row per key, for tools that read no safetensors."""
+    vectors = zip(codebook.rows(), codebook.info, codebook.keys, codebook.values, strict=True)
+    rows = [
+        {
+            **row,
+            "label_ids": list(info.label.ids),
+            "label_mean": info.label.mean,
+            "vector": vector.tolist(),
+            "value": value.tolist(),
+        }
+        for row, info, vector, value in vectors
+    ]
+    write_parquet(path, rows, CODEBOOK_EXPORT)
+
+
+def import_codebook(path: Path | str) -> Codebook:
+    """Read what `export_codebook` wrote.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no keys.
+    """
+    rows = read_parquet(path, CODEBOOK_EXPORT).to_pylist()
+    if not rows:
+        raise DataError(f"{path}: has no keys, so the layer's size is unknown; make a Codebook.")
+    with reading(path, "codebook"):
+        tensors = {
+            name: torch.tensor([row[column] for row in rows])
+            for name, column in (("keys", "vector"), ("values", "value"), ("radii", "radius"))
+        }
+        return _assemble(tensors, _info_from_json({"keys": rows}))
 
 
 def _tensors(codebook: Codebook) -> dict[str, Tensor]:

@@ -81,6 +81,7 @@ class EditResult:
     key: int | None = None  # the key that answers the edit afterwards
     nearest_key: int | None = None  # before the edit
     distance: float | None = None  # to the nearest key before the edit
+    changes: list[dict[str, Any]] = field(default_factory=list)  # of a codebook: schemas.JOURNAL
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,15 @@ class Editor(ABC):
         Args:
             inputs: the edits in one padded batch, labels included.
             steps: each row's `EditBatch.step`.
+        """
+
+    def reuse(self, trained: Mapping[int, tuple[Tensor, Sequence[float]]]) -> None:  # noqa: B027
+        """Take what edits trained before, instead of training it again when they are made again.
+
+        It changes no result.
+
+        Args:
+            trained: value and losses by `EditBatch.step`, from `codebook/journal.py`.
         """
 
     def queries(self, inputs: Mapping[str, Tensor]) -> Tensor | None:

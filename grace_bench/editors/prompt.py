@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from grace_bench.codebook.codebook import IGNORED
+from grace_bench.codebook.keys import IGNORED
 from grace_bench.errors import EditorError
 from grace_bench.models.architecture import find_layer, layer_name
 

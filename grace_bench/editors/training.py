@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook.codebook import IGNORED
+from grace_bench.codebook.keys import IGNORED
 from grace_bench.errors import EditorError
 from grace_bench.replay.steps import StepReplay, labelled_columns
 

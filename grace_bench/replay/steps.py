@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook.codebook import IGNORED
+from grace_bench.codebook.keys import IGNORED
 from grace_bench.replay.recording import CallLog, CannotReplay, recorded, replayed
 from grace_bench.replay.unused_positions import (
     Columns,

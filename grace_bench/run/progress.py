@@ -55,6 +55,7 @@ class Records:
         self.edits: list[dict[str, Any]] = []
         self.probes: list[dict[str, Any]] = []
         self.latency: list[dict[str, Any]] = []
+        self.journal: list[dict[str, Any]] = []
 
     def add_probe(
         self,

@@ -45,7 +45,7 @@ MOST_AT_ONCE = 32
 
 PROBED_ROLES = ("upstream", "accurate", "holdout")
 
-CHECKPOINTED = ("steps", "predictions", "probes", "latency")
+CHECKPOINTED = ("steps", "predictions", "probes", "latency", "journal")
 """The records in a checkpoint; `edits` are among the predictions."""
 
 
@@ -183,6 +183,7 @@ class StreamRun:
         self.editor.check_finite(step, result.losses)
         seconds = lap.seconds + self._ahead.seconds_of(step)
         self.edited.append(example)
+        self.records.journal += result.changes
         with self.watch.measure("evaluation"):
             after = self.predict([example])
         rows = prediction_rows([example], after, "edit", step, len(self.edited))

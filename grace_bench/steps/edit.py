@@ -51,7 +51,7 @@ from grace_bench.store.records import (
     RunRecord,
     TrainingRecord,
 )
-from grace_bench.store.schemas import LATENCY, PROBES, STEPS, predictions_schema
+from grace_bench.store.schemas import JOURNAL, LATENCY, PROBES, STEPS, predictions_schema
 from grace_bench.suite.plan import Run, content_hash, origins
 from grace_bench.suite.schema import RunSpec
 from grace_bench.tasks import create_task
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 """Version of the state that `StreamRun` writes into checkpoints."""
 
 
@@ -387,6 +387,9 @@ def write_run(run: StreamRun, output: Path, model_hash: str, complete: bool) -> 
     if run.records.latency:
         write_parquet(output / "latency.parquet", run.records.latency, LATENCY)
         names.append("latency.parquet")
+    if complete and run.records.journal:
+        write_parquet(output / "journal.parquet", run.records.journal, JOURNAL)
+        names.append("journal.parquet")
     if complete:
         names += run.editor.save(output, model_hash)
     return {name: sha256_of(output / name) for name in names}

@@ -112,3 +112,27 @@ CODEBOOK = _schema(
     ("n_examples", pa.int32(), False),
     ("example_ids", pa.list_(pa.string()), False),
 )
+
+CODEBOOK_EXPORT = _schema(
+    *((field.name, field.type, False) for field in CODEBOOK),
+    ("label_ids", pa.list_(pa.int64()), False),  # the label's tokens
+    ("label_mean", pa.float64(), False),
+    ("vector", pa.list_(pa.float32()), False),
+    ("value", pa.list_(pa.float32()), False),
+)
+
+JOURNAL = _schema(
+    # What one edit changed in a codebook: a row for each key, with what it was before. Null: the
+    # edit made the key, or did not change this of it.
+    ("step", pa.int32(), False),
+    ("key", pa.int32(), False),
+    ("radius", pa.float64(), True),  # null: the edit made the key
+    ("changed_at_step", pa.int32(), True),
+    ("n_examples", pa.int32(), True),  # edits only add examples, but for a new label
+    ("label", pa.string(), True),
+    ("label_ids", pa.list_(pa.int64()), True),
+    ("label_mean", pa.float64(), True),
+    ("example_ids", pa.list_(pa.string()), True),
+    ("vector", pa.list_(pa.float32()), True),
+    ("value", pa.list_(pa.float32()), True),
+)

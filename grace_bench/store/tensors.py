@@ -52,9 +52,14 @@ def write_tensors(
 
 
 def read_tensors(
-    path: Path | str, entry: str, version: int
+    path: Path | str, entry: str, version: int | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors of a file; call it inside `reading`.
+
+    Args:
+        path: of the file.
+        entry: name of the header.
+        version: of its format; None: it has none.
 
     Raises:
         ValueError: it lacks the header or has another format version.

@@ -24,13 +24,14 @@ from fuzzing import (
 )
 from hypothesis import strategies as st
 
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook
 from grace_bench.codebook.file import (
     codebook_from_state,
     codebook_state,
     load_codebook,
     save_codebook,
 )
+from grace_bench.codebook.keys import KeyInfo, Label
 
 ENTRY = "grace_bench.codebook"
 

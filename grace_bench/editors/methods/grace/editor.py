@@ -17,8 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from grace_bench.codebook.codebook import Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import ZERO_DISTANCE, Codebook
 from grace_bench.codebook.file import codebook_from_state, codebook_state, save_codebook
+from grace_bench.codebook.keys import KeyInfo, Label
 from grace_bench.codebook.lookup import IncrementalLookup
 from grace_bench.editors.adapter import AdapterEditor
 from grace_bench.editors.base import EditBatch, EditResult
@@ -30,9 +31,6 @@ from grace_bench.models.architecture import layer_inputs
 from grace_bench.replay.recording import only_trainable
 from grace_bench.store.files import write_parquet
 from grace_bench.store.schemas import CODEBOOK
-
-ZERO_DISTANCE = 1e-5
-"""Relative to the key's norm: two inputs closer than this differ by rounding only."""
 
 SEED_STRIDE = 1_000_003
 """Between the seeds of two editors' draws, so that steps below it never collide."""
@@ -94,24 +92,26 @@ class GraceEditor(AdapterEditor):
             Label.of(labels, batch.label), tuple(batch.example_ids), batch.step, batch.step
         )
         had_keys = self.n_keys > 0
-        branch, target = self._change_codebook(before, info)
-        # Possibly nothing answers now, with zero_distance 'ignore' or expand 'none'.
-        distances, keys = self.codebook.nearest(before.queries, self.hyperparameters.distance)
-        fires = self.codebook.inside(distances, keys, self.hyperparameters.boundary)
-        key = int(keys[0])
-        ahead = self._ahead.pop(batch.step, None)
-        losses: list[float] = []
-        if ahead is not None and target == key and bool(fires[0]):
-            self.codebook.set_value(key, ahead.value)
-            losses = ahead.losses
-        elif target is not None or self.hyperparameters.train_on_expand:
-            losses = self._train_value(key, fires, batch.inputs)
+        with self.codebook.recording(batch.step) as changes:
+            branch, target = self._change_codebook(before, info)
+            # Possibly nothing answers now, with zero_distance 'ignore' or expand 'none'.
+            distances, keys = self.codebook.nearest(before.queries, self.hyperparameters.distance)
+            fires = self.codebook.inside(distances, keys, self.hyperparameters.boundary)
+            key = int(keys[0])
+            ahead = self._ahead.pop(batch.step, None)
+            losses: list[float] = []
+            if ahead is not None and target == key and bool(fires[0]):
+                self.codebook.set_value(key, ahead.value)
+                losses = ahead.losses
+            elif target is not None or self.hyperparameters.train_on_expand:
+                losses = self._train_value(key, fires, batch.inputs)
         return EditResult(
             losses=losses,
             branch=branch,
             key=key if bool(fires[0]) else None,
             nearest_key=int(before.keys[0]) if had_keys else None,
             distance=float(before.distances[0]) if had_keys else None,
+            changes=changes,
         )
 
     def query_layer(self, inputs: Mapping[str, Tensor]) -> Retrieval:
@@ -164,6 +164,14 @@ class GraceEditor(AdapterEditor):
             losses = train_rows(self.replay, batch, values, answering, self.hyperparameters)
         for row, value, own in zip(rows, values, losses, strict=True):
             self._ahead[steps[row]] = TrainedAhead(value, own)
+
+    def reuse(self, trained: Mapping[int, tuple[Tensor, Sequence[float]]]) -> None:
+        """Take values that edits trained before for keys that they make again."""
+        device = self.codebook.values.device
+        self._ahead = {
+            step: TrainedAhead(value.to(device), list(losses))
+            for step, (value, losses) in trained.items()
+        }
 
     def _likely_new(self, found: Retrieval, labels: Tensor) -> list[int]:
         """Return the rows that need a value of their own, given the codebook and earlier rows."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from grace_bench import NUMERICS_VERSION
-from grace_bench.codebook.codebook import IGNORED
+from grace_bench.codebook.keys import IGNORED
 from grace_bench.editors.base import AssetRequest
 from grace_bench.editors.methods.mend.editor import (
     GradientTransform,

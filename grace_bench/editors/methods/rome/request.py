@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from grace_bench.codebook.codebook import IGNORED
+from grace_bench.codebook.keys import IGNORED
 from grace_bench.errors import EditorError
 
 if TYPE_CHECKING:
