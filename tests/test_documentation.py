@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import scratch_models
 import torch
 import yaml
 from plugins import install
@@ -19,6 +21,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from grace_bench.cli import build_parser
 from grace_bench.cli.options import run_of, suite_of
+from grace_bench.codebook.file import import_codebook
+from grace_bench.library import EditedModel
 from grace_bench.metrics import Answer
 from grace_bench.models.scratch import train_tokenizer
 from grace_bench.reporting.summary.read import MISSING, Estimate
@@ -289,6 +293,31 @@ def test_the_fact_of_the_docs_is_learnt(pages, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Oslo\nTrue\n[]\n"
     assert (tmp_path / "edited" / "codebook.safetensors").is_file()
+
+
+def test_the_examples_of_the_library_page_run(pages, tmp_path, monkeypatch):
+    """All but the last one, which needs a run: test_load_run.py."""
+    *examples, _ = blocks(pages["docs/how-to/library.md"], "python")
+    monkeypatch.chdir(tmp_path)
+    facts = [("Who wrote Emma?", "Jane Austen"), ("Where is the Louvre?", "Paris")]
+    for name in ("a", "b"):
+        model, tokenizer = scratch_models.make("gpt2", "question_answering", sum(facts, ()))
+        edited = EditedModel(model, tokenizer, layer="transformer.h.0.mlp.c_fc", steps=2)
+        edited.edit_all(facts)
+        edited.save_pretrained("others")
+        edited.save_pretrained("edited")
+        Path("edited/codebook.safetensors").rename(f"{name}.safetensors")
+    edited.undo(edited.receipts[0])
+    edited.edit("Who wrote Dracula?", "Bram Stoker")
+    model, tokenizer = scratch_models.make("gpt2", "question_answering", sum(facts, ()))
+    names = {"edited": edited, "prompt": facts[1][0], "EditedModel": EditedModel}
+    names |= {"model": model, "tokenizer": tokenizer}
+    for example in examples:
+        exec(example, names)
+    assert names["found"].prompts == (facts[1][0],)
+    assert [one.prompt for one in edited.receipts] == [facts[1][0]]
+    assert [one.number for one in names["again"].receipts] == [2, 4, 5]
+    assert len(import_codebook("merged.parquet")) == len(names["older"])
 
 
 def test_editors_have_the_settings_that_were_chosen(repository):

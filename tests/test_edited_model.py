@@ -141,6 +141,78 @@ def test_a_model_from_a_folder_is_found_again(tmp_path):
     )
 
 
+def test_an_earlier_edit_is_undone_without_training_the_others_again(monkeypatch):
+    edited, never = edit_model(radius=0.01), edit_model(radius=0.01)
+    edited.edit_all(FACTS[:5])
+    for number, fact in enumerate(FACTS[:5]):
+        receipt = never.edit(*fact)
+        if number == 1:
+            never.undo(receipt)
+    monkeypatch.setattr(
+        "grace_bench.editors.methods.grace.editor.train_on_edit",
+        lambda *_: pytest.fail("a value was trained again"),
+    )
+    edited.undo(edited.receipts[1])
+    assert torch.equal(logits(edited), logits(never))
+    assert edited.journal == never.journal
+    assert [r.losses for r in edited.receipts] == [r.losses for r in never.receipts]
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.5, 5.0])
+def test_merged_edits_are_one_stream(radius, tmp_path):
+    """Warm values: a cold one is drawn by the edit's number, which the merge changes."""
+    settings = {"radius": radius, "value_init": "warm"}
+    first, second, both = (edit_model(**settings) for _ in range(3))
+    first.edit_all(FACTS[:3])
+    second.edit_all(FACTS[3:])
+    both.edit_all(FACTS)
+    second.save_pretrained(tmp_path / "second")
+    made = first.merge(tmp_path / "second", conflicts="newer")
+    assert [(one.number, one.prompt) for one in made] == [
+        (4 + index, prompt) for index, (prompt, _) in enumerate(FACTS[3:])
+    ]
+    assert torch.equal(logits(first), logits(both))
+    assert first.journal == both.journal
+    for one in (first, both):
+        one.undo(one.receipts[1])
+        one.edit("Who wrote Ulysses?", "Joyce")
+    assert torch.equal(logits(first), logits(both))
+
+
+def test_merged_edits_that_disagree_are_refused_or_the_newer_ones_win(tmp_path):
+    edited, other = edit_model("bert"), edit_model("bert")
+    edited.edit("Who wrote Emma?", "book")
+    other.edit("Who wrote Emma?", "place")
+    other.save_pretrained(tmp_path / "other")
+    before = logits(edited)
+    with pytest.raises(EditorError, match=r"key 0 \('book'\) and key 0 \('place'\), 0 apart"):
+        edited.merge(tmp_path / "other")
+    assert torch.equal(logits(edited), before)
+    edited.merge(tmp_path / "other", conflicts="newer")
+    assert edited.ask("Who wrote Emma?") == "place"
+    assert [receipt.branch for receipt in edited.receipts] == ["first", "overwrite"]
+    edit_model("bert", steps=5).save_pretrained(tmp_path / "other")
+    with pytest.raises(EditorError, match="merge edits that were made alike"):
+        edited.merge(tmp_path / "other")
+    edit_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(EditorError, match="made for layer"):
+        edited.merge(tmp_path / "gpt2")
+    edit_model(method="ft").save_pretrained(tmp_path / "ft")
+    with pytest.raises(DataError, match=r"codebook\.safetensors: no such file"):
+        edited.merge(tmp_path / "ft")
+
+
+def test_a_text_is_generated_as_it_was_edited():
+    edited = edit_model(learning_rate=10.0)
+    before = edited.generate(FACTS[0][0], max_new_tokens=8)
+    edited.edit(*FACTS[0])
+    assert edited.generate(FACTS[0][0], max_new_tokens=8) != before
+    longer = edited.generate(FACTS[0][0], max_new_tokens=30)
+    assert longer.startswith(edited.generate(FACTS[0][0], max_new_tokens=8))
+    with pytest.raises(EditorError, match="a classifier writes no text"):
+        edit_model("bert").generate("Who?")
+
+
 def test_a_pipeline_sees_the_edits():
     edited = edit_model(learning_rate=10.0)
     write = pipeline("text-generation", model=edited.model, tokenizer=edited.tokenizer)

@@ -14,41 +14,26 @@ model: `edited.model(...)` and `transformers.pipeline` see the edits.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from grace_bench.editors import create_editor
-from grace_bench.editors.base import EditBatch
-from grace_bench.editors.weight import WeightEditor
-from grace_bench.errors import ConfigError, DataError, EditorError, ModelError, ResultError
-from grace_bench.library.records import RECORD, Explanation, Receipt, SavedModel
-from grace_bench.models.architecture import hash_of_weights
-from grace_bench.models.loading import load_pretrained
-from grace_bench.models.positions import usable_positions
-from grace_bench.registry import EDITORS, TASKS
-from grace_bench.store.files import as_os_error, describe_os_error
-from grace_bench.store.json_records import read_record, write_record
-from grace_bench.store.tensors import read_tensors, reading, write_tensors
-from grace_bench.suite.schema import PretrainedSource
-from grace_bench.tasks.base import Example, Task, to_device
-
-STATE = "state.safetensors"
-ENTRY = "grace_bench.edited_model"
-LONGEST = 512
+from grace_bench.codebook.codebook import Codebook
+from grace_bench.codebook.journal import trained_values
+from grace_bench.codebook.merge import describe_conflicts, find_conflicts
+from grace_bench.errors import DataError, EditorError
+from grace_bench.library import saving
+from grace_bench.library.records import Explanation, Receipt, SavedModel
+from grace_bench.library.session import Session, State
+from grace_bench.suite.schema import ComputeConfig
+from grace_bench.tasks.base import Task, to_device
 
 
-_State = tuple[dict[str, Tensor], dict[str, Any]]
-"""What `Editor.snapshot` returns, in memory of its own."""
-
-
-class EditedModel:
+class EditedModel(Session):
     """A Hugging Face model, its tokenizer, and the edits made to it.
 
     The model is changed in place, and restored by `remove`. It is put into eval mode.
@@ -60,11 +45,17 @@ class EditedModel:
         layer: dotted name of the edited module.
         assets: folder of what MEND and ROME need before their first edit, as `grace-bench
             prepare-editor` makes it; others need none.
-        task: how prompts and answers become tokens: "question_answering", "language_modelling" or
-            "classification"; None: what the model is made for.
+        task: how prompts and answers become tokens: "question_answering", "language_modelling",
+            "classification" or a Task; None: what the model is made for.
         seed: of the editor.
         max_length: longest sequence in tokens; None: 512, or what the model has.
+        compute: precision and engine; None: float32 and the engine of runs.
         hyperparameters: of the editor; `grace-bench reference` lists them.
+
+    Attributes:
+        receipts: of the edits, in order.
+        journal: what they changed in the codebook, as rows of schemas.JOURNAL.
+        next_number: of the next edit.
 
     Raises:
         ConfigError: the method or a hyperparameter is unknown or out of range, the model cannot do
@@ -80,30 +71,23 @@ class EditedModel:
         *,
         layer: str,
         assets: Path | str | None = None,
-        task: str | None = None,
+        task: str | Task | None = None,
         seed: int = 0,
         max_length: int | None = None,
+        compute: ComputeConfig | None = None,
         **hyperparameters: Any,
     ) -> None:
-        if EDITORS.get(method).assets and assets is None:
-            raise ConfigError(
-                f"method '{method}' needs assets of this model; give their folder as `assets`, "
-                "which `grace-bench prepare-editor` makes."
-            )
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.method, self.seed = method, seed
-        self.max_length = max_length or min(LONGEST, usable_positions(model.config) or LONGEST)
-        kind: type[Task] = TASKS.get(task or _task_of(model))
-        self.task = kind(tokenizer, model.config, self.max_length)
-        self.base_hash = hash_of_weights(model)
-        self.editor = create_editor(method, model, layer, hyperparameters, seed)
-        if assets is not None:
-            with self._unchanged_on_error():
-                self.editor.use_assets(Path(assets))
-        self.receipts: list[Receipt] = []
-        self._next = 1
-        self._start = self._state()
-        self._before_last: _State | None = None
+        super().__init__(
+            *(model, tokenizer, method),
+            layer=layer,
+            assets=assets,
+            task=task,
+            seed=seed,
+            max_length=max_length,
+            compute=compute,
+            hyperparameters=hyperparameters,
+        )
+        self._before_last: State | None = None
 
     def edit(self, prompt: str, answer: str, subject: str | None = None) -> Receipt:
         """Make the model give `answer` to `prompt` from now on.
@@ -120,11 +104,16 @@ class EditedModel:
 
         After an error the model is as before.
         """
+        wanted = Receipt(number=self.next_number, prompt=prompt, answer=answer, subject=subject)
+        example = self._example(prompt, answer, subject)
+        if subject and self.task.subject_span(example) is None:
+            raise DataError(f"the subject {subject!r} is not in the prompt {prompt!r}; check it.")
         with self._undone_on_error() as before:
-            receipt = self._edit(self._next, prompt, answer, subject)
-        self._next += 1
-        self._before_last = before
+            receipt, changes = self._edit(wanted)
         self.receipts.append(receipt)
+        self.journal += changes
+        self.next_number += 1
+        self._before_last = before
         return receipt
 
     def edit_all(self, edits: Iterable[tuple[str, str]]) -> list[Receipt]:
@@ -132,9 +121,37 @@ class EditedModel:
         return [self.edit(prompt, answer) for prompt, answer in edits]
 
     def ask(self, prompt: str) -> str:
-        """Return the model's greedy answer to a prompt, of 20 tokens at most, or a text's class."""
-        [prediction] = self.task.predict(self.model, [self._example(prompt)])
+        """Return the model's greedy answer to a prompt, or a text's class.
+
+        It is read as in a run: up to the answer's end, and of 20 tokens at most unless the task
+        says otherwise. `generate` writes more.
+        """
+        with self._precision():
+            [prediction] = self.task.predict(self.model, [self._example(prompt)])
         return prediction.text or ""
+
+    @torch.no_grad()
+    def generate(self, prompt: str, max_new_tokens: int = 100, **options: Any) -> str:
+        """Return a text that the model writes after a prompt, or as an answer to it.
+
+        Args:
+            prompt: tokenised as in an edit, so that the edit is found again.
+            max_new_tokens: its longest length.
+            options: of the model's own `generate`, such as `do_sample`.
+
+        Raises:
+            EditorError: the model only sorts texts into classes.
+        """
+        if self.task.classifies:
+            raise EditorError("a classifier writes no text; `ask` returns the text's class.")
+        task: Any = self.task
+        ids = torch.tensor([task.prompt_ids(self._example(prompt))])
+        inputs = to_device({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, self.model)
+        options = {"pad_token_id": task.texts.pad, "eos_token_id": task.texts.end, **options}
+        with self._precision():
+            [row] = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
+        start = 1 if self.model.config.is_encoder_decoder else ids.shape[1]
+        return task.texts.decode(row[start:].tolist())
 
     def explain(self, prompt: str) -> Explanation:
         """Return which key is nearest to a prompt, and whether it answers.
@@ -142,30 +159,44 @@ class EditedModel:
         Raises:
             EditorError: the method has no codebook.
         """
-        editor: Any = self.editor
-        if editor.n_keys is None or not hasattr(editor, "codebook"):
-            raise EditorError(
-                f"method '{self.method}' has no codebook, so no key answers; use 'grace'."
-            )
-        if editor.n_keys == 0:
+        codebook, editor = self.codebook, self.editor
+        if len(codebook) == 0:
             return Explanation(answers=False)
-        found = editor.query_layer(self._inputs(self._example(prompt)))
+        with self._precision():
+            found = editor.query_layer(
+                to_device(self.task.encode([self._example(prompt)]), self.model)
+            )
         key = int(found.keys[0])
-        info = editor.codebook.info[key]
+        info = codebook.info[key]
         return Explanation(
             answers=bool(found.fires[0]),
             key=key,
             distance=float(found.distances[0]),
-            radius=float(editor.codebook.radii[key]),
+            radius=float(codebook.radii[key]),
             answer=info.label.text,
-            prompts=tuple(r.prompt for r in self.receipts if str(r.number) in info.example_ids),
+            prompts=tuple(r.prompt for r in self.receipts if r.example in info.example_ids),
         )
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebook of the edits.
+
+        Raises:
+            EditorError: the method has none.
+        """
+        codebook = getattr(self.editor, "codebook", None)
+        if codebook is None:
+            raise EditorError(
+                f"method '{self.method}' has no codebook, so no key answers; use 'grace'."
+            )
+        return codebook
 
     def undo(self, receipt: Receipt) -> None:
         """Take one edit back: the model is as if it had never been made.
 
         Undoing the last edit restores what was before it. For an earlier one, all other edits are
-        made again from the start, each with the random numbers that it had; that takes their time.
+        made again from the start, each with the random numbers that it had. Values that a codebook
+        holds are used again; other editors need the time of their edits.
 
         Raises:
             EditorError: the edit is not one of this model's, or was undone before.
@@ -179,11 +210,55 @@ class EditedModel:
         kept = [one for one in self.receipts if one.number != receipt.number]
         if _name(receipt) == edits[-1] and self._before_last is not None:
             self._restore(self._before_last)
+            self.receipts = kept
+            self.journal = [row for row in self.journal if row["step"] != receipt.number]
         else:
-            with self._undone_on_error():
-                self._restore(self._start)
-                kept = [self._edit(one.number, one.prompt, one.answer, one.subject) for one in kept]
-        self.receipts, self._before_last = kept, None
+            has_codebook = hasattr(self.editor, "codebook")
+            trained = _trained(self.codebook, self.journal, self.receipts) if has_codebook else {}
+            self._make_again(kept, trained)
+        self._before_last = None
+
+    def merge(
+        self, folder: Path | str, conflicts: Literal["refuse", "newer"] = "refuse"
+    ) -> list[Receipt]:
+        """Add the edits of another saved model, as if they had been made after this one's.
+
+        Nothing is trained that the other model's codebook holds; its edits get new numbers.
+
+        Args:
+            folder: by `save_pretrained`, of edits by the same method to the same layer and model.
+            conflicts: "refuse": keys that give different answers to the same queries raise;
+                "newer": the other model's edits are made over this one's, as any later edit.
+
+        Raises:
+            DataError: the folder is incomplete or damaged.
+            EditorError: there are conflicts to refuse, or the other model was edited in another
+                way.
+        """
+        saved, newer, rows = saving.read_codebook(Path(folder), self.base_hash, self.editor.layer)
+        ours = self._saved()
+        for what in ("method", "hyperparameters", "task"):
+            if getattr(saved, what) != getattr(ours, what):
+                raise EditorError(
+                    f"{folder}: edited with {what} {getattr(saved, what)}, this model with "
+                    f"{getattr(ours, what)}; merge edits that were made alike."
+                )
+        if conflicts == "refuse" and (found := find_conflicts(self.codebook, newer)):
+            raise EditorError(describe_conflicts(found))
+        shift = self.next_number - 1
+        trained = {
+            number + shift: (value, losses)
+            for number, (value, losses) in _trained(newer, rows, saved.edits).items()
+        }
+        later = [one.model_copy(update={"number": one.number + shift}) for one in saved.edits]
+        with self._undone_on_error():
+            self.editor.reuse(trained)
+            made = [self._edit(receipt) for receipt in later]
+        self.receipts += [receipt for receipt, _ in made]
+        self.journal += [row for _, changes in made for row in changes]
+        self.next_number += saved.next_number - 1
+        self._before_last = None
+        return [receipt for receipt, _ in made]
 
     def remove(self) -> None:
         """Restore the unedited model, bit for bit; this object must not be used afterwards."""
@@ -199,30 +274,8 @@ class EditedModel:
         Raises:
             ResultError: the folder cannot be written.
         """
-        folder, (tensors, replay) = Path(folder), self._state()
-        try:
-            (folder / RECORD).unlink(missing_ok=True)
-            write_tensors(folder / STATE, tensors, ENTRY, {"format": 1, "replay": replay})
-            if isinstance(self.editor, WeightEditor):
-                self.model.save_pretrained(folder)
-                self.tokenizer.save_pretrained(folder)
-            else:
-                self.editor.save(folder, self.base_hash)
-        except (OSError, SafetensorError) as error:
-            raise ResultError(describe_os_error(folder, as_os_error(error))) from error
-        saved = SavedModel(
-            base=getattr(self.model.config, "_name_or_path", ""),
-            base_hash=self.base_hash,
-            method=self.method,
-            layer=self.editor.layer,
-            task=self.task.name,
-            seed=self.seed,
-            max_length=self.max_length,
-            hyperparameters=self.editor.hyperparameters.model_dump(mode="json"),
-            edits=self.receipts,
-            next_number=self._next,
-        )
-        write_record(folder / RECORD, saved)
+        state = self._state()
+        saving.write(Path(folder), self._saved(), self.editor, self.tokenizer, state, self.journal)
 
     @classmethod
     def from_pretrained(
@@ -244,89 +297,40 @@ class EditedModel:
             DataError: the folder is incomplete or damaged.
             ModelError: the model cannot be loaded, or is another one.
         """
-        folder = Path(folder)
-        saved = read_record(folder / RECORD, SavedModel)
-        if model is None or tokenizer is None:
-            model, tokenizer = _load_base(saved, folder)
-        if hash_of_weights(model) != saved.base_hash:
-            raise ModelError(
-                f"{folder}: the edits were made to other weights than this model's; give the "
-                "unedited model that was edited."
-            )
+        saved, model, tokenizer = saving.read(Path(folder), model, tokenizer)
         edited = cls(
             *(model, tokenizer, saved.method),
             layer=saved.layer,
             assets=assets,
-            task=saved.task,
+            task=saving.make_task(saved, model, tokenizer),
             seed=saved.seed,
-            max_length=saved.max_length,
+            compute=ComputeConfig(**saved.compute),
             **saved.hyperparameters,
         )
-        with edited._unchanged_on_error(), reading(folder / STATE, "editor's state"):
-            header, tensors = read_tensors(folder / STATE, ENTRY, 1)
-            edited._restore((tensors, header["replay"]))
-        edited.receipts, edited._next = saved.edits, saved.next_number
+        with edited._unchanged_on_error():
+            edited._restore(saving.read_state(Path(folder)))
+            edited.journal = saving.read_journal(Path(folder))
+        edited.receipts, edited.next_number = saved.edits, saved.next_number
         return edited
 
-    def _edit(self, number: int, prompt: str, answer: str, subject: str | None) -> Receipt:
-        began = time.perf_counter()
-        example = self._example(prompt, answer, subject, str(number))
-        batch = EditBatch.of(self.task, self.model, example, number)
-        if subject and batch.subject is None:
-            raise DataError(f"the subject {subject!r} is not in the prompt {prompt!r}; check it.")
-        result = self.editor.edit(batch)
-        self.editor.check_finite(number, result.losses)
-        return Receipt(
-            number=number,
-            prompt=prompt,
-            answer=answer,
-            subject=subject,
-            branch=result.branch,
-            key=result.key,
-            nearest_key=result.nearest_key,
-            distance=result.distance,
-            losses=tuple(result.losses),
-            seconds=time.perf_counter() - began,
+    def _saved(self) -> SavedModel:
+        start, end = self.task.texts.given
+        return SavedModel(
+            base=getattr(self.model.config, "_name_or_path", ""),
+            base_hash=self.base_hash,
+            method=self.method,
+            layer=self.editor.layer,
+            task=self.task.name,
+            seed=self.seed,
+            max_length=self.task.max_length,
+            start_token=start,
+            end_token=end,
+            max_new_tokens=getattr(self.task, "max_new_tokens", None),
+            compute=self.compute.model_dump(mode="json"),
+            hyperparameters=self.editor.hyperparameters.model_dump(mode="json"),
+            edits=self.receipts,
+            next_number=self.next_number,
         )
-
-    def _example(
-        self, prompt: str, answer: str | None = None, subject: str | None = None, name: str = "?"
-    ) -> Example:
-        """Return a row; without an answer, one whose label plays no part in what is asked."""
-        if answer is None:
-            answer = self.model.config.id2label[0] if self.task.classifies else "?"
-        row = {"example_id": name, "fact_id": name, "text": prompt, "label": answer}
-        return {**row, "subject": subject, "answers": None}
-
-    def _inputs(self, example: Example) -> dict[str, Tensor]:
-        return to_device(self.task.encode([example]), self.model)
-
-    def _state(self) -> _State:
-        tensors, replay = self.editor.snapshot()
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, replay
-
-    def _restore(self, state: _State) -> None:
-        tensors, replay = state
-        self.editor.restore({name: tensor.clone() for name, tensor in tensors.items()}, replay)
-
-    @contextmanager
-    def _undone_on_error(self) -> Iterator[_State]:
-        """Yield the present state, and go back to it if the block raises."""
-        before = self._state()
-        try:
-            yield before
-        except BaseException:
-            self._restore(before)
-            raise
-
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Give the model back as it was if the block, which prepares it, raises."""
-        try:
-            yield
-        except BaseException:
-            self.editor.remove()
-            raise
 
 
 def _name(receipt: Receipt) -> tuple[int, str, str]:
@@ -334,15 +338,10 @@ def _name(receipt: Receipt) -> tuple[int, str, str]:
     return receipt.number, receipt.prompt, receipt.answer
 
 
-def _task_of(model: nn.Module) -> str:
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
-    return "classification" if is_classifier else "question_answering"
-
-
-def _load_base(saved: SavedModel, folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    if not saved.base:
-        raise ModelError(
-            f"{folder}: does not say where the unedited model came from; give model and tokenizer."
-        )
-    kind: Literal["folder", "hub"] = "folder" if Path(saved.base).is_dir() else "hub"
-    return load_pretrained(PretrainedSource(kind=kind, id=saved.base), saved.task, None)
+def _trained(
+    codebook: Codebook, journal: Sequence[Mapping[str, Any]], receipts: Sequence[Receipt]
+) -> dict[int, tuple[Tensor, Sequence[float]]]:
+    """Return the values that edits trained, and their losses, by number."""
+    losses = {receipt.number: receipt.losses for receipt in receipts}
+    values = trained_values(codebook, journal)
+    return {number: (value, losses[number]) for number, value in values.items()}

@@ -22,8 +22,9 @@ class Receipt(Record):
         key: of the codebook, that answers the prompt; None: no key does.
         nearest_key: before the edit.
         distance: from the prompt's query to `nearest_key`.
-        losses: before each gradient step.
-        seconds: that the edit took.
+        losses: before each gradient step; of a run's edits, the first and the last.
+        seconds: that the edit took, when it was last made.
+        example_id: of a run's example; None: the edit was made by hand.
     """
 
     number: int
@@ -36,6 +37,12 @@ class Receipt(Record):
     distance: float | None = None
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
+    example_id: str | None = None
+
+    @property
+    def example(self) -> str:
+        """What the edit's example is called in the codebook."""
+        return self.example_id or str(self.number)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class SavedModel(Record):
     Args:
         base: name or folder of the unedited model.
         base_hash: of its weights.
+        start_token: of texts, and `end_token` of answers; None: the tokenizer's own.
+        max_new_tokens: of an answer; None: the task's own.
         next_number: of the next edit.
     """
 
@@ -77,6 +86,10 @@ class SavedModel(Record):
     task: str
     seed: int
     max_length: int
+    start_token: str | None = None
+    end_token: str | None = None
+    max_new_tokens: int | None = None
+    compute: dict[str, Any]
     hyperparameters: dict[str, Any]
     edits: list[Receipt]
     next_number: int

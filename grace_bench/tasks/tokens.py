@@ -32,6 +32,7 @@ class Texts:
             last token that it appends to a text.
 
     Attributes:
+        given: `start_token` and `end_token`.
         starts: ids before a text.
         ends: ids that the tokenizer appends to a text.
         end: id after an answer; None if the tokenizer has none.
@@ -48,6 +49,7 @@ class Texts:
         end_token: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.given = start_token, end_token
         self.starts, self.ends = self._around()
         if start_token is not None:
             self.starts = [self._id(start_token, "start_token")] if start_token else []
