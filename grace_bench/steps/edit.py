@@ -35,12 +35,7 @@ from grace_bench.run.stream import StreamRun, load_probed_roles, select_stream
 from grace_bench.steps.baseline import load_baseline
 from grace_bench.steps.precompute import check_assets
 from grace_bench.store import provenance
-from grace_bench.store.files import (
-    hash_of_rows,
-    read_parquet,
-    sha256_of,
-    write_parquet,
-)
+from grace_bench.store.files import hash_of_rows, read_parquet, sha256_of, write_parquet
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import (
     ASSETS,
@@ -387,10 +382,10 @@ def write_run(run: StreamRun, output: Path, model_hash: str, complete: bool) -> 
     if run.records.latency:
         write_parquet(output / "latency.parquet", run.records.latency, LATENCY)
         names.append("latency.parquet")
-    if complete and run.records.journal:
-        write_parquet(output / "journal.parquet", run.records.journal, JOURNAL)
-        names.append("journal.parquet")
     if complete:
+        if run.records.journal:
+            write_parquet(output / "journal.parquet", run.records.journal, JOURNAL)
+            names.append("journal.parquet")
         names += run.editor.save(output, model_hash)
     return {name: sha256_of(output / name) for name in names}
 
