@@ -5,6 +5,7 @@
 # make numerics  the tests that hang on rounding, as on processors without AVX-512 and without AVX2
 # make lint      every style check
 # make docs      build the docs site into docs/_build (offline; a warning is an error)
+# make notebooks run the notebooks again and keep their outputs (some minutes)
 # make speed     measure what makes editing fast, and fill docs/results/speed.md (half an hour)
 # make ui        open MLflow on 127.0.0.1 for the default suite (SUITE=name for another)
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= true
 
-.PHONY: bench smoke quick test numerics lint docs ui install clean readme speed
+.PHONY: bench smoke quick test numerics lint docs notebooks ui install clean readme speed
 
 bench: install
 	$(BIN)/snakemake --cores $(CORES) --show-failed-logs
@@ -57,6 +58,9 @@ lint: install
 docs: install
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
 	@echo "docs/_build/index.html"
+
+notebooks: install
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 speed: install
 	$(BIN)/python workflow/scripts/measure_speed.py --output results/speed/speed.json

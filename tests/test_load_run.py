@@ -12,15 +12,25 @@ from grace_bench.errors import DataError, EditorError
 from grace_bench.library import EditedModel, load_run
 from grace_bench.run.stream import StreamRun
 from grace_bench.steps.edit import RunFolders, run_stream
+from grace_bench.steps.precompute import make_assets
 from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import RUN, RunRecord
-from grace_bench.suite.plan import Run
+from grace_bench.suite.plan import Run, with_asset_settings
 
 SETTINGS = {
     "grace": {**WIDE, "radius": 2.0},
     "ft": {"steps": 2},
     "ft_retrain": {"steps": 2, "retrain_every": 2},
     "memory": {"steps": 2},
+    "mend": {
+        "training_steps": 2,
+        "accumulate": 2,
+        "check_every": 1,
+        "checks": 2,
+        "held_out": 0.4,
+        "normalise_over": 4,
+        "rank": 4,
+    },
 }
 
 
@@ -49,6 +59,9 @@ def results(small_inputs, tmp_path):
             return made
 
         monkeypatch.setattr(StreamRun, "step", step)
+        if run.assets_folder is not None:
+            of_assets = with_asset_settings(run.spec)
+            make_assets(of_assets, run.dataset_folder, run.model_folder, run.assets_folder)
         run_stream(run.spec, RunFolders.of(run))
         monkeypatch.setattr(StreamRun, "step", plain)
         return run.folder, states
@@ -144,6 +157,16 @@ def test_mistakes_are_one_sentence(results, monkeypatch, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere")
     with pytest.raises(DataError, match="elsewhere: lies outside its results folder"):
         load_run(tmp_path / "elsewhere")
+    folder, _ = results("mend", monkeypatch)
+    record = read_record(folder / RUN, RunRecord)
+    other = record.assets.model_copy(update={"files": {"mend.safetensors": "0"}})
+    write_record(folder / RUN, record.model_copy(update={"assets": other}))
+    with pytest.raises(DataError, match="its data set, base model or assets were made again"):
+        load_run(folder)
+
+
+def test_an_edit_that_came_later_and_a_damaged_journal_are_refused(results, monkeypatch):
+    folder, _ = results("grace", monkeypatch)
     edited = load_run(folder, 2)
     receipt = load_run(folder, 3).receipts[2]
     with pytest.raises(EditorError, match=r"edit 3 .* is not one of this model's"):

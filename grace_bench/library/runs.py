@@ -18,6 +18,7 @@ from grace_bench.library.records import Receipt
 from grace_bench.library.saving import JOURNAL_FILE
 from grace_bench.models.device import set_up
 from grace_bench.models.loading import LoadedModel, load_model
+from grace_bench.steps.precompute import check_assets
 from grace_bench.store.files import read_parquet, sha256_of
 from grace_bench.store.json_records import read_record
 from grace_bench.store.records import RUN, RunRecord
@@ -56,12 +57,12 @@ def load_run(folder: Path | str, step: int | None = None) -> EditedModel:
     if not 0 <= last <= len(steps):
         raise DataError(f"{folder}: has no step {step}; its steps are 1 to {len(steps)}.")
     loaded = load_model(run.model_folder, spec.dataset.task, set_up(spec.compute))
-    if (read_manifest(run.dataset_folder).data_hash, loaded.sha256) != (
-        record.data_hash,
-        record.model_hash,
-    ):
+    assets = run.assets_folder and check_assets(run.assets_folder, loaded.sha256).files
+    made_of = read_manifest(run.dataset_folder).data_hash, loaded.sha256, assets
+    if made_of != (record.data_hash, record.model_hash, record.assets and record.assets.files):
         raise DataError(
-            f"{folder}: its data set or base model was made again since; run the edit step again."
+            f"{folder}: its data set, base model or assets were made again since; run the edit "
+            "step again."
         )
     edited = _unedited(run, loaded)
     rows = {row["example_id"]: row for row in load_role(run.dataset_folder, "edits")}

@@ -22,8 +22,9 @@ FLOORS = (
     {"codebook", "models"},
     {"datasets", "replay", "tasks"},
     {"editors"},
-    {"library", "run"},
+    {"run"},
     {"steps", "reporting", "results"},
+    {"library"},
     {"cli"},
     {"__main__"},
 )
