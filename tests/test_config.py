@@ -193,6 +193,8 @@ def test_the_default_and_the_smoke_suite_have_results_folders_of_their_own(repos
         ({"seeds": 3}, "config: seeds: must be a list, as in seeds=[0, 1] (got 3)."),
         ({"stream": [1]}, "config: stream: must be a section of keys and values (got [1])."),
         ({"set": {"a": 1}}, "config: set: must be a list of key=value (got {'a': 1})."),
+        ({"set": ["radius=2"]}, "--set radius: no setting of a suite; did you mean editor.radius?"),
+        ({"set": ["facts=2"]}, "--set facts: no setting of a suite; did you mean stream.facts?"),
         ({"set": ["editor.radius"]}, "--set editor.radius: write it as key=value"),
         (
             {"set": ["models.tinny.training.steps=1"]},

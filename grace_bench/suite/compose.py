@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from grace_bench.errors import ConfigError, unknown_name
+from grace_bench.registry import EDITORS
 from grace_bench.suite.compose_editor import SETTINGS, compose_editor, hyperparameter_names
 from grace_bench.suite.overrides import (
     COMMON,
@@ -37,7 +39,7 @@ from grace_bench.suite.safe_yaml import (
     first_line,
     load_yaml,
 )
-from grace_bench.suite.schema import SuiteConfig
+from grace_bench.suite.schema import ProbeConfig, StreamConfig, SuiteConfig
 from grace_bench.suite.section import validate
 
 DEFAULT_SUITE = Path("config.yaml")
@@ -177,8 +179,9 @@ def load_suite(
         part, _, rest = key.partition(".")
         if rest and part in (*COMMON, *KIND_FOLDERS.values()):
             late.append((key, value))
-        else:
-            set_value(raw, key, value)
+            continue
+        _check_part_is_named(key)
+        set_value(raw, key, value)
     return _compose(raw, late, config_dir, where)
 
 
@@ -190,6 +193,20 @@ def read_suite(source: Path | str | Mapping[str, Any], config_dir: Path) -> dict
     else:
         raw = read_yaml(Path(source))
     return raw if "experiments" in raw else merge(read_yaml(default_suite(config_dir)), raw)
+
+
+def _check_part_is_named(key: str) -> None:
+    """Raise ConfigError if an override's key is a setting of a part, without the part's name."""
+    if key.partition(".")[0] in (*SuiteConfig.model_fields, *SuiteConfig.COMPOSED_KEYS):
+        return
+    of_editors = (hyperparameter_names({"editor": name}) or () for name in EDITORS.names())
+    fields = {
+        "editor": set(chain.from_iterable(of_editors)),
+        "stream": set(StreamConfig.model_fields),
+        "probes": set(ProbeConfig.model_fields),
+    }
+    for part in (part for part in COMMON if key in fields[part]):
+        raise ConfigError(f"--set {key}: no setting of a suite; did you mean {part}.{key}?")
 
 
 def entry_name(entry: Any) -> str:
