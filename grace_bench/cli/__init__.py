@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from grace_bench import __version__
+from grace_bench.cli import inspect  # noqa: F401  (registers its commands)
 from grace_bench.cli.commands import COMMANDS
 from grace_bench.errors import GraceBenchError, Interrupted, ResultError
 from grace_bench.store.files import describe_os_error
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"grace-bench {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for function, options in COMMANDS:
-        name = function.__name__.replace("_", "-")
+        name = function.__name__.rstrip("_").replace("_", "-")
         text = (function.__doc__ or "").partition("\n")[0]
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(run=function)

@@ -150,15 +150,10 @@ def load_pretrained(
         ModelError: the source is not a model, its weights are unexpected or not finite, or it is
             a classifier with other classes.
     """
-    place = resolve_source(source)
-    options: dict[str, Any] = {}
-    if source.kind == "hub":
-        options = {"revision": source.revision, "subfolder": source.subfolder}
+    place, options = resolve_source(source), _options(source)
     try:
         if source.kind == "hub" and source.sha256:
             check_sha256(_hub_weights(source, options), source.sha256)
-        if source.gguf:
-            options["gguf_file"] = source.gguf
         config = AutoConfig.from_pretrained(place, **options)
         if TASKS.get(task).classifies and labels and not _has_classes(config, labels, trains):
             config.id2label = dict(enumerate(labels))
@@ -176,10 +171,7 @@ def load_pretrained(
             _begin_answers(model, tokenizer)
         model.generation_config = _greedy(model.config)
     except LOADING_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
-        hint = "; allow access to the hub (HF_HUB_OFFLINE=0)" if offline else ""
-        raise ModelError(f"model '{source.id}' cannot be loaded: {reason}{hint}") from error
+        raise ModelError(_why_not_loaded(source, error)) from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelError(
@@ -187,6 +179,36 @@ def load_pretrained(
                 "intact copy of the model."
             )
     return model, tokenizer
+
+
+def load_outline(source: PretrainedSource, task: str) -> nn.Module:
+    """Return the model of a pretrained source with its modules but without weights.
+
+    Raises:
+        ModelError: the source is not a model.
+    """
+    place = resolve_source(source)
+    try:
+        config = AutoConfig.from_pretrained(place, **_options(source))
+        with torch.device("meta"):
+            return model_class(task, config.is_encoder_decoder).from_config(config)
+    except LOADING_ERRORS as error:
+        raise ModelError(_why_not_loaded(source, error)) from error
+
+
+def _options(source: PretrainedSource) -> dict[str, Any]:
+    """Return what `from_pretrained` takes besides the place."""
+    options: dict[str, Any] = {}
+    if source.kind == "hub":
+        options = {"revision": source.revision, "subfolder": source.subfolder}
+    return {**options, "gguf_file": source.gguf} if source.gguf else options
+
+
+def _why_not_loaded(source: PretrainedSource, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    offline = source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0") != "0"
+    hint = "; allow access to the hub (HF_HUB_OFFLINE=0)" if offline else ""
+    return f"model '{source.id}' cannot be loaded: {reason}{hint}"
 
 
 def _hub_weights(source: PretrainedSource, options: dict[str, Any]) -> list[Path]:

@@ -96,9 +96,9 @@ def read_records(source: Source, what: str) -> Records:
         DataError: they are missing, damaged, not UTF-8 or not what was expected.
     """
     path = Path(source.path)
-    if source.revision is not None and is_hub_id(source.path):
+    files = find_files(source, what)
+    if not files:
         return _from_hub(source, what)
-    files = _folder(path, source.split) if path.is_dir() else [_file(path, what)]
     digest = _digest(files)
     if source.sha256 is not None and digest != source.sha256.lower():
         raise DataError(
@@ -114,6 +114,18 @@ def read_records(source: Source, what: str) -> Records:
     saved = any(file.suffix == ".arrow" for file in files)
     rows = _rows_saved(files[0].parent) if saved else [row for f in files for row in _rows_of(f)]
     return Records(rows, entry, source.path)
+
+
+def find_files(source: Source, what: str) -> list[Path]:
+    """Return the files of a source; none if it is on the hub.
+
+    Raises:
+        DataError: they are missing, or have no known format.
+    """
+    if source.revision is not None and is_hub_id(source.path):
+        return []
+    path = Path(source.path)
+    return _folder(path, source.split) if path.is_dir() else [_file(path, what)]
 
 
 def is_hub_id(path: str) -> bool:

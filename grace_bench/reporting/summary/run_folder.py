@@ -30,6 +30,8 @@ TABLES = {
     "probes.parquet": schemas.PROBES,
     "predictions.parquet": schemas.predictions_schema(),
     "latency.parquet": schemas.LATENCY,  # of runs that time inputs
+    "codebook.parquet": schemas.CODEBOOK,
+    "journal.parquet": schemas.JOURNAL,
 }
 
 
