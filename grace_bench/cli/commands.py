@@ -271,7 +271,7 @@ def reference(options: argparse.Namespace) -> None:
 def ui(options: argparse.Namespace) -> None:
     """Open the MLflow UI on this machine."""
     from grace_bench.reporting.mlflow.export import experiment_of, tracking_uri_for
-    from grace_bench.reporting.mlflow.export import ui as serve
+    from grace_bench.reporting.mlflow.ui import ui as serve
 
     if not is_name(options.suite):
         raise ConfigError(

@@ -17,7 +17,8 @@ import pytest
 
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs import locks
-from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
+from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for
+from grace_bench.reporting.mlflow.ui import ui, ui_command
 from grace_bench.store import files, schemas
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,8 @@ def test_everything_arrives(suite):
     export = track(_folders(suite), suite)
     runs = _runs(suite)
     names = {f"facts-t5/facts-qa/{editor}/default/seed-0" for editor in EDITORS}
-    assert set(runs) == names | {"suite synthetic"}
+    settings = {name.rpartition("/")[0] for name in names}
+    assert set(runs) == names | settings | {"suite synthetic"}
     assert set(export.runs) == set(runs)
     assert json.loads((suite / EXPORT).read_text()) == export.model_dump()
 
@@ -168,14 +170,14 @@ def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_ru
     again = _state(suite)
     assert again[changed][0] != before[changed][0]
     assert again[changed][3]["edit/seconds"] == 16
-    others = set(before) - {changed}
+    others = set(before) - {changed, changed.rpartition("/")[0]}
     assert {name: again[name][0] for name in others} == {name: before[name][0] for name in others}
     assert client.get_run(note).data.tags["my.note"] == "looks odd"
 
     # Runs that left the suite stay, tagged; they lose the tag when they come back.
     track(_folders(suite)[:1], suite)
     left = {n: "grace_bench.stale" in r.data.tags for n, r in _runs(suite).items()}
-    assert sum(left.values()) == 2
+    assert sum(left.values()) == 4  # and their settings
     assert not left["suite synthetic"]
     track(_folders(suite), suite)
     assert not any("grace_bench.stale" in r.data.tags for r in _runs(suite).values())
@@ -190,6 +192,39 @@ def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_ru
     (suite / "tables" / "main.tex").write_text("another table")
     track(_folders(suite), suite)
     assert _runs(suite)["suite synthetic"].info.run_id != whole
+
+
+def test_seeds_are_below_the_setting_that_has_their_means(suite, make_run):
+    for seed in (1, 2):
+        make_run(suite.parent, editor="ft", seed=seed, failed_at=17 if seed == 2 else None)
+    track(_folders(suite), suite)
+    runs = _runs(suite)
+    parent, whole = runs["facts-t5/facts-qa/ft/default"], runs["suite synthetic"]
+    seeds = [runs[f"facts-t5/facts-qa/ft/default/seed-{seed}"] for seed in (0, 1, 2)]
+    assert parent.info.run_name == "FT, Facts QA"
+    assert [run.info.run_name for run in seeds] == [f"FT, Facts QA, seed {k}" for k in (0, 1, 2)]
+    assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == {parent.info.run_id}
+    complete = [run.data.metrics["final/trr"] for run in seeds[:2]]
+    assert parent.data.metrics["final/trr"] == pytest.approx(sum(complete) / 2)
+    assert parent.data.metrics["final/n_seeds"] == 2
+    assert parent.data.params["seed"] == "0, 1, 2"
+    assert parent.data.params["editor.name"] == "ft"
+    assert parent.data.tags["grace_bench.kind"] == "setting"
+    report = f"runs/{whole.info.run_id}/artifacts/report.html"
+    assert parent.data.tags["grace_bench.report"].endswith(report)
+
+    # One more seed: the setting is made again, the other seeds follow it.
+    make_run(suite.parent, editor="ft", seed=3)
+    (suite / "report.html").write_text("a report")
+    track(_folders(suite), suite)
+    again = _runs(suite)
+    parent = again["facts-t5/facts-qa/ft/default"]
+    assert parent.data.metrics["final/n_seeds"] == 3
+    for seed, run in enumerate(seeds):
+        found = again[f"facts-t5/facts-qa/ft/default/seed-{seed}"]
+        assert found.info.run_id == run.info.run_id
+        assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert again["suite synthetic"].info.run_id in found.data.tags["grace_bench.report"]
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(suite, replace_rows):
@@ -280,15 +315,15 @@ def test_ui_needs_a_database_of_ours(tmp_path):
 
 SERVING = """
 import subprocess, sys, time
-from grace_bench.reporting.mlflow import export
+from grace_bench.reporting.mlflow import ui
 started = "sleep 300 & echo $$ $!; wait"
-export.ui_command = lambda *_: ["sh", "-c", started]
+ui.ui_command = lambda *_: ["sh", "-c", started]
 class Slow(subprocess.Popen):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         time.sleep(float(sys.argv[2]))
 subprocess.Popen = Slow
-sys.exit(export.ui("sqlite:///none", port=int(sys.argv[1])))
+sys.exit(ui.ui("sqlite:///none", port=int(sys.argv[1])))
 """
 
 

@@ -3,9 +3,10 @@
     track(run_folders, Path("results/smoke"))                     # results/smoke/mlflow.db
     track(run_folders, Path("results/smoke"), "http://host:5000")
 
-A suite is an MLflow experiment with one MLflow run per run, and one called "suite <name>" with the
-summary, tables and figures. Editing jobs never talk to MLflow; this is the only writer, so parallel
-jobs cannot race for a database, and the database can be made again from the files.
+A suite is an MLflow experiment. It has one MLflow run per run; as their parents, one per setting
+(model, data set, editor, hyperparameters) with the means over its seeds; and one called
+"suite <name>" with the summary, tables and figures. Editing jobs never talk to MLflow; this is the
+only writer, so parallel jobs cannot race for a database, and it can be made again from the files.
 
 Only this module imports mlflow. It uses MlflowClient and explicit run ids, never the fluent
 functions, whose active run and experiment are global.
@@ -15,13 +16,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +30,18 @@ from grace_bench.reporting.mlflow.records import (
     TAG,
     MlflowExport,
     flatten,
+    mean_metrics,
     run_inputs,
     run_metrics,
     run_params,
     run_tags,
+    setting_id,
+    setting_params,
+    setting_tags,
     short_names,
     started_ms,
 )
+from grace_bench.reporting.mlflow.ui import QUIET
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import read_record, write_record
@@ -55,16 +57,6 @@ LOCK = ".track.lock"
 METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
 SUITE_FILES = ("summary.parquet", "curves.parquet", "report.html")
 SUITE_FOLDERS = ("tables", "figures", "paper-figures")
-
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # MLflow's defaults wait for minutes for a server that is not there.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # Nobody here uses the server's job queue, which would start several more processes.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -108,22 +100,21 @@ def _export(
         client = _client(uri)
         experiment_id = _experiment(client, suite, uri, summary_folder)
         known = _known_runs(client, experiment_id)
-        exported: dict[str, Any] = {}
+
+        def ensure(entry: _Entry) -> dict[str, str]:
+            return _ensure(client, experiment_id, known, entry)
+
+        suite_entry = _suite_entry(client, runs, summary_folder)
+        exported = {suite_entry.name: ensure(suite_entry)}
+        whole = exported[suite_entry.name]["mlflow_run_id"]
+        report = f"#/experiments/{experiment_id}/runs/{whole}/artifacts/report.html"
         titles = short_names(runs)
-        for run in runs:
-            files = _run_artifacts(run)
-            entry = _Entry(
-                run.id,
-                titles[run.id],
-                run.files_hash,
-                started_ms(run),
-                run_tags(run),
-                lambda mlflow_id, run=run, files=files: _fill(client, mlflow_id, run, files),
-                "FINISHED" if run.failure is None else "FAILED",
-            )
-            exported[run.id] = _ensure(client, experiment_id, known, entry)
-        entry = _suite_entry(client, runs, summary_folder)
-        exported[entry.name] = _ensure(client, experiment_id, known, entry)
+        for setting, seeds in _by_setting(runs).items():
+            links = {TAG + "report": report}
+            exported[setting] = ensure(_setting_entry(client, setting, titles, seeds, links))
+            links["mlflow.parentRunId"] = exported[setting]["mlflow_run_id"]
+            for run in seeds:
+                exported[run.id] = ensure(_run_entry(client, titles[run.id], run, links))
         _mark_stale(client, known, exported)
     export = MlflowExport(
         tracking_uri=uri, experiment=suite, experiment_id=experiment_id, runs=exported
@@ -144,71 +135,8 @@ def experiment_of(summary_folder: Path) -> str | None:
     return read_record(path, MlflowExport).experiment_id if path.is_file() else None
 
 
-def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Run MLflow's web interface until it is interrupted, and return its exit code.
-
-    Raises:
-        DataError: the URI is a server's, which has its own interface, or a SQLite file's that does
-            not exist; or the port is taken.
-    """
-    command = ui_command(tracking_uri, host, port)
-    _check_port(host, port)
-    server: subprocess.Popen[bytes] | None = None
-    requests: list[object] = []
-
-    def stop(*request: object) -> None:
-        requests.extend(request)
-        with suppress(ProcessLookupError):
-            if server is not None:
-                os.killpg(server.pid, signal.SIGTERM)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        # In its own session: MLflow starts further processes, which must all end with this one.
-        server = subprocess.Popen(command, env=ui_environment(), start_new_session=True)
-        if requests:  # a signal arrived while the server was being started
-            stop()
-        return max(0, server.wait())
-    finally:
-        stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _check_port(host: str, port: int) -> None:
-    if not 0 < port < 2**16:
-        raise DataError(f"--port {port}: must be between 1 and 65535.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise DataError(
-                f"{host}:{port}: cannot be used ({error.strerror}); choose another port with "
-                "--port."
-            ) from error
-
-
-def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Return the command that serves a tracking database to one user, with one worker."""
-    if tracking_uri.startswith(("http://", "https://")):
-        raise DataError(f"{tracking_uri}: is a server already; open it in a browser.")
-    if tracking_uri.startswith("sqlite:///"):
-        path = Path(tracking_uri.removeprefix("sqlite:///"))
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; run the suite first, or `grace-bench track`.")
-        follow(tracking_uri)
-    options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]
-
-
-def ui_environment() -> dict[str, str]:
-    """Return the environment of the web interface: no telemetry, no further processes."""
-    return {**os.environ, **_QUIET}
-
-
 def _client(uri: str) -> MlflowClient:
-    for key, value in _QUIET.items():
+    for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -279,6 +207,64 @@ class _Entry:
     tags: dict[str, str]
     fill: Callable[[str], int]  # fills the MLflow run of this id; returns when the run ended
     status: str = "FINISHED"  # or FAILED
+    links: Mapping[str, str] = field(default_factory=dict)  # tags that a kept run gets, too
+
+
+def _by_setting(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
+    found: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        found.setdefault(setting_id(run), []).append(run)
+    return found
+
+
+def _run_entry(
+    client: MlflowClient, title: str, run: RunFolder, links: Mapping[str, str]
+) -> _Entry:
+    files = _run_artifacts(run)
+    return _Entry(
+        run.id,
+        title,
+        run.files_hash,
+        started_ms(run),
+        run_tags(run),
+        lambda mlflow_id: _fill(client, mlflow_id, run, files),
+        "FINISHED" if run.failure is None else "FAILED",
+        links,
+    )
+
+
+def _setting_entry(
+    client: MlflowClient,
+    name: str,
+    titles: Mapping[str, str],
+    seeds: Sequence[RunFolder],
+    links: Mapping[str, str],
+) -> _Entry:
+    """Return the MLflow run with the means over a setting's seeds."""
+    first = seeds[0]
+    complete = [run for run in seeds if run.failure is None]
+
+    def fill(mlflow_id: str) -> int:
+        from mlflow.entities import Metric, Param
+
+        params = [Param(*item) for item in sorted(setting_params(seeds).items())]
+        for start in range(0, len(params), PARAMS_A_CALL):
+            client.log_batch(mlflow_id, params=params[start : start + PARAMS_A_CALL])
+        at = started_ms(first)
+        metrics = [Metric(key, value, at, 0) for key, value in mean_metrics(complete).items()]
+        client.log_batch(mlflow_id, metrics=metrics)
+        return at
+
+    return _Entry(
+        name,
+        titles[first.id].rpartition(", seed ")[0],
+        digest([run.files_hash for run in seeds], 16),
+        started_ms(first),
+        setting_tags(seeds),
+        fill,
+        "FINISHED" if complete else "FAILED",
+        links,
+    )
 
 
 def _ensure(
@@ -298,12 +284,20 @@ def _ensure(
             client.delete_tag(kept.info.run_id, TAG + "stale")
         if kept.info.run_name != entry.title:
             client.update_run(kept.info.run_id, name=entry.title)
+        for key, value in entry.links.items():
+            if kept.data.tags.get(key) != value:
+                client.set_tag(kept.info.run_id, key, value)
         return {"mlflow_run_id": kept.info.run_id, "files_hash": entry.files_hash}
     made = client.create_run(
         experiment_id,
         start_time=entry.started_ms,
         run_name=entry.title,
-        tags={**entry.tags, TAG + "run_id": entry.name, TAG + "files_hash": entry.files_hash},
+        tags={
+            **entry.tags,
+            **entry.links,
+            TAG + "run_id": entry.name,
+            TAG + "files_hash": entry.files_hash,
+        },
     )
     end = entry.fill(made.info.run_id)
     client.set_terminated(made.info.run_id, entry.status, end_time=end)

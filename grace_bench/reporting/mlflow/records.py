@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -101,6 +102,38 @@ def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
         parts = [editor, *model, spec.dataset.label, f"seed {spec.seed}"]
         names[run.id] = ", ".join(parts)
     return names
+
+
+def setting_id(run: RunFolder) -> str:
+    """Return the run's id without its seed: `model/dataset/editor/variant`."""
+    return run.id.rpartition("/")[0]
+
+
+def setting_params(seeds: Sequence[RunFolder]) -> dict[str, str]:
+    """Return the settings that all seeds share, and the seeds."""
+    first, *others = (run_params(run) for run in seeds)
+    shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
+    return {**shared, "seed": ", ".join(str(run.spec.seed) for run in seeds)}
+
+
+def setting_tags(seeds: Sequence[RunFolder]) -> dict[str, str]:
+    """Return the tags that all seeds share."""
+    first, *others = (run_tags(run) for run in seeds)
+    shared = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
+    numbers = ", ".join(str(run.spec.seed) for run in seeds)
+    note = f"Means over the seeds that did not fail ({numbers} in all), whose runs are nested here."
+    return {**shared, TAG + "kind": "setting", "mlflow.note.content": note}
+
+
+def mean_metrics(seeds: Sequence[RunFolder]) -> dict[str, float]:
+    """Return the mean of each final metric over complete runs that all have it."""
+    finals = [
+        {name: value for name, value, _, _ in run_metrics(run)[0] if name.startswith("final/")}
+        for run in seeds
+    ]
+    names = sorted(set.intersection(*map(set, finals))) if finals else []
+    means = {name: statistics.fmean(final[name] for final in finals) for name in names}
+    return {**means, "final/n_seeds": float(len(finals))}
 
 
 def run_tags(run: RunFolder) -> dict[str, str]:
