@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grace_bench.errors import ConfigError, DataError, unknown_name
-from grace_bench.metrics import METRICS
+from grace_bench.metrics import MEASURES, METRICS
 from grace_bench.reporting.comparison.differences import Difference, by_experiment
 from grace_bench.reporting.comparison.runs import Contestant, compare, corrected, setting_label
 from grace_bench.reporting.figures.kinds.comparison import forest
@@ -91,7 +91,9 @@ class PairComparison:
             with files.atomic_path(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         panels = {
-            title: [(METRICS[one.metric].label, one) for one in members]
+            f"{title} ({MEASURES[members[0].measure].label})": [
+                (METRICS[one.metric].label, one) for one in members
+            ]
             for title, members in by_experiment(self.differences)
         }
         first = self.differences[0]
