@@ -113,7 +113,7 @@ CODEBOOK = _schema(
     ("example_ids", pa.list_(pa.string()), False),
 )
 
-COMPARISONS = _schema(  # first less second, over the examples that both have
+COMPARISONS = _schema(  # first minus second, over the examples that both have
     ("model", pa.string(), False),
     ("model_label", pa.string(), False),
     ("dataset", pa.string(), False),

@@ -97,7 +97,7 @@ class PairComparison:
             for title, members in by_experiment(self.differences)
         }
         first = self.differences[0]
-        title = f"{first.first_label} less {first.second_label}"
+        title = f"{first.first_label} minus {first.second_label}"
         return [*paths, *draw(forest(self.name, title, panels), folder, self.provenance)]
 
 

@@ -1,4 +1,4 @@
-"""A forest plot: a reference editor less each other one, one figure per experiment."""
+"""A forest plot: a reference editor minus each other one, one figure per experiment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(summary: Summary, curves: Curves) -> list[Drawing]:
         for one in members:
             panels.setdefault(one.label, []).append((one.second_label, one))
         first = members[0]
-        title = f"{first.title}: {first.first_label} less the others"
+        title = f"{first.title}: {first.first_label} minus the others"
         drawings.append(forest(f"comparison-{first.model}-{first.dataset}", title, panels))
     return drawings
 

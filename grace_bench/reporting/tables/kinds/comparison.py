@@ -1,4 +1,4 @@
-"""A reference editor less each other one, with Holm's correction over the whole table."""
+"""A reference editor minus each other one, with Holm's correction over the whole table."""
 
 from __future__ import annotations
 
