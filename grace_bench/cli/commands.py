@@ -215,6 +215,26 @@ def report(options: argparse.Namespace) -> None:
 
 
 @command(
+    option("first", metavar="A", help="an editor as tables show it, or EDITOR/VARIANT"),
+    option("second", metavar="B", help="another one"),
+    option("--suite", default="default", help="name of the suite; default: default"),
+    option("--output", type=Path, help="folder of its files; default results/SUITE/comparisons"),
+)
+def compare(options: argparse.Namespace) -> None:
+    """Compare two editors of a suite over the same facts and seeds.
+
+    Writes a table and a forest plot, too.
+    """
+    from grace_bench.reporting.comparison.command import compare_editors
+
+    folder = _results_of(options.suite)
+    found = compare_editors(folder / "plan.json", options.first, options.second)
+    print(found.text)
+    for path in found.write(options.output or folder / "comparisons"):
+        print(path)
+
+
+@command(
     PLAN_OPTION,
     option("--summary", type=Path, required=True, help="folder of the summary"),
     URI_OPTION,
@@ -273,12 +293,15 @@ def ui(options: argparse.Namespace) -> None:
     from grace_bench.reporting.mlflow.export import experiment_of, tracking_uri_for
     from grace_bench.reporting.mlflow.ui import ui as serve
 
-    if not is_name(options.suite):
-        raise ConfigError(
-            f"'{options.suite}' is not a valid suite name; use a folder name from results/."
-        )
-    folder = RESULTS / options.suite
+    folder = _results_of(options.suite)
     if (experiment := experiment_of(folder)) is not None:
         address = f"http://{options.host}:{options.port}/#/experiments/{experiment}/runs"
         print(f"the runs of {options.suite}, in about ten seconds: {address}", flush=True)
     serve(tracking_uri_for(folder, options.uri), options.host, options.port)
+
+
+def _results_of(suite: str) -> Path:
+    """Return the results folder of a suite."""
+    if not is_name(suite):
+        raise ConfigError(f"'{suite}' is not a valid suite name; use a folder name from results/.")
+    return RESULTS / suite

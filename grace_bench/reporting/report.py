@@ -18,6 +18,8 @@ import jinja2
 from markupsafe import Markup
 
 from grace_bench import __version__
+from grace_bench.reporting.comparison.differences import by_experiment
+from grace_bench.reporting.comparison.ranks import too_few
 from grace_bench.reporting.figures.paper.write import PaperFigures
 from grace_bench.reporting.figures.style import INDEX
 from grace_bench.reporting.figures.write import caption_of
@@ -67,6 +69,9 @@ def write_report(
         suite=suite.provenance.get("suite", ""),
         tables=list(itertools.chain(*tables_of(suite).values())),
         figures=[_figure(path, caption_of(path.stem)) for path in pictures],
+        comparisons=by_experiment(suite.comparisons),
+        n_comparisons=len(suite.comparisons),
+        no_ranks=too_few(suite),
         data=[*_row_counts(folder), *_truncations(folder)],
         failed=_failures(suite),
         paper=paper,

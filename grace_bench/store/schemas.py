@@ -136,3 +136,31 @@ JOURNAL = _schema(
     ("vector", pa.list_(pa.float32()), True),
     ("value", pa.list_(pa.float32()), True),
 )
+
+COMPARISONS = _schema(  # first minus second, over the examples that both have
+    ("model", pa.string(), False),
+    ("model_label", pa.string(), False),
+    ("dataset", pa.string(), False),
+    ("dataset_label", pa.string(), False),
+    ("first", pa.string(), False),  # the suite's name for the editor
+    ("first_label", pa.string(), False),
+    ("first_variant", pa.string(), False),
+    ("second", pa.string(), False),
+    ("second_label", pa.string(), False),
+    ("second_variant", pa.string(), False),
+    ("metric", pa.string(), False),
+    ("measure", pa.string(), False),  # the task's main one; loss in place of perplexity
+    ("first_value", pa.float64(), False),
+    ("second_value", pa.float64(), False),
+    ("difference", pa.float64(), False),
+    ("low", pa.float64(), True),  # null: there is only one fact
+    ("high", pa.float64(), True),
+    ("p_facts", pa.float64(), False),  # for other facts under the same seeds
+    ("p_seeds", pa.float64(), True),  # for other facts and seeds; null: there is only one seed
+    ("p_facts_holm", pa.float64(), False),  # adjusted for all rows
+    ("p_seeds_holm", pa.float64(), True),
+    ("shown", pa.string(), True),  # for other "seeds", or only for other "facts"; null: not shown
+    ("n", pa.int32(), False),  # examples of all seeds
+    ("n_facts", pa.int32(), False),
+    ("n_seeds", pa.int32(), False),
+)

@@ -187,9 +187,10 @@ def test_bold_never_goes_to_a_cell_with_failed_seeds(make_run, tmp_path):
     assert bold == {"FT": [True] * 3, "GRACE": [False] * 3}
 
 
-def test_tables_can_be_made_again_from_the_summary_alone(mixed, tmp_path):
+def test_tables_can_be_made_again_without_the_runs(mixed, tmp_path):
     _, suite = mixed
-    shutil.copy(suite / "summary.parquet", tmp_path)
+    for name in ("summary.parquet", "comparisons.parquet"):
+        shutil.copy(suite / name, tmp_path)
     for path in write_tables(tmp_path / "summary.parquet", tmp_path / "tables"):
         assert path.read_bytes() == (suite / "tables" / path.name).read_bytes()
 

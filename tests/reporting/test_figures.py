@@ -23,6 +23,8 @@ pytestmark = pytest.mark.slow
 
 NAMES = (
     "codebook-size",
+    "comparison-facts-t5-facts-qa",
+    "comparison-terms-bert-terms_cls",
     "overview",
     "retention-facts-t5-facts-qa",
     "retention-terms-bert-terms_cls",

@@ -29,6 +29,7 @@ rule summarise:
     output:
         summary=f"{RESULTS}/summary.parquet",
         curves=f"{RESULTS}/curves.parquet",
+        comparisons=f"{RESULTS}/comparisons.parquet",
     log:
         f"{RESULTS}/logs/summarise.log",
     localrule: True
@@ -48,6 +49,7 @@ rule tables:
     """Write LaTeX, CSV and Markdown tables from the summary."""
     input:
         summary=f"{RESULTS}/summary.parquet",
+        comparisons=f"{RESULTS}/comparisons.parquet",
     output:
         latex=f"{RESULTS}/tables/main.tex",
         csv=f"{RESULTS}/tables/main.csv",
@@ -73,6 +75,7 @@ rule figures:
     input:
         summary=f"{RESULTS}/summary.parquet",
         curves=f"{RESULTS}/curves.parquet",
+        comparisons=f"{RESULTS}/comparisons.parquet",
     output:
         overview=f"{RESULTS}/figures/overview.png",
     log:
@@ -140,6 +143,7 @@ rule report:
     """Write one HTML file with every table and figure."""
     input:
         summary=f"{RESULTS}/summary.parquet",
+        comparisons=f"{RESULTS}/comparisons.parquet",
         figures=rules.figures.output,
         paper_figures=rules.paper_figures.output,
         toy=TOY,

@@ -4,8 +4,9 @@
                   Path("results/smoke/figures"))
 
 Each module of `kinds/` draws one kind: overview, retention-<model>-<dataset>, codebook-size,
-sweep-<editor>. Bands and crosses are the 95% intervals of the summary. Seeds whose runs failed are
-part of no line and no point: a dotted line of its own shows how far each came.
+comparison-<model>-<dataset>, ranks, sweep-<editor>. Bands and crosses are the 95% intervals of the
+summary. Seeds whose runs failed are part of no line and no point: a dotted line of its own shows
+how far each came.
 """
 
 from __future__ import annotations

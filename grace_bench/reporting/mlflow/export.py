@@ -55,7 +55,7 @@ DATABASE = "mlflow.db"
 EXPORT = "mlflow-export.json"
 LOCK = ".track.lock"
 METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
-SUITE_FILES = ("summary.parquet", "curves.parquet", "report.html")
+SUITE_FILES = ("summary.parquet", "curves.parquet", "comparisons.parquet", "report.html")
 SUITE_FOLDERS = ("tables", "figures", "paper-figures")
 
 logger = logging.getLogger(__name__)

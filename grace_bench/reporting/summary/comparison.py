@@ -49,7 +49,7 @@ def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[i
         return []  # if all are equal, none is best
     sign = 1 if MEASURES[measure].higher_is_better else -1
     best = max(finite, key=lambda i: sign * values[i])
-    replicates = _paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
+    replicates = paired_replicates([scores[i] for i in finite], f"{groups[0].experiment}/{metric}")
     of_best = replicates[finite.index(best)]
     worst = statistics.interval(sign * of_best)[0]
     differences = zip(finite, sign * (replicates - of_best), strict=True)
@@ -60,9 +60,7 @@ def _not_worse(groups: Sequence[SeedGroup], metric: str, measure: str) -> list[i
     ]
 
 
-def _paired_replicates(
-    scores: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], key: str
-) -> Array:
+def paired_replicates(scores: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], key: str) -> Array:
     """Return each setting's mean over seeds in each resample, (settings, resamples).
 
     Args:

@@ -1,4 +1,4 @@
-"""Reads summary.parquet and curves.parquet: experiments, editors, settings and their values."""
+"""Reads what `write` wrote: experiments, editors, settings and their values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 from grace_bench.errors import DataError
 from grace_bench.metrics import MEASURES
 from grace_bench.registry import editor_spec
+from grace_bench.reporting.comparison.differences import Difference
 from grace_bench.reporting.summary import failures
 from grace_bench.reporting.summary.failures import Failure
-from grace_bench.reporting.summary.write import CURVES, PROVENANCE, SUMMARY
-from grace_bench.store import files
+from grace_bench.reporting.summary.write import COMPARISONS_NAME, CURVES, PROVENANCE, SUMMARY
+from grace_bench.store import files, schemas
 from grace_bench.suite.section import is_name
 
 
@@ -143,6 +144,27 @@ class Summary:
             else:
                 self._failures.setdefault(setting, []).append(failures.failure_of_row(row))
         self.settings = sorted(settings, key=_order)
+        self._path = Path(path)
+
+    @cached_property
+    def comparisons(self) -> list[Difference]:
+        """The reference editor against the others; empty if an earlier version wrote the summary.
+
+        Raises:
+            DataError: the file is damaged or belongs to another summary.
+        """
+        path = self._path.with_name(COMPARISONS_NAME)
+        if not path.exists():
+            return []
+        table = files.read_parquet(path, schemas.COMPARISONS)
+        if read_provenance(table) != self.provenance:
+            raise DataError(f"{path}: belongs to another summary; run the summarise step again.")
+        places = {
+            (s.experiment.model, s.experiment.dataset, s.editor, s.variant): place
+            for place, s in enumerate(self.settings)
+        }
+        found = [Difference(**row) for row in table.to_pylist()]
+        return sorted(found, key=lambda d: places[d.model, d.dataset, d.second, d.second_variant])
 
     @property
     def experiments(self) -> list[Experiment]:

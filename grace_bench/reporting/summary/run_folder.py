@@ -134,9 +134,7 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
         DataError: there are none, they belong to several suites, or two have the same id.
     """
     if isinstance(folders, Path):
-        entries = read_record(folders, Plan).runs
-        found = [read_planned_run(entry) for entry in entries]
-        _check_weights(entries, found)
+        found = read_planned_runs(read_record(folders, Plan).runs)
     else:
         found = [read_run_folder(folder) for folder in folders]
     runs = sorted(found, key=lambda run: run.id)
@@ -153,6 +151,17 @@ def read_run_folders(folders: Path | Iterable[Path | str]) -> list[RunFolder]:
                 f"{first.folder} and {second.folder} are both the run {first.id}; give one of them."
             )
     return runs
+
+
+def read_planned_runs(entries: Sequence[PlanEntry]) -> list[RunFolder]:
+    """Read some runs of a plan, in its order.
+
+    Raises:
+        DataError: as in `read_planned_run`, or the weights of a base model differ.
+    """
+    found = [read_planned_run(entry) for entry in entries]
+    _check_weights(entries, found)
+    return found
 
 
 def _check_weights(entries: Sequence[PlanEntry], runs: Sequence[RunFolder]) -> None:

@@ -170,9 +170,9 @@ def interval(replicates: Array) -> tuple[float, float]:
     # Take the nearest replicates: interpolating with an infinite one would give NaN.
     ends = np.rint((finite_or_infinite.size - 1) * np.array([tail, 1 - tail])).astype(int)
     low, high = np.partition(finite_or_infinite, ends)[ends]
-    return _stable(low), _stable(high)
+    return stable(low), stable(high)
 
 
-def _stable(value: float) -> float:
+def stable(value: float) -> float:
     """Drop the last digits, which depend on how threads split a matrix product."""
     return float(f"{value:.9g}")

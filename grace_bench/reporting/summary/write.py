@@ -1,9 +1,9 @@
-"""All runs of a suite in two Parquet files: summary.parquet (final state) and curves.parquet.
+"""All runs of a suite: summary.parquet (final state), curves.parquet and comparisons.parquet.
 
     runs = sorted(Path("results/smoke/runs").glob("*/*/*/*/seed-*"))
     summarise(runs, Path("results/smoke/summary.parquet"))
 
-Tables, figures and the report need these two files only. Values over all seeds are means of the
+Tables, figures and the report need these files only. Values over all seeds are means of the
 seeds' values; intervals come from the crossed bootstrap over facts and seeds of `statistics`. Seeds
 whose run failed are in no mean: they have rows of their own (`failures`), and curves.parquet shows
 how far each came.
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from grace_bench import __version__
 from grace_bench.metrics import MEASURES, METRICS
+from grace_bench.reporting.comparison.runs import against_reference, corrected
 from grace_bench.reporting.summary.comparison import as_good_as_the_best
 from grace_bench.reporting.summary.failures import COLUMNS, failure_rows
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders, suite_provenance
@@ -29,6 +30,7 @@ from grace_bench.store import files, schemas
 Rows = list[dict[str, Any]]
 
 CURVES_NAME = "curves.parquet"
+COMPARISONS_NAME = "comparisons.parquet"
 
 _KEYS = (
     ("suite", pa.string(), False),
@@ -79,7 +81,7 @@ PROVENANCE = "grace_bench."  # prefix of the provenance keys in the files' metad
 
 
 def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
-    """Write `output` (summary.parquet) and curves.parquet beside it.
+    """Write `output` (summary.parquet), curves.parquet and comparisons.parquet beside it.
 
     Args:
         run_folders: folders of one suite's runs, complete or failed, or the path of its plan.json.
@@ -98,14 +100,19 @@ def summarise(run_folders: Path | Sequence[Path], output: Path) -> Path:
     }
     rows: Rows = []
     points: Rows = []
+    comparisons: Rows = []
     for _, members in itertools.groupby(runs, key=lambda run: run.id.split("/")[:2]):
-        found = _summarise_experiment(list(members))
+        experiment = list(members)
+        found = _summarise_experiment(experiment)
         rows += found[0]
         points += found[1]
+        comparisons += against_reference(experiment)
     output = Path(output)
     curves = output.with_name(CURVES_NAME)
     files.write_parquet(curves, points, CURVES, metadata)
-    # Written last: a reader of the summary finds the curves that belong to it.
+    compared = output.with_name(COMPARISONS_NAME)
+    files.write_parquet(compared, corrected(comparisons), schemas.COMPARISONS, metadata)
+    # Written last: a reader of the summary finds the files that belong to it.
     files.write_parquet(output, rows, SUMMARY, metadata)
     return curves
 

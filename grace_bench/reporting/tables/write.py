@@ -3,8 +3,9 @@
     write_tables(Path("results/smoke/summary.parquet"), Path("results/smoke/tables"))
 
 Each module of `kinds/` makes the tables of one file or, if a table names its `file`, of several:
-main, measures, sweep-<editor> and, for data sets of the paper, paper. `pdflatex document.tex` turns
-all of them into one PDF. There are no dates in them: the same summary gives the same bytes.
+main, comparison, measures, sweep-<editor>, ranks over many data sets and, for data sets of the
+paper, paper. `pdflatex document.tex` turns all of them into one PDF. There are no dates in them:
+the same summary gives the same bytes.
 """
 
 from __future__ import annotations
