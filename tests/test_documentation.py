@@ -177,6 +177,7 @@ def commands(pages, tmp_path_factory) -> list[list[str]]:
     (folder / "clone" / ".venv" / "bin").mkdir(parents=True)
     (folder / "clone" / ".venv" / "bin" / "activate").touch()
     (folder / "clone" / "grace-bench").symlink_to(".")
+    (folder / "clone" / "my-study").mkdir()
     recorder = folder / "bin" / "recorder"
     recorder.parent.mkdir()
     recorder.write_text('#!/bin/sh\nprintf "%s\\0" "${0##*/}" "$@" "" >> "$RECORD"\n')
@@ -226,7 +227,7 @@ def test_each_snakemake_command_of_the_pages_plans(repository, commands, tmp_pat
 def test_each_grace_bench_command_of_the_pages_is_one(repository, commands, monkeypatch):
     monkeypatch.chdir(repository)
     found = [line[1:] for line in commands if line[0] == "grace-bench"]
-    assert {line[0] for line in found} >= {"plan", "edit", "toy", "status", "collect", "summarise"}
+    assert {line[0] for line in found} >= {"plan", "edit", "toy", "status", "collect", "init"}
     for line in found:
         options = build_parser().parse_args(line)
         if line[0] == "edit" and "my_editor" not in line:

@@ -113,4 +113,5 @@ def test_every_command_is_here_or_takes_no_names():
     here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "ui", "new"}
     # Names in runs and in summaries: tests/fuzz/test_records.py and tests/reporting.
     elsewhere = {"collect", "summarise", "tables", "figures", "report", "paper-figures", "track"}
+    elsewhere |= {"init"}  # tests/test_skeleton.py
     assert set(commands.choices) - here - elsewhere == {"cluster", "toy", "reference"}

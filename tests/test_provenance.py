@@ -42,6 +42,15 @@ def test_a_file_of_the_package_that_git_does_not_know_is_a_change(package):
     assert dirty()
 
 
+def test_a_package_installed_inside_a_repository_is_in_none_of_its_commits(package, monkeypatch):
+    installed = package.parent / ".venv/grace_bench/store/provenance.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    provenance.git_state.cache_clear()
+    assert provenance.git_state() == {"git_commit": None, "git_dirty": None}
+
+
 def test_tables_name_the_plugins_that_made_their_numbers(tmp_path):
     def run(origins):
         part = {"name": "x", "label": "X"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -263,6 +264,15 @@ def new(options: argparse.Namespace) -> None:
         if path.suffix == ".yaml":
             print(f"let suites find it: cp {path} {path.relative_to(folder).parent}/")
     print(f"try it: cd {folder} && pytest")
+
+
+@command(option("folder", type=Path, help="to create; its name becomes the suite's"))
+def init(options: argparse.Namespace) -> None:
+    """Write a study folder: a small suite, a Snakefile, a README."""
+    from grace_bench.steps.skeleton import write_study
+
+    print(*write_study(options.folder), sep="\n")
+    print(f"run it: cd {shlex.quote(str(options.folder))} && snakemake --cores 2")
 
 
 @command(option("--output", type=Path, default=RESULTS / "toy", help="folder to write to"))

@@ -28,6 +28,7 @@ PACKAGES = (
 def git_state() -> dict[str, Any]:
     """Return the commit of the running code and whether it has changes; None without git.
 
+    An installed package is in no commit, even if its environment lies in somebody's repository.
     Only changes to the package count, untracked files included. A suite's settings are in each
     run's record, and the code of plug-ins in its origins.
     """
@@ -46,7 +47,8 @@ def git_state() -> dict[str, Any]:
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
+    known = git("ls-files", "--error-unmatch", "--", __file__) is not None
+    commit = git("rev-parse", "HEAD") if known else None
     changes = git("status", "--porcelain", "--untracked-files=all", "--", ".") if commit else None
     return {
         "git_commit": commit,

@@ -41,13 +41,11 @@ from grace_bench.suite.safe_yaml import (
 )
 from grace_bench.suite.schema import ProbeConfig, StreamConfig, SuiteConfig
 from grace_bench.suite.section import validate
+from grace_bench.suite.shipped import CONFIG as SHIPPED
 
 DEFAULT_SUITE = Path("config.yaml")
 OWN = Path("config")
 """The user's folder, which need not exist beside a clone."""
-
-SHIPPED = Path(__file__).parents[2] / "config"
-"""The clone's own folder, searched after the user's."""
 
 MOST_ENTRIES = 1000
 

@@ -17,10 +17,11 @@ from grace_bench.suite import resources, schema
 INTRODUCTION = """\
 # Settings
 
-A suite names models, data sets and editors; each name is a file in `models/`, `datasets/` or
-`editors/`, and a mapping with a `name` overrides keys of its file (`base: other` starts from
-another file under a new name). `--set key=value` on the command line, and a list under the key
-`set` of a suite, override again, without a change to any file:
+`snakemake --cores 2` runs the suite in `config/config.yaml`. A suite names models, data sets and
+editors; each name is a file in `models/`, `datasets/` or `editors/`, and a mapping with a `name`
+overrides keys of its file (`base: other` starts from another file under a new name). `--set
+key=value` on the command line, and a list under the key `set` of a suite, override again, without a
+change to any file:
 
 | `set` | reaches |
 |---|---|

@@ -1,8 +1,8 @@
-"""The workflow inside others, wide, and where Snakemake makes the environment."""
+"""The workflow inside others, wide, and in Snakemake's catalog."""
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,29 +82,37 @@ def test_a_wide_suite_is_planned(repository, tmp_path):
     assert len(read_json(tmp_path / target)["runs"]) == 800
 
 
-CONDA = """#!/bin/bash
-case "$*" in
-  *--version*) echo "conda 24.9.2";;
-  *"info --json"*) echo '{{"conda_prefix": "{home}", "platform": "linux-64"}}';;
-  *channel_priority*) echo '{{"get": {{"channel_priority": "strict"}}}}';;
-  *"env create"*)
-    while [ $# -gt 0 ]; do [ "$1" = --prefix ] && P=$2; shift; done
-    mkdir -p "$P/bin" "$P/conda-meta"
-    printf '#!/bin/sh\\nexit 7\\n' > "$P/bin/python"; chmod +x "$P/bin/python";;
-esac
-"""
-
-
-def test_with_an_environment_of_snakemakes_its_python_is_called(repository, tmp_path, monkeypatch):
-    """A stand-in makes environments whose python only exits with 7."""
-    home = tmp_path / "conda"
-    (home / "bin").mkdir(parents=True)
-    (home / "bin/conda").write_text(CONDA.format(home=home))
-    (home / "bin/conda").chmod(0o755)
-    (home / "bin/activate").write_text('export PATH="$1/bin:$PATH"\n')
-    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    suite = ("--configfile", str(repository / "config/suites/smoke.yaml"))
-    target = "results/smoke/data/facts-qa/manifest.json"
-    done = snakemake(repository, tmp_path, "--sdm", "conda", "--cores", "1", *suite, "--", target)
+def test_an_environment_of_snakemakes_is_refused_in_a_sentence(repository, tmp_path):
+    done = snakemake(repository, tmp_path, "--dry-run", "--sdm", "conda")
     assert done.returncode != 0
-    assert "non-zero exit status 7" in done.stdout + done.stderr
+    assert "--sdm conda: not offered, as jobs run in the environment" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_as_the_catalog_deploys_it_the_installed_package_does_the_work(repository, tmp_path):
+    """From a commit of a repository, as Snakemake's `github(...)`; and with the whole config/."""
+    source, user = tmp_path / "source", tmp_path / "user"
+    for name in ("workflow", "config"):
+        shutil.copytree(repository / name, source / name)
+    shutil.copytree(repository / "config", user / "config")
+    shutil.copy(repository / "environment.yml", source)
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    (user / "workflow").mkdir()
+    text = MODULE.format(snakefile=f"git+file://{source}/workflow/Snakefile@HEAD", prefix="")
+    (user / "workflow/Snakefile").write_text(f'configfile: "config/config.yaml"\n{text}')
+    command = [sys.executable, "-m", "snakemake", "-n"]
+    done = subprocess.run(command, cwd=user, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "facts-passages/grace" in done.stdout + done.stderr
+
+
+def test_the_catalog_finds_what_it_requires(repository):
+    usage = yaml.safe_load((repository / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["report"] is True
+    assert not any(usage["software-stack-deployment"].values())
+    assert "config/config.yaml" in (repository / "config/README.md").read_text()
+    readme = (repository / "README.md").read_text().lower()
+    assert "snakemake" in readme
+    assert "workflow" in readme

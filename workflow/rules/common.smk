@@ -8,9 +8,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# Of the clone, also where another workflow uses this one as a module.
-CLONE = Path(workflow.current_basedir.get_path_or_uri(secret_free=False)).parents[1]
-sys.path.insert(0, str(CLONE))
+# A clone's workflow runs that clone's code. An installed one, or one that Snakemake fetched from a
+# repository, runs the code that is installed.
+CLONE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+if (CLONE / "grace_bench").is_dir():
+    sys.path.insert(0, str(CLONE))
 
 try:
     from grace_bench.jobs import slurm
@@ -24,7 +26,14 @@ try:
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"this snakemake runs on {sys.executable}, which has no '{error.name}'; activate the "
-        f"environment that `make install` made (. {CLONE}/.venv/bin/activate) and start it again."
+        "environment that `make install` made (in the clone: . .venv/bin/activate), or the one that "
+        "grace-bench is installed in, and start it again."
+    )
+
+if "conda" in map(str, workflow.deployment_settings.deployment_method):
+    raise WorkflowError(
+        "--sdm conda: not offered, as jobs run in the environment that Snakemake runs in; leave it out "
+        "(environment.yml makes such an environment)."
     )
 
 if workflow.modifier.path_modifier.prefix:
@@ -35,19 +44,14 @@ if workflow.modifier.path_modifier.prefix:
 if Path("results").exists() and not Path("results").is_dir():
     raise WorkflowError("results: is a file, not a folder; move it away.")
 
-# Every rule calls the python that Snakemake itself runs on, or that of an environment that Snakemake
-# made; jobs on other nodes parse this too.
+# Every rule calls the python that Snakemake itself runs on; jobs on other nodes parse this too.
 # Slurm sends TERM to all processes of a job at once. The shell must outlive the python that then
 # writes its checkpoint: with the shell gone, the job is over and python is killed.
-HERE = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-DEPLOYED = workflow.deployment_settings.deployment_method
-shell.prefix("trap : TERM; " + ("" if DEPLOYED else HERE))
-
-# A folder of one's own first, then that of this clone, which need not be the installed one.
-CONFIG_DIR = Path("config") if Path("config").is_dir() else CLONE / "config"
+HERE = shlex.quote(str(Path(sys.executable).parent))
+shell.prefix(f"trap : TERM; export PATH={HERE}:$PATH; ")
 
 try:
-    SUITE = load_suite(dict(config), CONFIG_DIR)
+    SUITE = load_suite(dict(config))
     RUNS = {run.id: run for run in expand_runs(SUITE)}
     OF_BASE_MODEL = {run.spec.base_model: run for run in RUNS.values()}
     BUNDLES = bundles(list(RUNS.values()), SUITE.bundle) if SUITE.bundle > 1 else {}

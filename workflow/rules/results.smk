@@ -52,7 +52,12 @@ rule tables:
         comparisons=f"{RESULTS}/comparisons.parquet",
     output:
         latex=f"{RESULTS}/tables/main.tex",
-        csv=f"{RESULTS}/tables/main.csv",
+        csv=report(
+            f"{RESULTS}/tables/main.csv",
+            caption="../report/table.rst",
+            category=SUITE.name,
+            labels={"result": "main table"},
+        ),
         markdown=f"{RESULTS}/tables/main.md",
     log:
         f"{RESULTS}/logs/tables.log",
@@ -77,7 +82,12 @@ rule figures:
         curves=f"{RESULTS}/curves.parquet",
         comparisons=f"{RESULTS}/comparisons.parquet",
     output:
-        overview=f"{RESULTS}/figures/overview.png",
+        overview=report(
+            f"{RESULTS}/figures/overview.png",
+            caption="../report/overview.rst",
+            category=SUITE.name,
+            labels={"result": "overview"},
+        ),
     log:
         f"{RESULTS}/logs/figures.log",
     localrule: True
@@ -121,7 +131,12 @@ rule paper_figures:
 rule toy:
     """Draw the paper's toy (Fig. 2); it needs no run."""
     output:
-        png=f"{RESULTS}/paper-figures/toy.png",
+        png=report(
+            f"{RESULTS}/paper-figures/toy.png",
+            caption="../report/toy.rst",
+            category=SUITE.name,
+            labels={"result": "the paper's toy"},
+        ),
         pdf=f"{RESULTS}/paper-figures/toy.pdf",
         csv=f"{RESULTS}/paper-figures/toy.csv",
     log:
@@ -148,7 +163,12 @@ rule report:
         paper_figures=rules.paper_figures.output,
         toy=TOY,
     output:
-        f"{RESULTS}/report.html",
+        report(
+            f"{RESULTS}/report.html",
+            caption="../report/report.rst",
+            category=SUITE.name,
+            labels={"result": "all tables and figures"},
+        ),
     log:
         f"{RESULTS}/logs/report.log",
     localrule: True
