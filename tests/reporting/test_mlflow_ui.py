@@ -141,7 +141,7 @@ def test_two_runs_compare(address, browser, export):
     query = f"runs={ids}&experiments={experiments}".replace('"', "%22").replace(" ", "")
     browser.get(f"{address}/#/compare-runs?{query}")
     _wait(browser, _shows("Comparing 2 Runs", "FT, Facts QA", "GRACE, Facts QA"))
-    _wait(browser, _shows("editor.name", "GRACE", "final/trr"))
+    _wait(browser, _shows("editor.name", "GRACE", "final/err"))
 
 
 def test_a_metric_is_charted_edit_by_edit(address, browser, export):
