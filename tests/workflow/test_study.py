@@ -29,7 +29,8 @@ SMALL = (
 
 def run(*command: str | Path, folder: Path) -> str:
     """Run a command as in a fresh shell, and return all it prints."""
-    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    own = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI")
+    inherited = {k: v for k, v in os.environ.items() if k not in own}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=folder,
