@@ -511,3 +511,11 @@ def test_results_land_in_the_suites_folder(folder):
     suite.write_text(yaml.safe_dump({**SUITE, "name": "mine"}))
     assert main(["prepare-data", *RUN, "--suite", "mine.yaml"]) == 0
     assert {Path(name).parts[0] for name in written(folder)} == {"mine"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "grace_bench", "list", "measures"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

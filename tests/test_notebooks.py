@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
 import scratch_models
-from nbclient import NotebookClient
+from run_notebook import executed
 
 pytestmark = pytest.mark.slow  # 15 s each: a kernel imports torch
 
@@ -17,30 +16,6 @@ def tiny_model(tmp_path):
     for part in scratch_models.make("gpt2", "question_answering", PROMPTS):
         part.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
-
-
-def outputs(notebook) -> list[str]:
-    """Return the text of each code cell's outputs."""
-    return [
-        "".join(
-            output.get("text", "") or output.get("data", {}).get("text/plain", "")
-            for output in cell.outputs
-        )
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
-
-
-def executed(repository, name: str, folder, parameters: str) -> list[str]:
-    """Run a notebook with other parameters, and return its outputs; those it keeps must be all."""
-    notebook = nbformat.read(repository / "notebooks" / f"{name}.ipynb", 4)
-    kept = outputs(notebook)
-    [first] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    first.source = parameters
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
-    found = outputs(notebook)
-    assert [bool(text) for text in kept] == [bool(text) for text in found]
-    return found
 
 
 def test_edit_one_fact(repository, tiny_model, tmp_path):

@@ -6,10 +6,12 @@ import re
 import shutil
 
 import pytest
+from run_notebook import executed
 from small_runs import WIDE, spec
 
 from grace_bench.cli import main
 from grace_bench.errors import ConfigError, DataError
+from grace_bench.reporting.summary.write import summarise
 from grace_bench.results.frames import NAMES, load
 from grace_bench.results.show import RunViewer
 from grace_bench.steps.edit import RunFolders, run_stream
@@ -42,7 +44,7 @@ def suite(small_inputs, tmp_path_factory):
             id=run.id,
             folder=str(run.folder),
             content_hash=run.content_hash,
-            in_sweep=False,
+            in_sweep=run.spec.editor.name == "unedited",
             base_model=run.spec.base_model,
             labels=labels,
         )
@@ -57,6 +59,7 @@ def test_results_are_frames_with_the_columns_of_the_files(suite):
     assert results.runs["editor"].tolist() == ["ft", "grace", "unedited"]
     assert results.runs["status"].tolist() == ["complete", "complete", "unfinished"]
     assert results.runs["edits"].tolist()[:2] == [6, 6]
+    assert results.runs["in_sweep"].tolist() == [False, False, True]
     for frame, schema in (
         (results.steps, schemas.STEPS),
         (results.probes, schemas.PROBES),
@@ -83,6 +86,21 @@ def test_the_frames_of_the_docs_are_there(suite, repository, tmp_path, monkeypat
     assert "the capital of " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_notebook_compares_the_editors_of_a_suite(suite, repository, tmp_path):
+    summarise([run.folder for run in finished(suite)], suite / "summary.parquet")
+    parameters = f"SUITE, DATASET = {str(suite)!r}, 'qa'"
+    found = executed(repository, "compare_editors", tmp_path, parameters)
+    assert found[1].count("complete") == 2
+    assert "ft" in found[2]
+    assert found[-1].startswith("0 of 5 questions")
+
+
+def finished(suite):
+    runs = load(suite).runs.query("status == 'complete'")["run"]
+    return [load(suite).find(run) for run in runs]
+
+
 def test_what_is_no_suite_and_no_run_is_one_sentence(suite, tmp_path):
     with pytest.raises(DataError, match=r"has no plan\.json, so it is not a suite's results"):
         load(tmp_path / "nothing")
@@ -95,6 +113,7 @@ def test_what_is_no_suite_and_no_run_is_one_sentence(suite, tmp_path):
         results.find("tiny")
     with pytest.raises(DataError, match="unedited/default/seed-0: is not finished"):
         results.find("unedited")
+    assert results.find("/ft/").id == results.find("ft").id
     assert results.find("tiny seed-0 grace").id.startswith("tiny/qa/grace/")
     assert results.find(f"{suite}/runs/{results.find('ft').id}/").id == results.find("ft").id
 

@@ -77,8 +77,8 @@ class Results:
         Raises:
             DataError: no run or several have them, or the run is not finished.
         """
-        run = run.rstrip("/").removeprefix(f"{self.folder}/runs/")
-        found = [entry for entry in self.plan.runs if entry.id == run]
+        name = run.removeprefix(f"{self.folder}/runs/").rstrip("/")
+        found = [entry for entry in self.plan.runs if entry.id == name]
         if not found:
             words = run.split()
             found = [entry for entry in self.plan.runs if all(word in entry.id for word in words)]
@@ -92,10 +92,14 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per run of the plan; `status` is complete, failed or unfinished."""
+        """One row per run of the plan.
+
+        `status` is complete, failed or unfinished; `in_sweep` marks settings that only a sweep
+        reached, which the main table leaves out.
+        """
         rows = []
         for entry in self.plan.runs:
-            names = dict(zip(NAMES, _names(entry), strict=True))
+            names = {**dict(zip(NAMES, _names(entry), strict=True)), "in_sweep": entry.in_sweep}
             if not (self._place(entry) / RUN).is_file():
                 rows.append({**names, "status": "unfinished"})
                 continue
