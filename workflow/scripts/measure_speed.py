@@ -35,7 +35,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from grace_bench.codebook.codebook import IGNORED, Codebook, KeyInfo, Label
+from grace_bench.codebook.codebook import Codebook
+from grace_bench.codebook.keys import IGNORED, KeyInfo, Label
 from grace_bench.editors import create_editor
 from grace_bench.editors.base import EditBatch, Editor
 from grace_bench.editors.training import is_causal
