@@ -77,7 +77,7 @@ def test_in_a_suite(capsys, fence, name, part):
         "editors": [run["editor"]],
     }
     (fence.inside / "suite.json").write_text(json.dumps(suite))
-    for command in ("plan", "status"):
+    for command in ("plan", "status", "validate"):
         refused(capsys, command, "--suite", "suite.json")
 
 
@@ -110,8 +110,9 @@ def test_of_a_package_to_begin_from(capsys, name):
 
 def test_every_command_is_here_or_takes_no_names():
     [commands] = [a for a in build_parser()._actions if a.dest == "command"]
-    here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "ui", "new"}
+    here = {*RUN_COMMANDS, "edit-bundle", "plan", "status", "validate", "ui", "new"}
     # Names in runs and in summaries: tests/fuzz/test_records.py and tests/reporting.
     elsewhere = {"collect", "summarise", "tables", "figures", "report", "paper-figures", "track"}
     elsewhere |= {"init"}  # tests/test_skeleton.py
+    elsewhere |= {"list", "show", "compare"}  # tests/test_results.py, reporting/test_comparison.py
     assert set(commands.choices) - here - elsewhere == {"cluster", "toy", "reference"}

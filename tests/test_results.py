@@ -17,7 +17,7 @@ from grace_bench.results.show import RunViewer
 from grace_bench.steps.edit import RunFolders, run_stream
 from grace_bench.steps.validate import validate
 from grace_bench.store import schemas
-from grace_bench.store.json_records import write_record
+from grace_bench.store.json_records import read_record, write_record
 from grace_bench.store.records import PLAN, Labels, Plan, PlanEntry
 from grace_bench.suite.compose import load_suite
 from grace_bench.suite.plan import Run, expand
@@ -116,6 +116,18 @@ def test_what_is_no_suite_and_no_run_is_one_sentence(suite, tmp_path):
     assert results.find("/ft/").id == results.find("ft").id
     assert results.find("tiny seed-0 grace").id.startswith("tiny/qa/grace/")
     assert results.find(f"{suite}/runs/{results.find('ft').id}/").id == results.find("ft").id
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../seed-0", "a/b/c/d", "a/b/c/d/seed-x", "a/b//d/seed-0"]
+)
+def test_a_plan_with_an_id_that_is_none_is_one_sentence(suite, tmp_path, name, capsys):
+    plan = read_record(suite / PLAN, Plan)
+    bad = plan.model_copy(update={"runs": [plan.runs[0].model_copy(update={"id": name})]})
+    write_record(tmp_path / PLAN, bad)
+    for command in (["list", "runs"], ["show", "x"]):
+        assert main([*command, "--suite", str(tmp_path)]) == 2
+        assert f"plan.json: {name!r} is not a run's id; plan again." in capsys.readouterr().err
 
 
 def test_an_edit_is_shown_with_what_became_of_it(suite):

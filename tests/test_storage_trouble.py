@@ -137,7 +137,7 @@ def test_a_run_whose_disk_fails_half_way_goes_on_when_it_is_back(
 
 
 def checkpoint_files() -> list[str]:
-    lists = ("steps", "predictions", "probes", "latency", "known")
+    lists = ("steps", "predictions", "probes", "latency", "journal", "known")
     return ["checkpoint.json", "state.json", "tensors.safetensors", *(f"{n}.jsonl" for n in lists)]
 
 

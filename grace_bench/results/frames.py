@@ -10,6 +10,7 @@ Torch-free.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 from grace_bench.errors import DataError
 from grace_bench.reporting.summary.run_folder import RunFolder, read_planned_run
 from grace_bench.store.files import read_parquet
-from grace_bench.store.json_records import read_record
+from grace_bench.store.json_records import is_plain_name, read_record
 from grace_bench.store.records import PLAN, RUN, Plan, PlanEntry
 from grace_bench.store.schemas import EXAMPLES, predictions_schema
 from grace_bench.suite.plan import RESULTS
@@ -60,13 +61,18 @@ class Results:
         plan: of the suite.
 
     Raises:
-        DataError: (any frame) a file is damaged, or a run was made with other settings than the
-            plan's.
+        DataError: the plan is damaged; (any frame) a file is damaged, or a run was made with other
+            settings than the plan's.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan = read_record(folder / PLAN, Plan)
+        for entry in self.plan.runs:
+            parts = entry.id.split("/")
+            whole = len(parts) == len(NAMES) - 1 and re.fullmatch(r"seed-\d{1,18}", parts[-1])
+            if not (whole and all(map(is_plain_name, parts))):
+                raise DataError(f"{folder / PLAN}: {entry.id!r} is not a run's id; plan again.")
 
     def find(self, run: str) -> RunFolder:
         """Return a finished run.

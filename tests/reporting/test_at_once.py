@@ -95,7 +95,8 @@ def test_two_exports_at_once_make_each_run_once(folders, tmp_path):
     experiment = client.get_experiment_by_name("synthetic").experiment_id
     runs = client.search_runs([experiment])
     names = [run.data.tags["grace_bench.run_id"] for run in runs]
-    assert len(names) == len(set(names)) == len(folders) + 1
+    settings = {folder.parent for folder in folders}
+    assert len(names) == len(set(names)) == len(folders) + len(settings) + 1
     kept = json.loads((suite / "mlflow-export.json").read_text())["runs"]
     assert set(kept) == set(names)
 
