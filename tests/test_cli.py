@@ -335,6 +335,48 @@ def test_edit_of_a_plan_writes_the_same_bytes(finished, folder):
         assert records[0][key] == records[1][key], key
 
 
+@pytest.mark.slow
+def test_a_run_is_logged_as_a_model_that_is_registered_and_loaded_back(folder, capsys, monkeypatch):
+    import mlflow
+
+    from grace_bench.library import EditedModel, load_run
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{folder}/results/small/mlflow.db"
+    suite = {**SUITE, "editors": [{"name": "grace", "hyperparameters": {"steps": 2}}]}
+    Path("one.json").write_text(json.dumps(suite))
+    plan = ["--plan", "results/small/plan.json"]
+    assert main(["plan", "--suite", "one.json", "--output", plan[1]]) == 0
+    (run,) = read_json(folder / plan[1])["runs"]
+    for command in ("prepare-data", "prepare-model", "baseline", "edit"):
+        assert main([command, *plan, "--run", run["id"]]) == 0, command
+    assert main(["summarise", *plan, "--output", "results/small"]) == 0
+    track = ["track", *plan, "--summary", "results/small", "--log-model"]
+    capsys.readouterr()
+    assert main([*track, "none/of/these/runs/seed-0"]) == 2
+    assert "has no run 'none/of/these/runs/seed-0'" in capsys.readouterr().err
+    assert not (folder / "results/small/mlflow.db").exists()
+    assert main([*track, run["id"]]) == 0
+    logged = capsys.readouterr().out.split()[-1]
+    assert main([*track, run["id"]]) == 0  # once is enough
+    assert capsys.readouterr().out.split()[-1] == logged
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert mlflow.register_model(logged, "cases").status == "READY"
+    client, export = mlflow.MlflowClient(), read_json(folder / "results/small/mlflow-export.json")
+    (entry,) = client.search_logged_models([export["experiment_id"]])
+    assert entry.source_run_id == export["runs"][run["id"]]["mlflow_run_id"]
+    place = Path(mlflow.artifacts.download_artifacts("models:/cases/1"))
+    kinds = {path.suffix for path in place.iterdir() if path.name != "MLmodel"}
+    assert kinds == {".json", ".parquet", ".safetensors"}
+    assert "pickle" not in (place / "MLmodel").read_text()
+    edited, wanted = EditedModel.from_pretrained(place), load_run(run["folder"])
+    assert edited.receipts == wanted.receipts
+    assert len(edited.codebook) == len(wanted.codebook) > 0
+    prompt = wanted.receipts[0].prompt
+    assert edited.ask(prompt) == wanted.ask(prompt)
+
+
 def test_what_is_there_is_not_made_again(finished, monkeypatch, caplog):
     monkeypatch.chdir(finished)
     weights = Path("results/small/models/tiny-cases/seed-3/model.safetensors")

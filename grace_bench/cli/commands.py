@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from grace_bench.cli.options import (
     MINUTES_OPTION,
@@ -218,12 +219,21 @@ def report(options: argparse.Namespace) -> None:
     PLAN_OPTION,
     option("--summary", type=Path, required=True, help="folder of the summary"),
     URI_OPTION,
+    option("--log-model", metavar="RUN", help="id of a run whose edited model is logged, too"),
 )
 def track(options: argparse.Namespace) -> None:
     """Export all runs of a plan to MLflow; repeating it is harmless."""
     from grace_bench.reporting.mlflow.export import track as export
 
-    export(options.plan, options.summary, options.uri)
+    chosen = planned_runs(options.plan, [options.log_model]) if options.log_model else []
+    exported = export(options.plan, options.summary, options.uri)
+    if chosen:
+        from grace_bench.library import load_run
+        from grace_bench.reporting.mlflow.model import log_model
+
+        with TemporaryDirectory() as folder:
+            load_run(chosen[0].folder).save_pretrained(folder)
+            print(log_model(Path(folder), chosen[0].id, exported, options.summary))
 
 
 @command(
@@ -270,15 +280,18 @@ def reference(options: argparse.Namespace) -> None:
 )
 def ui(options: argparse.Namespace) -> None:
     """Open the MLflow UI on this machine."""
-    from grace_bench.reporting.mlflow.export import experiment_of, tracking_uri_for
-    from grace_bench.reporting.mlflow.export import ui as serve
+    from grace_bench.reporting.mlflow.export import exported_to
+    from grace_bench.reporting.mlflow.store import tracking_uri_for
+    from grace_bench.reporting.mlflow.ui import addresses
+    from grace_bench.reporting.mlflow.ui import ui as serve
 
     if not is_name(options.suite):
         raise ConfigError(
             f"'{options.suite}' is not a valid suite name; use a folder name from results/."
         )
     folder = RESULTS / options.suite
-    if (experiment := experiment_of(folder)) is not None:
-        address = f"http://{options.host}:{options.port}/#/experiments/{experiment}/runs"
-        print(f"the runs of {options.suite}, in about ten seconds: {address}", flush=True)
+    if (export := exported_to(folder)) is not None:
+        print(f"the runs of {options.suite}, in about ten seconds:")
+        for title, address in addresses(export, options.host, options.port).items():
+            print(f"  {title}: {address}", flush=True)
     serve(tracking_uri_for(folder, options.uri), options.host, options.port)

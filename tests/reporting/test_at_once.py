@@ -85,6 +85,7 @@ def test_two_exports_at_once_make_each_run_once(folders, tmp_path):
 
     suite = tmp_path / "synthetic"
     write_plan(folders, suite)
+    assert main([part.format(suite=suite) for part in STEPS[0]]) == 0
     step = ["track", "--plan", "{suite}/plan.json", "--summary", "{suite}"]
     for process in [start(suite, step), start(suite, step)]:
         error = process.communicate()[1]
@@ -95,7 +96,10 @@ def test_two_exports_at_once_make_each_run_once(folders, tmp_path):
     experiment = client.get_experiment_by_name("synthetic").experiment_id
     runs = client.search_runs([experiment])
     names = [run.data.tags["grace_bench.run_id"] for run in runs]
-    assert len(names) == len(set(names)) == len(folders) + 1
+    settings = {folder.parent for folder in folders}
+    assert len(names) == len(set(names)) == len(folders) + len(settings) + 1
+    known = {run.info.run_id for run in runs}
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} - {None} <= known
     kept = json.loads((suite / "mlflow-export.json").read_text())["runs"]
     assert set(kept) == set(names)
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from grace_bench.reporting.mlflow.export import track, ui_command, ui_environment
+from grace_bench.reporting.mlflow.export import track
+from grace_bench.reporting.mlflow.ui import ui_command, ui_environment
+from grace_bench.reporting.summary.write import summarise
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 START_SECONDS, PAGE_SECONDS = 180, 90
@@ -48,8 +50,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> Any:
     results = tmp_path_factory.mktemp("ui")
-    folders = [make_run(results, editor=editor) for editor in ("unedited", "ft", "grace")]
+    editors = ("unedited", "ft", "grace")
+    folders = [make_run(results, editor=editor, seed=seed) for editor in editors for seed in (0, 1)]
     suite = results / "synthetic"
+    (suite / "report.html").write_text("<h1>The report of all</h1>")
+    summarise(folders, suite / "summary.parquet")
     return track(folders, suite, f"sqlite:///{suite}/mlflow.db")
 
 
@@ -126,20 +131,62 @@ def _shows(*texts: str) -> str:
     return f"return {json.dumps(texts)}.every(t => document.body.innerText.includes(t))"
 
 
-def test_the_experiment_lists_its_runs(address, browser, export):
+SETTINGS = [f"{editor}, Facts QA" for editor in ("Unedited", "FT", "GRACE")]
+
+
+def test_the_experiment_lists_parents_with_their_seeds_folded(address, browser, export):
     browser.get(f"{address}/#/experiments/{export.experiment_id}/runs")
-    names = [f"{editor}, Facts QA, seed 0" for editor in ("Unedited", "FT", "GRACE")]
-    _wait(browser, _shows("4 matching runs", "suite synthetic", *names))
+    _wait(browser, _shows("10 matching runs", "suite synthetic", *SETTINGS))
+    assert "seed 0" not in browser.execute_script(BODY)
 
 
-def test_two_runs_compare(address, browser, export):
-    chosen = [name for name in export.runs if "/ft/" in name or "/grace/" in name]
-    ids = json.dumps([export.runs[name]["mlflow_run_id"] for name in chosen])
-    experiments = json.dumps([export.experiment_id])
-    query = f"runs={ids}&experiments={experiments}".replace('"', "%22").replace(" ", "")
-    browser.get(f"{address}/#/compare-runs?{query}")
-    _wait(browser, _shows("Comparing 2 Runs", "FT, Facts QA, seed 0", "GRACE, Facts QA, seed 0"))
-    _wait(browser, _shows("editor.name", "GRACE", "edit/loss_last"))
+COLUMNS = """
+const place = head => head.getBoundingClientRect().left;
+const heads = [...document.querySelectorAll(".ag-header-cell")];
+const shown = heads.sort((a, b) => place(a) - place(b)).map(head => head.innerText.trim());
+return shown.filter(text => text.startsWith("final/"));
+"""
+"""Columns of final metrics, from left to right: ag-grid moves them without moving the elements."""
+
+SELECT_ALL_AND_COMPARE = """
+const all = document.querySelector(".ag-header-cell input[type=checkbox]");
+const compare = [...document.querySelectorAll("button")].find(b => b.innerText.trim() == "Compare");
+if (compare) compare.click();
+// A click is lost while the table is still being laid out.
+else if (all && !document.querySelector(".ag-row-selected")) all.click();
+return Boolean(compare);
+"""
+
+
+def test_a_view_compares_editors_by_select_all_and_compare(address, browser, export):
+    (key,) = export.views.values()
+    browser.get(f"{address}/#/experiments/{export.experiment_id}/runs?viewStateShareKey={key}")
+    # Scores are columns in the order of our tables; the suite's own run is not in the view.
+    _wait(browser, _shows("9 matching runs", *SETTINGS, "final/es", "final/err", "final/trr"))
+    assert "suite synthetic" not in browser.execute_script(BODY)
+    order = _wait(browser, COLUMNS)
+    assert order[:3] == ["final/es", "final/err", "final/trr"]
+    grace = export.runs["facts-t5/facts-qa/grace/default"]["mlflow_run_id"]
+    cell = f".ag-row[row-id='{grace}'] [col-id='metrics.`final/trr`']"
+    text = _wait(browser, f"return document.querySelector({json.dumps(cell)})?.innerText")
+    assert 0 < float(text) <= 1
+
+    _wait(browser, SELECT_ALL_AND_COMPARE)
+    _wait(browser, _shows("Comparing 3 Runs", *SETTINGS))
+    _wait(
+        browser, _shows("editor.name", "GRACE", "final/avg", "final/err")
+    )  # the table draws its top
+
+
+def test_a_run_leads_to_the_report(address, browser, export):
+    run = export.runs["facts-t5/facts-qa/ft/default"]["mlflow_run_id"]
+    browser.get(f"{address}/#/experiments/{export.experiment_id}/runs/{run}")
+    _wait(browser, _shows("Means over 2 seeds."))
+    link = "[...document.querySelectorAll('a')].find(a => a.innerText == 'Report of the suite')"
+    browser.get(_wait(browser, f"return {link}?.href"))
+    browser.switch_to.frame(_wait(browser, "return document.querySelector('iframe')"))
+    _wait(browser, _shows("The report of all"))
+    browser.switch_to.default_content()
 
 
 def test_a_metric_is_charted_edit_by_edit(address, browser, export):

@@ -17,7 +17,10 @@ import pytest
 
 from grace_bench.errors import DataError, ResultError
 from grace_bench.jobs import locks
-from grace_bench.reporting.mlflow.export import EXPORT, track, tracking_uri_for, ui, ui_command
+from grace_bench.reporting.mlflow.export import EXPORT, track
+from grace_bench.reporting.mlflow.store import tracking_uri_for
+from grace_bench.reporting.mlflow.ui import addresses, ui, ui_command
+from grace_bench.reporting.summary.write import SUMMARY, summarise
 from grace_bench.store import files, schemas
 
 pytestmark = pytest.mark.slow
@@ -50,6 +53,13 @@ def suite(tmp_path: Path, database: Path, make_run) -> Path:
     (folder / "paper-figures").mkdir()
     (folder / "paper-figures" / "figures.json").write_text("[]")
     return folder
+
+
+def _export(suite: Path, folders: list[Path] | None = None):
+    """Summarise and export runs, as the workflow does."""
+    folders = folders or _folders(suite)
+    summarise(folders, suite / "summary.parquet")
+    return track(folders, suite)
 
 
 def _client(suite: Path):
@@ -85,10 +95,11 @@ def _state(suite: Path) -> dict:
 
 
 def test_everything_arrives(suite):
-    export = track(_folders(suite), suite)
+    export = _export(suite)
     runs = _runs(suite)
-    names = {f"facts-t5/facts-qa/{editor}/default/seed-0" for editor in EDITORS}
-    assert set(runs) == names | {"suite synthetic"}
+    settings = {f"facts-t5/facts-qa/{editor}/default" for editor in EDITORS}
+    names = {f"{name}/seed-0" for name in settings}
+    assert set(runs) == settings | names | {"suite synthetic"}
     assert set(export.runs) == set(runs)
     assert json.loads((suite / EXPORT).read_text()) == export.model_dump()
 
@@ -151,12 +162,12 @@ def test_everything_arrives(suite):
 
 
 def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_run):
-    first = track(_folders(suite), suite)
+    first = _export(suite)
     before = _state(suite)
     client = _client(suite)
     note = before["facts-t5/facts-qa/ft/default/seed-0"][0]
     client.set_tag(note, "my.note", "looks odd")
-    assert track(_folders(suite), suite) == first
+    assert _export(suite) == first
     after = _state(suite)
     for name, state in after.items():
         assert state[0] == before[name][0]
@@ -164,32 +175,154 @@ def test_a_second_call_adds_nothing_and_a_change_replaces_one_run(suite, make_ru
 
     changed = "facts-t5/facts-qa/grace/default/seed-0"
     make_run(suite.parent, editor="grace", edits=16)
-    track(_folders(suite), suite)
+    _export(suite)
     again = _state(suite)
     assert again[changed][0] != before[changed][0]
     assert again[changed][3]["edit/seconds"] == 16
-    others = set(before) - {changed}
+    parent = changed.removesuffix("/seed-0")
+    assert again[parent][0] != before[parent][0]
+    others = set(before) - {changed, parent, "suite synthetic"}
     assert {name: again[name][0] for name in others} == {name: before[name][0] for name in others}
     assert client.get_run(note).data.tags["my.note"] == "looks odd"
 
     # Runs that left the suite stay, tagged; they lose the tag when they come back.
-    track(_folders(suite)[:1], suite)
+    _export(suite, _folders(suite)[:1])
     left = {n: "grace_bench.stale" in r.data.tags for n, r in _runs(suite).items()}
-    assert sum(left.values()) == 2
+    assert sum(left.values()) == 4  # two runs and their settings
     assert not left["suite synthetic"]
-    track(_folders(suite), suite)
+    _export(suite)
     assert not any("grace_bench.stale" in r.data.tags for r in _runs(suite).values())
 
     # A run that an earlier call did not finish is made anew.
     client.update_run(again[changed][0], status="RUNNING")
-    track(_folders(suite), suite)
+    _export(suite)
     assert _runs(suite)[changed].info.run_id != again[changed][0]
 
     # The suite's own run follows its files.
     whole = _runs(suite)["suite synthetic"].info.run_id
     (suite / "tables" / "main.tex").write_text("another table")
-    track(_folders(suite), suite)
+    _export(suite)
     assert _runs(suite)["suite synthetic"].info.run_id != whole
+
+
+def test_a_setting_is_the_parent_of_its_seeds_and_has_their_means(suite, make_run):
+    for seed in (1, 2):
+        make_run(suite.parent, seed=seed, failed_at=9 if seed == 2 else None)
+    _export(suite)
+    runs = _runs(suite)
+    name = "facts-t5/facts-qa/grace/default"
+    parent = runs[name]
+    seeds = [runs[f"{name}/seed-{seed}"] for seed in range(3)]
+    assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == {parent.info.run_id}
+    assert parent.info.run_name == "GRACE, Facts QA"
+    assert [run.info.run_name for run in seeds][1] == "GRACE, Facts QA, seed 1"
+    assert "seed" not in parent.data.params
+    assert parent.data.params["editor.name"] == "grace"
+    assert parent.data.tags["mlflow.note.content"].startswith(
+        "Means over 2 seeds. 1 of 3 seeds failed: seed 2 at step 9"
+    )
+    assert parent.info.status == "FINISHED"
+    rows = files.read_parquet(suite / "summary.parquet", SUMMARY).to_pylist()
+    (row,) = (
+        r for r in rows
+        if (r["editor"], r["metric"], r["measure"], r["seed"]) == ("grace", "trr", "f1", None)
+    )  # fmt: skip
+    metrics = parent.data.metrics
+    assert metrics["final/trr"] == row["value"]
+    assert metrics["interval/trr.low"] == row["low"] < row["value"] < row["high"]
+    whole = [run.data.metrics["final/trr"] for run in seeds[:2]]
+    assert metrics["final/trr"] == pytest.approx(sum(whole) / 2)
+    # Every final metric but the mean of TRR and ERR is there by the seeds' name for it.
+    final = {key for key in metrics if key.startswith("final/")}
+    assert final - set(seeds[0].data.metrics) == {"final/avg"}
+    curve = _client(suite).get_metric_history(parent.info.run_id, "probe/trr")
+    assert sorted({point.step for point in curve}) == [0, 8, 16, 24]
+
+    # Another seed changes the parent alone; its children follow.
+    make_run(suite.parent, seed=2)
+    _export(suite)
+    again = _runs(suite)
+    assert again[name].info.run_id != parent.info.run_id
+    assert again[f"{name}/seed-0"].info.run_id == seeds[0].info.run_id
+    children = [again[f"{name}/seed-{seed}"] for seed in range(3)]
+    assert {r.data.tags["mlflow.parentRunId"] for r in children} == {again[name].info.run_id}
+
+
+def test_a_setting_without_a_whole_seed_has_failed(suite, make_run):
+    make_run(suite.parent, editor="ft", failed_at=9)
+    _export(suite)
+    parent = _runs(suite)["facts-t5/facts-qa/ft/default"]
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["mlflow.note.content"].startswith("The only seed failed: seed 0 at")
+
+
+def test_a_store_of_an_earlier_version_gets_parents_and_keeps_its_runs(suite):
+    _export(suite)
+    client, before = _client(suite), _runs(suite)
+    for name, run in before.items():
+        if run.data.tags["grace_bench.kind"] == "setting":
+            client.delete_run(run.info.run_id)
+        elif "/" in name:
+            client.delete_tag(run.info.run_id, "mlflow.parentRunId")
+    export = _export(suite)
+    after = _runs(suite)
+    assert set(after) == set(before)
+    for name, run in after.items():
+        if name.endswith("seed-0"):
+            assert run.info.run_id == before[name].info.run_id
+            parent = export.runs[name.removesuffix("/seed-0")]["mlflow_run_id"]
+            assert run.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_every_run_links_to_the_report_and_notes_stay(suite):
+    (suite / "report.html").write_text("a report")
+    export = _export(suite)
+    client, name = _client(suite), "facts-t5/facts-qa/ft/default/seed-0"
+
+    def link(export) -> str:
+        whole = export.runs["suite synthetic"]["mlflow_run_id"]
+        return f"(#/experiments/{export.experiment_id}/runs/{whole}/artifacts/report.html)"
+
+    for key, run in _runs(suite).items():
+        if key != "suite synthetic":
+            assert run.data.tags["mlflow.note.content"].endswith(link(export))
+    run = _runs(suite)[name]
+    note = "Odd. " + run.data.tags["mlflow.note.content"] + " See me."
+    client.set_tag(run.info.run_id, "mlflow.note.content", note)
+    (suite / "report.html").write_text("another report")
+    again = _export(suite)
+    assert link(again) != link(export)
+    now = _runs(suite)[name].data.tags["mlflow.note.content"]
+    assert now == f"Odd. [Report of the suite]{link(again)} See me."
+
+
+def test_a_view_for_each_model_and_data_set(suite, make_run):
+    make_run(suite.parent, task="classification")
+    export = _export(suite)
+    assert list(export.views) == ["Facts QA, T5 (tiny)", "Terms & Topics, BERT"]
+    tags = _client(suite).get_experiment(export.experiment_id).tags
+    found = json.loads(tags["mlflow.sharedViewState." + next(iter(export.views.values()))])
+    columns = json.loads(found["state"])["selectedColumns"]
+    assert columns[:3] == ["metrics.`final/es`", "metrics.`final/err`", "metrics.`final/trr`"]
+    printed = addresses(export, "127.0.0.1", 5000)
+    assert printed["Terms & Topics, BERT"].endswith(
+        f"viewStateShareKey={list(export.views.values())[1]}"
+    )
+    # The view of a data set that left the suite goes.
+    left = _export(suite, [folder for folder in _folders(suite) if "facts-qa" in folder.parts])
+    assert len(left.views) == 1
+    tags = _client(suite).get_experiment(export.experiment_id).tags
+    assert sum(key.startswith("mlflow.sharedViewState.") for key in tags) == 1
+
+
+def test_a_summary_of_other_runs_is_one_sentence_and_exports_nothing(suite):
+    with pytest.raises(DataError, match=r"summary\.parquet: no such file"):
+        track(_folders(suite), suite)
+    summarise(_folders(suite)[:2], suite / "summary.parquet")
+    with pytest.raises(DataError, match=r"summary\.parquet: is of other runs; run the summarise"):
+        track(_folders(suite), suite)
+    assert _client(suite).get_experiment_by_name("synthetic") is None
+    assert not (suite / EXPORT).exists()
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(suite, replace_rows):
@@ -199,7 +332,7 @@ def test_values_that_are_not_finite_are_left_out_and_named(suite, replace_rows):
         if row["metric"] == "trr" and row["measure"] == "f1":
             row["value"] = math.inf
     replace_rows(folder, "probes.parquet", rows, schemas.PROBES)
-    track([folder], suite)
+    _export(suite, [folder])
     run = _runs(suite)[folder.relative_to(suite / "runs").as_posix()]
     assert "probe/trr" not in run.data.metrics
     assert run.data.tags["grace_bench.not_finite"] == "final/trr, probe/trr"
@@ -208,7 +341,7 @@ def test_values_that_are_not_finite_are_left_out_and_named(suite, replace_rows):
 def test_a_failed_run_is_there_as_failed_and_only_once(suite, make_run):
     make_run(suite.parent, editor="ft", failed_at=17)
     name = "facts-t5/facts-qa/ft/default/seed-0"
-    first = track(_folders(suite), suite)
+    first = _export(suite)
     run = _runs(suite)[name]
     assert run.info.status == "FAILED"
     tags = run.data.tags
@@ -220,14 +353,15 @@ def test_a_failed_run_is_there_as_failed_and_only_once(suite, make_run):
     assert "final/trr" not in run.data.metrics
     whole = _runs(suite)["suite synthetic"]
     assert (whole.info.status, whole.data.tags["grace_bench.n_failed"]) == ("FINISHED", "1")
-    assert track(_folders(suite), suite) == first
+    assert _export(suite) == first
     make_run(suite.parent, editor="ft")  # as after another try
-    track(_folders(suite), suite)
+    _export(suite)
     assert _runs(suite)[name].info.status == "FINISHED"
 
 
 def test_a_second_export_of_a_folder_waits_and_then_gives_up_in_a_sentence(suite, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.3)
+    summarise(_folders(suite), suite / "summary.parquet")
     with (
         locks.exclusive(suite / ".track.lock", "holding on"),
         pytest.raises(ResultError, match="another process is exporting this folder") as error,
@@ -242,19 +376,21 @@ def test_artifact_that_is_gone(suite):
     folder = next(f for f in _folders(suite) if "grace" in f.parts)
     (folder / "codebook.safetensors").unlink()
     with pytest.raises(DataError, match=r"codebook\.safetensors: no such file"):
-        track([folder], suite)
+        _export(suite, [folder])
 
 
 def test_unreachable_server_is_one_sentence(suite):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    summarise(_folders(suite), suite / "summary.parquet")
     with pytest.raises(ResultError, match="cannot write to MLflow") as error:
         track(_folders(suite), suite, uri)
     assert "\n" not in str(error.value)
 
 
 def test_unwritable_database_is_one_sentence(suite):
+    summarise(_folders(suite), suite / "summary.parquet")
     with pytest.raises(ResultError, match="cannot write to MLflow") as error:
         track(_folders(suite), suite, "sqlite:////proc/nowhere/mlflow.db")
     assert "\n" not in str(error.value)
@@ -280,15 +416,15 @@ def test_ui_needs_a_database_of_ours(tmp_path):
 
 SERVING = """
 import subprocess, sys, time
-from grace_bench.reporting.mlflow import export
+from grace_bench.reporting.mlflow import ui
 started = "sleep 300 & echo $$ $!; wait"
-export.ui_command = lambda *_: ["sh", "-c", started]
+ui.ui_command = lambda *_: ["sh", "-c", started]
 class Slow(subprocess.Popen):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         time.sleep(float(sys.argv[2]))
 subprocess.Popen = Slow
-sys.exit(export.ui("sqlite:///none", port=int(sys.argv[1])))
+sys.exit(ui.ui("sqlite:///none", port=int(sys.argv[1])))
 """
 
 
@@ -332,7 +468,7 @@ def test_a_port_that_cannot_be_had_is_one_sentence(tmp_path):
 def test_a_folder_that_was_moved_finds_its_artifacts_and_writes_nothing_where_it_was(
     suite, make_run
 ):
-    track(_folders(suite), suite)
+    _export(suite)
     moved = suite.parent / "elsewhere" / "synthetic"
     moved.parent.mkdir()
     suite.rename(moved)

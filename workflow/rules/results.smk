@@ -170,6 +170,7 @@ rule track:
         figures=rules.figures.output,
         paper_figures=rules.paper_figures.output,
         toy=TOY,
+        report=rules.report.output,
     output:
         f"{RESULTS}/mlflow-export.json",
     log:

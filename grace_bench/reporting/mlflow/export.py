@@ -3,35 +3,31 @@
     track(run_folders, Path("results/smoke"))                     # results/smoke/mlflow.db
     track(run_folders, Path("results/smoke"), "http://host:5000")
 
-A suite is an MLflow experiment with one MLflow run per run, and one called "suite <name>" with the
-summary, tables and figures. Editing jobs never talk to MLflow; this is the only writer, so parallel
-jobs cannot race for a database, and the database can be made again from the files.
-
-Only this module imports mlflow. It uses MlflowClient and explicit run ids, never the fluent
-functions, whose active run and experiment are global.
+A suite is an MLflow experiment. A setting (an editor with its hyperparameters on a model and a data
+set) is a parent run with the means over seeds, and its children are the runs of the seeds. One more
+run, "suite <name>", has the summary, tables, figures and report. Editing jobs never talk to MLflow;
+this is the only writer, so parallel jobs cannot race for a database, and the database can be made
+again from the files.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grace_bench import __version__
-from grace_bench.errors import DataError, ResultError
+from grace_bench.errors import DataError
 from grace_bench.jobs.locks import exclusive
 from grace_bench.reporting.mlflow.moved import ARTIFACTS, follow
 from grace_bench.reporting.mlflow.records import (
     TAG,
+    MetricPoint,
     MlflowExport,
+    ended_ms,
     flatten,
     run_inputs,
     run_metrics,
@@ -40,6 +36,9 @@ from grace_bench.reporting.mlflow.records import (
     short_names,
     started_ms,
 )
+from grace_bench.reporting.mlflow.settings import Setting, read_settings
+from grace_bench.reporting.mlflow.store import connect, mlflow_errors, tracking_uri_for
+from grace_bench.reporting.mlflow.views import OWN, PREFIX, saved_views
 from grace_bench.reporting.summary.run_folder import RunFolder, read_run_folders
 from grace_bench.store.files import sha256_of
 from grace_bench.store.json_records import read_record, write_record
@@ -49,22 +48,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-DATABASE = "mlflow.db"
 EXPORT = "mlflow-export.json"
 LOCK = ".track.lock"
-METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 1000, 100, 100  # limits of MLflow's server
-SUITE_FILES = ("summary.parquet", "curves.parquet", "report.html")
+METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # limits of MLflow's server
+REPORT = "report.html"
+SUITE_FILES = ("summary.parquet", "curves.parquet", REPORT)
 SUITE_FOLDERS = ("tables", "figures", "paper-figures")
-
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # MLflow's defaults wait for minutes for a server that is not there.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # Nobody here uses the server's job queue, which would start several more processes.
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
+NOTE = "mlflow.note.content"
+PARENT = "mlflow.parentRunId"
 
 logger = logging.getLogger(__name__)
 
@@ -76,20 +67,22 @@ def track(
 
     An MLflow run of unchanged files is left as it is, including notes; one whose files changed is
     deleted (MLflow keeps it in its bin) and made again; one that left the suite is tagged
-    `grace_bench.stale`. A failed run has the status FAILED, the reason in its tags, and series up
-    to the failure. Two calls for one folder take turns.
+    `grace_bench.stale`. So a store of an earlier version, which had no parents, gets them. A failed
+    run has the status FAILED, the reason in its tags, and series up to the failure. Two calls for
+    one folder take turns.
 
     Args:
         run_folders: folders of all runs of one suite, complete or failed, or the path of its
             plan.json.
-        summary_folder: the suite's folder; its summary, tables and figures become artifacts.
+        summary_folder: the suite's folder, with a summary of these runs; it, tables, figures and
+            report become artifacts.
         tracking_uri: default: $MLFLOW_TRACKING_URI, or a SQLite file in the folder.
 
     Returns:
         The content of mlflow-export.json in the suite's folder: where the runs are.
 
     Raises:
-        DataError: a run is missing, damaged or of another suite.
+        DataError: a run is missing, damaged or of another suite, or the summary is of other runs.
         ResultError: the server or the database cannot be reached or written, or another process
             has been exporting this folder for a minute.
     """
@@ -98,146 +91,45 @@ def track(
         return _export(runs, Path(summary_folder), tracking_uri)
 
 
-def _export(
-    runs: Sequence[RunFolder], summary_folder: Path, tracking_uri: str | None
-) -> MlflowExport:
-    uri = tracking_uri_for(summary_folder, tracking_uri)
-    suite = runs[0].spec.suite
-    with _mlflow_errors(uri):
-        follow(uri)
-        client = _client(uri)
-        experiment_id = _experiment(client, suite, uri, summary_folder)
-        known = _known_runs(client, experiment_id)
-        exported: dict[str, Any] = {}
-        titles = short_names(runs)
-        for run in runs:
-            files = _run_artifacts(run)
-            entry = _Entry(
-                run.id,
-                titles[run.id],
-                run.files_hash,
-                started_ms(run),
-                run_tags(run),
-                lambda mlflow_id, run=run, files=files: _fill(client, mlflow_id, run, files),
-                "FINISHED" if run.failure is None else "FAILED",
-            )
-            exported[run.id] = _ensure(client, experiment_id, known, entry)
-        entry = _suite_entry(client, runs, summary_folder)
-        exported[entry.name] = _ensure(client, experiment_id, known, entry)
-        _mark_stale(client, known, exported)
-    export = MlflowExport(
-        tracking_uri=uri, experiment=suite, experiment_id=experiment_id, runs=exported
-    )
-    write_record(summary_folder / EXPORT, export)
-    return export
-
-
-def tracking_uri_for(summary_folder: Path, tracking_uri: str | None = None) -> str:
-    """Return the given tracking URI, else $MLFLOW_TRACKING_URI, else the suite's SQLite file."""
-    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{Path(summary_folder).resolve() / DATABASE}"
-
-
-def experiment_of(summary_folder: Path) -> str | None:
-    """Return the id of the MLflow experiment that a suite was exported to; None: not yet."""
+def exported_to(summary_folder: Path) -> MlflowExport | None:
+    """Return where a suite was exported to; None: not yet."""
     path = Path(summary_folder) / EXPORT
-    return read_record(path, MlflowExport).experiment_id if path.is_file() else None
+    return read_record(path, MlflowExport) if path.is_file() else None
 
 
-def ui(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> int:
-    """Run MLflow's web interface until it is interrupted, and return its exit code.
-
-    Raises:
-        DataError: the URI is a server's, which has its own interface, or a SQLite file's that does
-            not exist; or the port is taken.
-    """
-    command = ui_command(tracking_uri, host, port)
-    _check_port(host, port)
-    server: subprocess.Popen[bytes] | None = None
-    requests: list[object] = []
-
-    def stop(*request: object) -> None:
-        requests.extend(request)
-        with suppress(ProcessLookupError):
-            if server is not None:
-                os.killpg(server.pid, signal.SIGTERM)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        # In its own session: MLflow starts further processes, which must all end with this one.
-        server = subprocess.Popen(command, env=ui_environment(), start_new_session=True)
-        if requests:  # a signal arrived while the server was being started
-            stop()
-        return max(0, server.wait())
-    finally:
-        stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _check_port(host: str, port: int) -> None:
-    if not 0 < port < 2**16:
-        raise DataError(f"--port {port}: must be between 1 and 65535.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise DataError(
-                f"{host}:{port}: cannot be used ({error.strerror}); choose another port with "
-                "--port."
-            ) from error
-
-
-def ui_command(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Return the command that serves a tracking database to one user, with one worker."""
-    if tracking_uri.startswith(("http://", "https://")):
-        raise DataError(f"{tracking_uri}: is a server already; open it in a browser.")
-    if tracking_uri.startswith("sqlite:///"):
-        path = Path(tracking_uri.removeprefix("sqlite:///"))
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; run the suite first, or `grace-bench track`.")
-        follow(tracking_uri)
-    options = ["--backend-store-uri", tracking_uri, "--host", host, "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *options, "--workers", "1"]
-
-
-def ui_environment() -> dict[str, str]:
-    """Return the environment of the web interface: no telemetry, no further processes."""
-    return {**os.environ, **_QUIET}
-
-
-def _client(uri: str) -> MlflowClient:
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    from mlflow.tracking import MlflowClient
-
-    # Importing MLflow turns alembic's messages on again.
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
-
-
-@contextmanager
-def _mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn errors of the tracking store, and on the way to it, into one sentence."""
-    try:
-        yield
-    except (DataError, ResultError):
-        raise
-    except Exception as error:
-        # The store behind a URI raises its own errors: MLflow's, SQLAlchemy's or an OS error.
-        kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
-        if not (kinds & {"mlflow", "sqlalchemy", "requests"} or isinstance(error, OSError)):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise ResultError(
-            f"{uri}: cannot write to MLflow ({reason}); check that the address is right and that "
-            "the server runs, or that the folder is writable."
-        ) from error
+def _export(runs: Sequence[RunFolder], folder: Path, tracking_uri: str | None) -> MlflowExport:
+    uri = tracking_uri_for(folder, tracking_uri)
+    suite = runs[0].spec.suite
+    settings = read_settings(runs, folder)
+    with mlflow_errors(uri):
+        follow(uri)
+        client = connect(uri)
+        experiment = _experiment(client, suite, uri, folder)
+        known = _known_runs(client, experiment)
+        titles = short_names(runs)
+        whole = _suite_entry(client, runs, folder)
+        exported = {whole.name: _ensure(client, experiment, known, whole)}
+        page = f"#/experiments/{experiment}/runs/{exported[whole.name]['mlflow_run_id']}/artifacts"
+        report = f"{page}/{REPORT}" if (folder / REPORT).is_file() else ""
+        for setting in settings:
+            title = titles[setting.runs[0].id]
+            entry = _setting_entry(client, setting, title, report)
+            exported[setting.id] = _ensure(client, experiment, known, entry)
+            for run in setting.runs:
+                entry = _run_entry(client, run, title, report)
+                entry.tags[PARENT] = exported[setting.id]["mlflow_run_id"]
+                exported[run.id] = _ensure(client, experiment, known, entry)
+        _mark_stale(client, known, exported)
+        views = _save_views(client, experiment, settings)
+    export = MlflowExport(
+        tracking_uri=uri,
+        experiment=suite,
+        experiment_id=experiment,
+        runs=exported,
+        views=views,
+    )
+    write_record(folder / EXPORT, export)
+    return export
 
 
 def _experiment(client: MlflowClient, suite: str, uri: str, folder: Path) -> str:
@@ -294,10 +186,7 @@ def _ensure(
         else:
             client.delete_run(found.info.run_id)
     if kept is not None:
-        if TAG + "stale" in kept.data.tags:
-            client.delete_tag(kept.info.run_id, TAG + "stale")
-        if kept.info.run_name != entry.title:
-            client.update_run(kept.info.run_id, name=entry.title)
+        _correct(client, kept, entry)
         return {"mlflow_run_id": kept.info.run_id, "files_hash": entry.files_hash}
     made = client.create_run(
         experiment_id,
@@ -311,17 +200,64 @@ def _ensure(
     return {"mlflow_run_id": made.info.run_id, "files_hash": entry.files_hash}
 
 
+def _correct(client: MlflowClient, kept: Run, entry: _Entry) -> None:
+    """Correct the name and the tags of a run that is kept; of its note only the report's link."""
+    if TAG + "stale" in kept.data.tags:
+        client.delete_tag(kept.info.run_id, TAG + "stale")
+    if kept.info.run_name != entry.title:
+        client.update_run(kept.info.run_id, name=entry.title)
+    for key, value in entry.tags.items():
+        now = kept.data.tags.get(key)
+        if key == NOTE and now is not None:
+            link = _LINK.search(value)
+            value = now if link is None else _LINK.sub(link[0], now)
+        if value != now:
+            client.set_tag(kept.info.run_id, key, value)
+
+
+_LINK = re.compile(r"\(#/experiments/[^)]*\)")
+
+
+def _with_report(note: str, report: str) -> str:
+    """Return a note that ends with a link to the report, if there is one."""
+    return f"{note} [Report of the suite]({report})".strip() if report else note
+
+
+def _setting_entry(client: MlflowClient, setting: Setting, title: str, report: str) -> _Entry:
+    """Return the parent of the runs of a setting's seeds."""
+
+    def fill(mlflow_id: str) -> int:
+        _log(client, mlflow_id, setting.params, setting.metrics)
+        return setting.ended
+
+    tags = {**setting.tags, NOTE: _with_report(setting.note, report)}
+    return _Entry(
+        *(setting.id, title, setting.files_hash, setting.started, tags, fill, setting.status)
+    )
+
+
+def _run_entry(client: MlflowClient, run: RunFolder, title: str, report: str) -> _Entry:
+    files = _run_artifacts(run)
+    tags = run_tags(run)
+    if note := _with_report(tags.get(NOTE, ""), report):
+        tags[NOTE] = note
+    return _Entry(
+        run.id,
+        f"{title}, seed {run.spec.seed}",
+        run.files_hash,
+        started_ms(run),
+        tags,
+        lambda mlflow_id: _fill(client, mlflow_id, run, files),
+        "FINISHED" if run.failure is None else "FAILED",
+    )
+
+
 def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[Path]) -> int:
     """Write parameters, metrics, data sets and files of a run; return when it ended."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    params = [Param(key, value) for key, value in sorted(run_params(run).items())]
-    for start in range(0, len(params), PARAMS_A_CALL):
-        client.log_batch(mlflow_id, params=params[start : start + PARAMS_A_CALL])
     points, dropped = run_metrics(run)
-    metrics = [Metric(*point) for point in points]
-    for start in range(0, len(metrics), METRICS_A_CALL):
-        client.log_batch(mlflow_id, metrics=metrics[start : start + METRICS_A_CALL])
+    _log(client, mlflow_id, run_params(run), points)
     if dropped:
         client.set_tag(mlflow_id, TAG + "not_finite", ", ".join(dropped))
     inputs = [
@@ -334,7 +270,20 @@ def _fill(client: MlflowClient, mlflow_id: str, run: RunFolder, files: Sequence[
     client.log_inputs(mlflow_id, datasets=inputs)
     for path in files:
         client.log_artifact(mlflow_id, str(path))
-    return started_ms(run) + round(1000 * float(run.record.seconds.get("total") or 0.0))
+    return ended_ms(run)
+
+
+def _log(
+    client: MlflowClient, mlflow_id: str, params: Mapping[str, str], points: Sequence[MetricPoint]
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    settings = [Param(key, value) for key, value in sorted(params.items())]
+    for start in range(0, len(settings), PARAMS_A_CALL):
+        client.log_batch(mlflow_id, params=settings[start : start + PARAMS_A_CALL])
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        client.log_batch(mlflow_id, metrics=metrics[start : start + METRICS_A_CALL])
 
 
 def _run_artifacts(run: RunFolder) -> list[Path]:
@@ -350,7 +299,7 @@ def _run_artifacts(run: RunFolder) -> list[Path]:
 
 
 def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) -> _Entry:
-    """Return the MLflow run that holds the summary, tables and figures of all runs."""
+    """Return the MLflow run that holds the summary, tables, figures and report of all runs."""
     parts = (*SUITE_FILES, *SUITE_FOLDERS)
     present = [folder / part for part in parts if (folder / part).exists()]
     files = sorted(
@@ -367,15 +316,12 @@ def _suite_entry(client: MlflowClient, runs: Sequence[RunFolder], folder: Path) 
         TAG + "suite": suite,
         TAG + "version": __version__,
         TAG + "n_failed": str(sum(run.failure is not None for run in runs)),
-        "mlflow.note.content": "Summary, tables and figures over all runs of the suite.",
+        NOTE: "Summary, tables, figures and report over all runs of the suite.",
     }
 
     def fill(mlflow_id: str) -> int:
-        from mlflow.entities import Param
-
         described = {"n_runs": len(runs), "seeds": sorted({run.spec.seed for run in runs})}
-        params = [Param(key, value) for key, value in flatten(described).items()]
-        client.log_batch(mlflow_id, params=params)
+        _log(client, mlflow_id, flatten(described), [])
         for path in files:
             inside = path.relative_to(folder).parent.as_posix()
             client.log_artifact(mlflow_id, str(path), None if inside == "." else inside)
@@ -392,3 +338,18 @@ def _mark_stale(
         for found in known[name]:
             if TAG + "stale" not in found.data.tags:
                 client.set_tag(found.info.run_id, TAG + "stale", "true")
+
+
+def _save_views(
+    client: MlflowClient, experiment: str, settings: Sequence[Setting]
+) -> dict[str, str]:
+    """Save the views of the experiment's page and remove earlier ones; return them by title."""
+    tags = client.get_experiment(experiment).tags
+    views = list(saved_views(settings))
+    for key in sorted(tags.keys() - {key for _, key, _ in views}):
+        if key.startswith(OWN):
+            client.delete_experiment_tag(experiment, key)
+    for _, key, value in views:
+        if tags.get(key) != value:
+            client.set_experiment_tag(experiment, key, value)
+    return {title: key.removeprefix(PREFIX) for title, key, _ in views}

@@ -10,7 +10,12 @@ from grace_bench.errors import ResultError
 
 SQLITE = "sqlite:///"
 ARTIFACTS = "mlflow-artifacts"
-COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 def follow(uri: str) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from grace_bench.metrics import METRICS
 from grace_bench.reporting.summary.run_folder import RunFolder
 from grace_bench.store.records import Record
@@ -38,8 +40,16 @@ def started_ms(run: RunFolder) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def ended_ms(run: RunFolder) -> int:
+    """Return when the run ended, in milliseconds since 1970."""
+    return started_ms(run) + round(1000 * float(run.record.seconds.get("total") or 0.0))
+
+
 class MlflowExport(Record):
-    """`mlflow-export.json`: where a suite was exported to, and MLflow's ids of its runs."""
+    """`mlflow-export.json`: where a suite was exported to, and MLflow's ids of its runs.
+
+    `views` are the saved views of the experiment's page, by title.
+    """
 
     format: Literal["grace-bench mlflow export"] = "grace-bench mlflow export"
     version: Literal[1] = 1
@@ -47,6 +57,7 @@ class MlflowExport(Record):
     experiment: str
     experiment_id: str
     runs: dict[str, Any]
+    views: dict[str, str] = Field(default={})
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -78,7 +89,7 @@ def run_params(run: RunFolder) -> dict[str, str]:
 
 
 def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """Return a short name for each run, by id: "GRACE radius=3, Facts QA, seed 0".
+    """Return a short name for each run's setting, by the run's id: "GRACE radius=3, Facts QA".
 
     It has the hyperparameters in which an editor's runs differ, and the model if a data set has
     several.
@@ -98,8 +109,7 @@ def short_names(runs: Sequence[RunFolder]) -> dict[str, str]:
         varied = [f"{key}={value}" for key, value in own if len(several[key]) > 1]
         model = [spec.model.label] if len(models[spec.dataset.name]) > 1 else []
         editor = " ".join([spec.editor.label, *varied])
-        parts = [editor, *model, spec.dataset.label, f"seed {spec.seed}"]
-        names[run.id] = ", ".join(parts)
+        names[run.id] = ", ".join([editor, *model, spec.dataset.label])
     return names
 
 
@@ -178,7 +188,7 @@ def run_metrics(run: RunFolder) -> tuple[list[MetricPoint], list[str]]:
     last = max(elapsed)
     probes = run.table("probes.parquet").to_pylist()
     final = max((row["step"] for row in probes), default=0)
-    end = start + round(1000 * float(run.record.seconds.get("total") or seconds))
+    end = ended_ms(run) if run.record.seconds.get("total") else start + round(1000 * seconds)
     for row in probes:
         if row["value"] is None:
             continue
