@@ -26,6 +26,8 @@ from grace_bench.reporting.tables.table import to_latex
 from grace_bench.reporting.tables.write import tables_of, write_tables
 from grace_bench.store import files, schemas
 
+pytestmark = pytest.mark.slow  # its suites of several seeds take ten seconds to write
+
 
 def by_seed(*values) -> list[tuple[np.ndarray, np.ndarray]]:
     """Seeds that meet the same facts, one example each."""
@@ -95,7 +97,6 @@ def calibration(repository):
     return module
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "spread"), [(2, 0.0), (2, 0.4), (3, 0.4), (5, 0.4)])
 def test_intervals_cover_and_tests_reject_at_their_level(calibration, seeds, spread):
     found = calibration.measure(100, seeds, spread, streams=150)
@@ -107,7 +108,6 @@ def test_intervals_cover_and_tests_reject_at_their_level(calibration, seeds, spr
         assert found["bootstrap"] < found["interval"]
 
 
-@pytest.mark.slow
 def test_the_interval_is_not_wide_for_nothing(calibration):
     generator = np.random.default_rng(4)
     values = calibration.simulate(generator, 300, 5, 0.05, same_seeds=False)
