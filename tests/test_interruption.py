@@ -16,7 +16,7 @@ import pytest
 import torch
 from kills import Killer, in_child
 from safetensors.torch import load_file
-from small_runs import CAUSAL_MODEL, MODEL, prepare_inputs, spec
+from small_runs import CAUSAL_MODEL, MODEL, SHORT_MEND, prepare_inputs, spec
 
 from grace_bench.editors.methods.ft.editor import FinetuneEditor
 from grace_bench.editors.methods.grace.editor import GraceEditor
@@ -41,15 +41,7 @@ EDITORS = {
     "ft_retrain": {"steps": 2, "retrain_every": 2},
     "defer": {"steps": 2},
     "memory": {"steps": 2},
-    "mend": {
-        "training_steps": 2,
-        "accumulate": 2,
-        "check_every": 1,
-        "checks": 2,
-        "held_out": 0.4,
-        "normalise_over": 4,
-        "rank": 4,
-    },
+    "mend": SHORT_MEND,
     "rome": {"steps": 2, "context_lengths": [3], "contexts_per_length": 2, "ridge": 1e-3},
 }
 WITH_ASSETS = ("mend", "rome")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from small_runs import WIDE, spec
+from small_runs import SHORT_MEND, WIDE, spec
 
 from grace_bench.errors import DataError, EditorError
 from grace_bench.library import EditedModel, load_run
@@ -22,15 +22,7 @@ SETTINGS = {
     "ft": {"steps": 2},
     "ft_retrain": {"steps": 2, "retrain_every": 2},
     "memory": {"steps": 2},
-    "mend": {
-        "training_steps": 2,
-        "accumulate": 2,
-        "check_every": 1,
-        "checks": 2,
-        "held_out": 0.4,
-        "normalise_over": 4,
-        "rank": 4,
-    },
+    "mend": SHORT_MEND,
 }
 
 

@@ -99,6 +99,17 @@ DATASET = {"name": "qa", "label": "QA", "task": "question_answering", "builder":
 WIDE = {"steps": 2, "radius": 30.0}
 """Hyperparameters of GRACE under which keys answer more than their own edits."""
 
+SHORT_MEND = {
+    "training_steps": 2,
+    "accumulate": 2,
+    "check_every": 1,
+    "checks": 2,
+    "held_out": 0.4,
+    "normalise_over": 4,
+    "rank": 4,
+}
+"""Hyperparameters of MEND that train it for a second."""
+
 
 def spec(editor: str = "ft", seed: int = 0, hyperparameters=None, **changes) -> RunSpec:
     if hyperparameters is None:
