@@ -130,6 +130,13 @@ def test_a_plan_with_an_id_that_is_none_is_one_sentence(suite, tmp_path, name, c
         assert f"plan.json: {name!r} is not a run's id; plan again." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("frame", ["steps", "baselines", "examples"])
+def test_results_without_their_files_are_one_sentence(suite, tmp_path, frame):
+    shutil.copy(suite / PLAN, tmp_path)
+    with pytest.raises(DataError, match=r": has no .*; run the suite\."):
+        getattr(load(tmp_path), frame)
+
+
 def test_an_edit_is_shown_with_what_became_of_it(suite):
     viewer = RunViewer(load(suite), "grace")
     step = viewer.steps.iloc[3]

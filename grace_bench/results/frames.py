@@ -152,33 +152,32 @@ class Results:
         """What the unedited models said: `predictions.parquet` of all baselines."""
         bases = sorted({entry.base_model for entry in self.plan.runs})
         paths = {base: self.folder / "baselines" / base / "predictions.parquet" for base in bases}
-        return pd.concat(
-            [
-                read_parquet(path, predictions_schema()).to_pandas().assign(base_model=base)
-                for base, path in paths.items()
-                if path.is_file()
-            ],
-            ignore_index=True,
-        )
+        frames = [
+            read_parquet(path, predictions_schema()).to_pandas().assign(base_model=base)
+            for base, path in paths.items()
+            if path.is_file()
+        ]
+        return self._together(frames, "baselines")
 
     @cached_property
     def examples(self) -> pd.DataFrame:
         """The texts and labels of all data sets: `dataset`, `role` and the columns of the roles."""
         paths = sorted((self.folder / "data").glob("*/*.parquet"))
-        return pd.concat(
-            [
-                read_parquet(path, EXAMPLES)
-                .to_pandas()
-                .assign(dataset=path.parent.name, role=path.stem)
-                for path in paths
-            ],
-            ignore_index=True,
-        )
+        frames = [
+            read_parquet(path, EXAMPLES)
+            .to_pandas()
+            .assign(dataset=path.parent.name, role=path.stem)
+            for path in paths
+        ]
+        return self._together(frames, "data")
 
     def _joined(self, name: str) -> pd.DataFrame:
         frames = [_named(entry, table).to_pandas() for entry, table in self._tables(name)]
+        return self._together(frames, f"finished run with a {name}")
+
+    def _together(self, frames: list[pd.DataFrame], what: str) -> pd.DataFrame:
         if not frames:
-            raise DataError(f"{self.folder}: no finished run has a {name}.")
+            raise DataError(f"{self.folder}: has no {what}; run the suite.")
         return pd.concat(frames, ignore_index=True)
 
     def _tables(self, name: str) -> Iterator[tuple[PlanEntry, pa.Table]]:
